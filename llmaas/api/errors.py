@@ -1,0 +1,76 @@
+"""The one renderer of errors for `/v1`: class -> status, type and code; the body is always `{"error": {…}}` with four keys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from llmaas import errors
+from llmaas.errors import LlmaasError, Loading, MethodNotAllowed
+
+_BAD = "invalid_request_error"
+_SERVER = "server_error"
+
+TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
+    errors.LlmaasError: (500, _SERVER, "internal_error"),
+    errors.InvalidRequest: (400, _BAD, None),
+    errors.ContextTooLong: (400, _BAD, "context_length_exceeded"),
+    errors.BodyTooLarge: (413, _BAD, "body_too_large"),
+    errors.UnsupportedMediaType: (415, _BAD, "unsupported_media_type"),
+    errors.NotAuthenticated: (401, _BAD, "invalid_api_key"),
+    errors.NotAllowed: (403, "permission_error", "permission_denied"),
+    errors.NotFound: (404, _BAD, "not_found"),
+    errors.UnknownModel: (404, _BAD, "model_not_found"),
+    errors.UnknownPath: (404, _BAD, "unknown_path"),
+    errors.MethodNotAllowed: (405, _BAD, "method_not_allowed"),
+    errors.Conflict: (409, _BAD, "conflict"),
+    errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.QuotaExceeded: (429, "insufficient_quota", "insufficient_quota"),
+    errors.Unavailable: (503, _SERVER, "unavailable"),
+    errors.NoBackend: (503, _SERVER, "no_backend"),
+    errors.Loading: (503, _SERVER, "loading"),
+    errors.Draining: (503, _SERVER, "draining"),
+    errors.Saturated: (503, _SERVER, "saturated"),
+    errors.LedgerUnavailable: (503, _SERVER, "ledger_unavailable"),
+    errors.EngineError: (502, _SERVER, "engine_error"),
+    errors.EngineFailed: (502, _SERVER, "engine_failed"),
+    errors.EngineTimeout: (504, _SERVER, "engine_timeout"),
+    errors.EngineRefused: (400, _BAD, "engine_refused"),
+    errors.EngineBusy: (503, _SERVER, "engine_busy"),
+    errors.ClientGone: (499, _BAD, "client_gone"),
+    errors.ConfigurationError: (500, _SERVER, "configuration"),
+}
+_RETRY_AFTER_S = 1.0
+_json = msgspec.json.Encoder()
+
+
+def error_object(error: LlmaasError) -> dict[str, Any]:
+    _, kind, code = TABLE[type(error)]
+    body: dict[str, Any] = {"message": error.message, "type": kind, "param": error.param, "code": code}
+    if isinstance(error, Loading):
+        body |= {"state": error.state, "progress": error.progress, "eta_seconds": error.eta_s}
+    return {"error": body}
+
+
+def render(error: LlmaasError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of an answer that is an error."""
+    status, _, _ = TABLE[type(error)]
+    headers = [(b"content-type", b"application/json")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status in (429, 503):
+        if isinstance(error, errors.QuotaExceeded):
+            headers.append((b"x-should-retry", b"false"))
+        else:
+            wait_s = error.retry_after_s if error.retry_after_s is not None else _RETRY_AFTER_S
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait_s))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allow).encode()))
+    return status, headers, _json.encode(error_object(error))
+
+
+def render_event(error: LlmaasError) -> bytes:
+    """The event that ends a stream whose head is sent already."""
+    return b"data: " + _json.encode(error_object(error)) + b"\n\n"

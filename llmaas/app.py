@@ -1,0 +1,355 @@
+"""The composition root: the only module that picks implementations. Nobody but the command line imports it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import argon2
+
+import structlog
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from llmaas.api.errors import render as render_error
+from llmaas.api.health import HealthHandlers
+from llmaas.api.inference import InferenceHandlers
+from llmaas.api.models import ModelHandlers
+from llmaas.api.routes import routes
+from llmaas.clock import Clock, SystemClock
+from llmaas.domain import keys as keys_domain
+from llmaas.domain.catalogue import Catalogue
+from llmaas.domain.keys import Key, Permission
+from llmaas.domain.models import ProviderKind
+from llmaas.domain.ports import Revisions
+from llmaas.domain.projects import DEFAULT_PROJECT, Project
+from llmaas.domain.users import User
+from llmaas.engine.client import EngineClient
+from llmaas.errors import ConfigurationError, Conflict, Unavailable
+from llmaas.ids import IdSource
+from llmaas.inference.attempts import Attempts
+from llmaas.inference.service import CatalogueHolder, InferenceService
+from llmaas.metrics import Metrics
+from llmaas.routing.health import Health
+from llmaas.routing.load import Load
+from llmaas.routing.policy import LeastBusy
+from llmaas.settings import Secret, Settings, read_credential
+from llmaas.storage.catalogue import SqlCatalogueStore
+from llmaas.storage.database import Database, prepare
+from llmaas.storage.keys import SqlKeyStore
+from llmaas.storage.ledger import SqliteLedger
+from llmaas.storage.projects import SqlProjectStore
+from llmaas.storage.revisions import SqlRevisionStore
+from llmaas.storage.secrets import SecretBox, pepper_of, read_or_make_master_key
+from llmaas.storage.spool import Spool
+from llmaas.storage.usage import SqlUsageReader
+from llmaas.storage.users import SqlUserStore
+from llmaas.tasks import TaskSet
+from llmaas.upstreams.base import Upstream
+from llmaas.upstreams.http import HttpTransport, Timeouts
+from llmaas.upstreams.locations import EmbeddedLocations, RemoteLocations
+from llmaas.upstreams.openai import OpenAiUpstream
+from llmaas.web.auth import Authenticator
+from llmaas.web.cors import Cors
+from llmaas.web.gateway import Gateway
+from llmaas.web.requests import Receive, Scope, Send
+from llmaas.web.routes import Route, RouteTable
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
+
+ADMIN_EMAIL = "admin@localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStart:
+    """What is shown once, when an empty data directory is first served."""
+
+    admin_email: str
+    one_time_password: str
+    api_key: str
+
+
+class Installation:
+    """A data directory and its stores: what every command works on."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        """Makes what an empty data directory needs. ConfigurationError when it can't be used."""
+        _check_writable(settings.data_dir)
+        prepare(settings.database_path)
+        master_key = read_or_make_master_key(settings.data_dir / "master.key")
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.ids = IdSource()
+        self.pepper = pepper_of(master_key)
+        self.secret_box = SecretBox(master_key)
+        self.database = Database(settings.database_path)
+        self.keys = SqlKeyStore(self.database)
+        self.projects = SqlProjectStore(self.database)
+        self.users = SqlUserStore(self.database)
+        self.catalogue = SqlCatalogueStore(self.database)
+        self.revisions = SqlRevisionStore(self.database)
+        self.usage = SqlUsageReader(self.database)
+
+    async def open(self) -> Installation:
+        """Makes the project `default` when there is no project at all."""
+        if not await self.projects.list():
+            try:
+                await self.projects.add(Project(DEFAULT_PROJECT, "Default", self.clock.now_ms()))
+            except Conflict:
+                pass  # another process was faster
+        return self
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    async def first_start(self) -> FirstStart | None:
+        """The admin user with a one-time password and a first key, made once; None when there are users already."""
+        if await self.users.list():
+            return None
+        password = await self.create_user(ADMIN_EMAIL, is_admin=True)
+        token, _ = await self.create_key(project_id=DEFAULT_PROJECT, name="first key")
+        return FirstStart(ADMIN_EMAIL, password, token)
+
+    async def create_user(self, email: str, *, is_admin: bool) -> str:
+        """Add a user; gives the one-time password, which has to be changed at the first sign-in. Raises Conflict."""
+        password = secrets.token_urlsafe(12)
+        digest = await asyncio.to_thread(argon2.PasswordHasher().hash, password)
+        user = User(
+            id=f"user-{self.ids.uuid7()}",
+            email=email,
+            password_hash=digest,
+            is_admin=is_admin,
+            must_change_password=True,
+            created_ms=self.clock.now_ms(),
+        )
+        await self.users.add(user)
+        return password
+
+    async def create_key(
+        self,
+        *,
+        project_id: str,
+        name: str,
+        expires_ms: int | None = None,
+        allowed_models: frozenset[str] = frozenset(),
+        permissions: frozenset[Permission] = frozenset({Permission.INFERENCE_USE}),
+    ) -> tuple[str, Key]:
+        """A new key and the token, which is nowhere else from now on. Raises NotFound for an unknown project."""
+        token, presented = keys_domain.mint()
+        key = Key(
+            id=presented.kid,
+            project_id=project_id,
+            name=name,
+            secret_hash=keys_domain.hash_secret(presented, self.pepper),
+            created_ms=self.clock.now_ms(),
+            expires_ms=expires_ms,
+            allowed_models=allowed_models,
+            permissions=permissions,
+        )
+        await self.keys.add(key)
+        return token, key
+
+    async def rotate_key(self, key: Key, *, overlap_ms: int) -> tuple[str, Key]:
+        """A successor with the same rights; the old key stops after the overlap. Raises NotFound, Conflict."""
+        token, presented = keys_domain.mint()
+        now_ms = self.clock.now_ms()
+        successor = Key(
+            id=presented.kid,
+            project_id=key.project_id,
+            name=key.name,
+            secret_hash=keys_domain.hash_secret(presented, self.pepper),
+            created_ms=now_ms,
+            expires_ms=key.expires_ms,
+            allowed_models=key.allowed_models,
+            permissions=key.permissions,
+            rotated_from=key.id,
+        )
+        await self.keys.rotate(key.id, successor, now_ms + overlap_ms)
+        return token, successor
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            [f"data_dir: {folder} is not writable: {error.strerror}; set --data-dir or LLMAAS_DATA_DIR"]
+        ) from error
+
+
+async def serve_gateway(settings: Settings, ready_fd: int | None) -> None:
+    """Serve HTTP until SIGTERM or SIGINT, then drain. Writes a byte to `ready_fd` when requests are taken."""
+    installation = await Installation(settings).open()
+    worker = GatewayWorker(installation)
+    await worker.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    servers = [_http_server(worker.asgi, settings.host, settings.port)]
+    if settings.metrics_listen:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        servers.append(_http_server(worker.metrics_only, host, int(port)))
+    running = [loop.create_task(server.serve()) for server in servers]
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+    await asyncio.wait({*running, loop.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    await worker.stop()
+    for server in servers:
+        server.stop()
+    await asyncio.gather(*running)
+    await installation.close()
+
+
+def _http_server(app: ASGIApp, host: str, port: int) -> Server:
+    return Server(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+        backlog=1024,
+        backpressure=4096,
+        http1_settings=HTTP1Settings(header_read_timeout=30_000),
+    )
+
+
+class GatewayWorker:
+    """One gateway process: everything between the HTTP server and the engines. `asgi` is usable after `start`."""
+
+    def __init__(self, installation: Installation) -> None:
+        settings, clock = installation.settings, installation.clock
+        self._installation = installation
+        self._clock = clock
+        self._tasks = TaskSet()
+        self._credentials: dict[str, Secret | None] = {}
+        self._revisions = Revisions(catalogue=0, keys=0)
+        self.metrics = Metrics()
+        self.ledger = SqliteLedger(settings.database_path, Spool(settings.spool_path))
+        self.transport = HttpTransport()
+        self.launcher = EngineClient(settings.engine_socket_path)
+        self._catalogue = CatalogueHolder(_no_catalogue())
+        load, health = Load(), Health(clock)
+        self.service = InferenceService(
+            catalogue=self._catalogue,
+            upstreams=self._upstreams(settings),
+            policy=LeastBusy(load, health),
+            attempts=Attempts(load=load, health=health, metrics=self.metrics),
+            log=self.ledger,
+            clock=clock,
+            metrics=self.metrics,
+            currency=settings.currency,
+            remote_images=settings.allow_remote_images,
+        )
+        self._authenticator = Authenticator(installation.keys, installation.pepper, clock, settings.key_cache_size)
+        health_handlers = HealthHandlers(self.service, self.ledger, self.metrics)
+        inference = InferenceHandlers(
+            self.service, self._tasks, max_body_bytes=settings.max_body_bytes, ping_interval_s=settings.ping_interval_s
+        )
+        self.routes = RouteTable(routes(inference, ModelHandlers(self._catalogue), health_handlers))
+        self.asgi = self._surface(self.routes)
+        self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
+
+    def _surface(self, table: RouteTable) -> Gateway:
+        settings = self._installation.settings
+        return Gateway(
+            routes=table,
+            authenticator=self._authenticator,
+            cors=Cors(settings.cors_origins),
+            render_error=render_error,
+            ids=IdSource(),
+            clock=self._clock,
+            access_log=settings.access_log,
+        )
+
+    async def start(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        self.ledger.start()
+        await self.launcher.start()
+        self._revisions = await self._installation.revisions.read()
+        await self._load_catalogue()
+        self._tasks.spawn(self._follow_changes(), name="follow_changes")
+
+    async def stop(self) -> None:
+        """Take no new work, wait for what is under way within the drain limit, make all rows durable, let go of everything."""
+        self.service.draining = True
+        try:
+            await asyncio.wait_for(self.service.drained(), self._installation.settings.drain_timeout_s)
+        except TimeoutError:
+            _log.warning("drain_time_over", in_flight=self.service.in_flight)
+            self.service.interrupt()
+            await self.service.drained()
+        await self._tasks.cancel_all()
+        await self.ledger.stop()
+        await self.launcher.stop()
+        await self.transport.close()
+
+    async def _follow_changes(self) -> None:
+        """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
+        while True:
+            await asyncio.sleep(self._installation.settings.refresh_interval_s)
+            try:
+                present = await self._installation.revisions.read()
+                if present.keys != self._revisions.keys:
+                    await self._authenticator.refresh()
+                if present.catalogue != self._revisions.catalogue:
+                    await self._load_catalogue()
+                self._revisions = present
+            except Unavailable as error:
+                _log.warning("changes_not_readable", hint=error.hint)
+
+    async def _load_catalogue(self) -> None:
+        sealed = await self._installation.catalogue.sealed_secrets()
+        catalogue = await self._installation.catalogue.load()
+        self._credentials.clear()
+        for provider in catalogue.providers.values():
+            if provider.id in sealed:
+                self._credentials[provider.id] = self._open(provider.id, sealed[provider.id])
+            elif provider.api_key_env:
+                credential = read_credential(provider.api_key_env)
+                if credential is None:
+                    _log.error("credential_missing", provider=provider.id, variable=provider.api_key_env)
+                self._credentials[provider.id] = credential
+        self._catalogue.current = catalogue
+        _log.info("catalogue_loaded", revision=catalogue.revision, models=len(catalogue.entries))
+
+    def _open(self, provider_id: str, sealed: bytes) -> Secret | None:
+        try:
+            return Secret(self._installation.secret_box.open(provider_id, sealed))
+        except ValueError as error:
+            _log.error("credential_unreadable", provider=provider_id, hint=str(error))
+            return None
+
+    def _upstreams(self, settings: Settings) -> dict[ProviderKind, Upstream]:
+        timeouts = Timeouts(
+            connect_s=settings.connect_timeout_s,
+            first_byte_s=settings.first_byte_timeout_s,
+            between_chunks_s=settings.between_chunks_timeout_s,
+            total_s=settings.total_timeout_s,
+        )
+        remote = RemoteLocations(self._credentials)
+        upstreams: dict[ProviderKind, Upstream] = {
+            kind: OpenAiUpstream(kind, self.transport, remote, timeouts)
+            for kind in (ProviderKind.LLAMA_CPP, ProviderKind.OPENAI, ProviderKind.VLLM)
+        }
+        upstreams[ProviderKind.EMBEDDED] = OpenAiUpstream(
+            ProviderKind.EMBEDDED, self.transport, EmbeddedLocations(self.launcher), timeouts
+        )
+        return upstreams
+
+
+def _no_catalogue() -> Catalogue:
+    return Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())

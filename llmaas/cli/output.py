@@ -1,0 +1,111 @@
+"""What commands print: tables for people, JSON and CSV for programs. Text of others never reaches a terminal unescaped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmaas.clock import iso
+from llmaas.domain.values import printable
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NOTHING = "-"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Rows under their columns; numbers to the right. On a terminal by Rich, else aligned by spaces and never cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [all(row[n] is None or isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
+    if sys.stdout.isatty():
+        _rich_table(columns, cells, numeric, title)
+        return
+    if title:
+        print(title)
+    widths = [max(len(line[n]) for line in [list(columns), *cells]) for n in range(len(columns))]
+    for line in [[column.upper() for column in columns], *cells]:
+        aligned = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
+        print("  ".join(aligned).rstrip())
+
+
+class JsonList:
+    """A JSON array, one object a line, written as the items come."""
+
+    def __init__(self) -> None:
+        self._started = False
+
+    def add(self, item: Mapping[str, Any]) -> None:
+        print(",\n" if self._started else "[\n", json.dumps(item, ensure_ascii=False), sep="", end="")
+        self._started = True
+
+    def end(self) -> None:
+        print("\n]" if self._started else "[]")
+
+
+class CsvTable:
+    """A cell that a spreadsheet would take for a formula gets an apostrophe in front."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._writer.writerow(columns)
+
+    def add(self, row: Iterable[object]) -> None:
+        self._writer.writerow(["" if value is None else _harmless(value) for value in row])
+
+
+def json_list(items: Iterable[Mapping[str, Any]]) -> None:
+    written = JsonList()
+    for item in items:
+        written.add(item)
+    written.end()
+
+
+def json_object(item: Mapping[str, Any]) -> None:
+    print(json.dumps(item, ensure_ascii=False, indent=2))
+
+
+def day_and_time(ms: int | None) -> str | None:
+    """To the second, in UTC, for tables."""
+    return None if ms is None else iso(ms)[:19].replace("T", " ") + "Z"
+
+
+def moment(ms: int | None) -> str | None:
+    """To the millisecond, in ISO 8601, for programs."""
+    return None if ms is None else iso(ms)
+
+
+def note(text: str) -> None:
+    """A remark that is no result: it goes to stderr."""
+    print(text, file=sys.stderr)
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column, right in zip(columns, numeric, strict=True):
+        drawn.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(drawn)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return _NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple | frozenset):
+        return printable(", ".join(str(item) for item in value)) or _NOTHING
+    return printable(str(value))
+
+
+def _harmless(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value

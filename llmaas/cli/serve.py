@@ -1,0 +1,214 @@
+"""`llmaas serve`: the supervisor, and the two kinds of processes that it runs (`gateway`, `engines`: not for people).
+
+The supervisor owns no request and no engine: it starts the processes, starts them again when they die, and stops them in
+order. Either kind can die without the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+import uvloop
+from rich.console import Console
+
+from llmaas import log
+from llmaas.app import FirstStart, Installation, serve_gateway
+from llmaas.errors import ConfigurationError
+from llmaas.settings import Settings
+
+_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_STABLE_S = 60.0
+_KILL_AFTER_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.supervisor")
+
+
+def gateway(settings: Settings, ready_fd: int | None) -> None:
+    """Run one gateway process until SIGTERM; writes a byte to `ready_fd` when it takes requests."""
+    log.configure(settings.log_level, settings.log_format, process="gateway")
+    uvloop.run(serve_gateway(settings, ready_fd))
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: Sequence[str]
+    failures: int = 0
+    process: asyncio.subprocess.Process | None = None
+    ready_fd: int | None = None
+
+
+class Supervisor:
+    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+        """`arguments`: the options, as given, that the children need to come to the same settings."""
+        program = [sys.executable, "-m", "llmaas"]
+        self._settings = settings
+        self._gateway = _Child("gateway", [*program, "gateway", *arguments])
+        self._engines = _Child("engines", [*program, "engines", *arguments])
+        self._stopping = asyncio.Event()
+        self._ready = asyncio.Event()
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT. 0 after an orderly stop, 1 when the gateway does not come up."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        engines = loop.create_task(self._keep(self._engines))
+        gateway_task = loop.create_task(self._keep(self._gateway))
+        stop = loop.create_task(self._stopping.wait())
+        await asyncio.wait({stop, gateway_task, engines}, return_when=asyncio.FIRST_COMPLETED)
+        failed = not self._stopping.is_set()
+        self._stopping.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._kill_all)
+        await self._stop(self._gateway, self._settings.drain_timeout_s + _KILL_AFTER_S)
+        await gateway_task
+        await self._stop(self._engines, self._settings.drain_timeout_s + _KILL_AFTER_S)
+        await engines
+        return 1 if failed else 0
+
+    async def wait_ready(self) -> None:
+        await self._ready.wait()
+
+    async def _keep(self, child: _Child) -> None:
+        """Start a process again whenever it ends, until we stop. Returns early only when it never came up."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started_s = loop.time()
+            code = await self._run_once(child)
+            if self._stopping.is_set():
+                return
+            if code == ConfigurationError.EXIT_CODE and child is self._gateway:
+                return
+            child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
+            wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
+            _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    async def _run_once(self, child: _Child) -> int:
+        read_fd, write_fd = os.pipe()
+        os.set_inheritable(write_fd, True)
+        command = [*child.command, "--ready-fd", str(write_fd)]
+        try:
+            child.process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=(write_fd,), start_new_session=True, preexec_fn=_die_with_parent
+            )
+        finally:
+            os.close(write_fd)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(read_fd, self._heard, child, read_fd)
+        code = await child.process.wait()
+        loop.remove_reader(read_fd)
+        os.close(read_fd)
+        child.process = None
+        return code
+
+    def _heard(self, child: _Child, read_fd: int) -> None:
+        if os.read(read_fd, 1):
+            if child is self._gateway:
+                self._ready.set()
+        asyncio.get_running_loop().remove_reader(read_fd)
+
+    async def _stop(self, child: _Child, limit_s: float) -> None:
+        process = child.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), limit_s)
+        except TimeoutError:
+            _log.error("process_killed", name=child.name)
+            process.kill()
+
+    def _kill_all(self) -> None:
+        for child in (self._gateway, self._engines):
+            if child.process is not None:
+                child.process.kill()
+
+
+def _die_with_parent() -> None:
+    """Linux: a supervisor that is killed takes its processes along, in an orderly way."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def check_port(settings: Settings) -> None:
+    """Raises ConfigurationError when the address can't be listened on."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        raise ConfigurationError(
+            [f"port: can't listen on {settings.host}:{settings.port}: {error.strerror}; free it, or set --port or LLMAAS_PORT"]
+        ) from error
+
+
+def serve(settings: Settings, arguments: Sequence[str]) -> int:
+    """Everything that `llmaas serve` does; gives the exit code."""
+    log.configure(settings.log_level, settings.log_format, process="supervisor")
+    check_port(settings)
+    return uvloop.run(_serve(settings, arguments))
+
+
+async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
+    installation = await Installation(settings).open()
+    try:
+        first = await installation.first_start()
+        if not settings.no_model:
+            await installation.publish_default_model()
+        models = [entry.model.id for entry in (await installation.catalogue.load()).listed()]
+    finally:
+        await installation.close()
+    supervisor = Supervisor(settings, arguments)
+    running = asyncio.get_running_loop().create_task(supervisor.run())
+    ready = asyncio.get_running_loop().create_task(supervisor.wait_ready())
+    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        _greet(settings, first, models)
+    ready.cancel()
+    return await running
+
+
+def _greet(settings: Settings, first: FirstStart | None, models: Sequence[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else host}:{settings.port}"  # noqa: S104
+    console.print(f"\n[bold]llmaas is ready[/bold] at {base}/v1  (data: {settings.data_dir})", markup=True)
+    if models:
+        console.print(f"models: {', '.join(models)}", markup=False)
+    else:
+        console.print("no models yet: describe your machines in a file and run `llmaas apply FILE`", markup=False)
+    if first is None:
+        return
+    model = models[0] if models else "MODEL"
+    console.print(
+        f"""
+Shown once, so keep it now:
+  console   {base}/
+  sign in   {first.admin_email}
+  password  {first.one_time_password}   (one-time)
+  API key   {first.api_key}
+
+Try it:
+  curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -H 'Authorization: Bearer {first.api_key}' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "¡Hola! ¿Puedes presentarte en francés?"}}]}}'
+""",
+        markup=False,
+    )
+
+

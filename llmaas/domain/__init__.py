@@ -1,0 +1,1 @@
+"""What the product means: pure, no I/O, no wire format."""

@@ -1,0 +1,74 @@
+"""The catalogue snapshot: one immutable view of models, aliases, deployments and prices that a request works from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llmaas.domain.models import Backend, Deployment, Model, Provider
+
+_REDIRECTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A deployment with all that an attempt on it needs to know."""
+
+    deployment: Deployment
+    backend: Backend
+    provider: Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published model and its targets, in the order of the fleet file."""
+
+    model: Model
+    targets: tuple[Target, ...]
+
+
+class Catalogue:
+    def __init__(
+        self,
+        *,
+        revision: int,
+        models: Iterable[Model],
+        providers: Iterable[Provider],
+        backends: Iterable[Backend],
+        deployments: Iterable[Deployment],
+    ) -> None:
+        self.revision = revision
+        self.providers = {p.id: p for p in providers}
+        self.backends = {b.id: b for b in backends}
+        targets: dict[str, list[Target]] = {}
+        for d in deployments:
+            backend = self.backends[d.backend_id]
+            targets.setdefault(d.model_id, []).append(Target(d, backend, self.providers[backend.provider_id]))
+        self.entries = {m.id: Entry(m, tuple(targets.get(m.id, ()))) for m in models}
+        self._names: dict[str, str] = {}
+        for model_id, entry in self.entries.items():
+            for alias in entry.model.aliases:
+                self._names[alias.casefold()] = model_id
+        for model_id in self.entries:
+            self._names[model_id.casefold()] = model_id
+
+    def resolve(self, name: str) -> Entry | None:
+        """The model that a caller's name means: exact id, else id or alias in any case; a retired one's successor."""
+        entry = self.entries.get(name)
+        if entry is None:
+            model_id = self._names.get(name.casefold())
+            if model_id is None:
+                return None
+            entry = self.entries[model_id]
+        for _ in range(_REDIRECTS):
+            lifecycle = entry.model.lifecycle
+            if lifecycle.phase != "retired":
+                return entry
+            successor = self.entries.get(lifecycle.successor) if lifecycle.successor else None
+            if successor is None:
+                return None
+            entry = successor
+        return None
+
+    def listed(self) -> list[Entry]:
+        return [e for e in self.entries.values() if e.model.lifecycle.phase != "retired"]

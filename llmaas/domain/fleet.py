@@ -1,0 +1,176 @@
+"""The fleet: all that an operator declares about tiers, providers, machines and models, and what must hold among it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from llmaas.domain.models import Backend, Deployment, Model, Provider, ProviderKind
+from llmaas.domain.tiers import Tier
+
+Noun = Literal["tier", "provider", "backend", "model", "deployment"]
+NOUNS: tuple[Noun, ...] = ("tier", "provider", "backend", "model", "deployment")
+_Thing = TypeVar("_Thing", Tier, Provider, Backend, Model, Deployment)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A model's `price` has version 0 here: whoever stores it decides whether it is a new version."""
+
+    tiers: tuple[Tier, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    backends: tuple[Backend, ...] = ()
+    models: tuple[Model, ...] = ()
+    deployments: tuple[Deployment, ...] = ()
+
+    def of(self, noun: Noun) -> tuple[Tier | Provider | Backend | Model | Deployment, ...]:
+        by_noun: dict[Noun, tuple[Tier | Provider | Backend | Model | Deployment, ...]] = {
+            "tier": self.tiers,
+            "provider": self.providers,
+            "backend": self.backends,
+            "model": self.models,
+            "deployment": self.deployments,
+        }
+        return by_noun[noun]
+
+    def merged_with(self, newer: Fleet) -> Fleet:
+        """This fleet with what `newer` declares put over it, thing by thing, by id."""
+        return Fleet(
+            tiers=_merge(self.tiers, newer.tiers),
+            providers=_merge(self.providers, newer.providers),
+            backends=_merge(self.backends, newer.backends),
+            models=_merge(self.models, newer.models),
+            deployments=_merge(self.deployments, newer.deployments),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not hold, and which declaration it is about (`index` counts within its noun).
+
+    `keys`: which of its values it follows from; the first is the one to look at.
+    """
+
+    noun: Noun
+    index: int
+    message: str
+    keys: tuple[str, ...] = ("id",)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    action: Literal["add", "change", "remove"]
+    noun: Noun
+    id: str
+
+
+def check(fleet: Fleet) -> list[Problem]:
+    """Every contradiction among the declarations: duplicates, dangling references, clashing names, redirect cycles."""
+    problems = [*duplicates(fleet), *_dangling(fleet), *_addresses(fleet), *_names(fleet), *_redirects(fleet)]
+    order = {noun: position for position, noun in enumerate(NOUNS)}
+    return sorted(problems, key=lambda p: (order[p.noun], p.index))
+
+
+def changes(old: Fleet, new: Fleet) -> list[Change]:
+    """What turns one fleet into the other: additions and changes first, then removals so that nothing dangles."""
+    out: list[Change] = []
+    for noun in NOUNS:
+        before = {thing.id: thing for thing in old.of(noun)}
+        for thing in new.of(noun):
+            if thing.id not in before:
+                out.append(Change("add", noun, thing.id))
+            elif before[thing.id] != thing:
+                out.append(Change("change", noun, thing.id))
+    for noun in reversed(NOUNS):
+        kept = {thing.id for thing in new.of(noun)}
+        out += [Change("remove", noun, thing.id) for thing in old.of(noun) if thing.id not in kept]
+    return out
+
+
+def _merge(old: tuple[_Thing, ...], new: tuple[_Thing, ...]) -> tuple[_Thing, ...]:
+    merged = {thing.id: thing for thing in old}
+    merged.update({thing.id: thing for thing in new})
+    return tuple(merged.values())
+
+
+def duplicates(fleet: Fleet) -> Iterator[Problem]:
+    """Also part of `check`; for a fleet that is going to be merged, where the later one would silently win."""
+    for noun in NOUNS:
+        seen: set[str] = set()
+        keys = ("model", "backend") if noun == "deployment" else ("id",)
+        for index, thing in enumerate(fleet.of(noun)):
+            if thing.id in seen:
+                yield Problem(noun, index, f"{noun} `{thing.id}` is declared twice", keys)
+            seen.add(thing.id)
+
+
+def _dangling(fleet: Fleet) -> Iterator[Problem]:
+    providers = {p.id for p in fleet.providers}
+    backends = {b.id for b in fleet.backends}
+    models = {m.id for m in fleet.models}
+    for index, backend in enumerate(fleet.backends):
+        if backend.provider_id not in providers:
+            yield Problem(
+                "backend", index, f"backend `{backend.id}`: there is no provider `{backend.provider_id}`", ("provider",)
+            )
+    for index, deployment in enumerate(fleet.deployments):
+        if deployment.model_id not in models:
+            yield Problem("deployment", index, f"deployment: there is no model `{deployment.model_id}`", ("model",))
+        if deployment.backend_id not in backends:
+            yield Problem(
+                "deployment", index, f"deployment: there is no backend `{deployment.backend_id}`", ("backend",)
+            )
+
+
+def _addresses(fleet: Fleet) -> Iterator[Problem]:
+    kinds = {p.id: p.kind for p in fleet.providers}
+    for index, backend in enumerate(fleet.backends):
+        if backend.provider_id not in kinds:
+            continue
+        embedded = kinds[backend.provider_id] is ProviderKind.EMBEDDED
+        if embedded and backend.base_url:
+            yield Problem("backend", index, f"backend `{backend.id}` is embedded, so it has no base_url", ("base_url",))
+        elif not embedded and not backend.base_url:
+            yield Problem("backend", index, f"backend `{backend.id}` lacks a base_url", ("base_url",))
+
+
+def _names(fleet: Fleet) -> Iterator[Problem]:
+    ids = {m.id.casefold(): m.id for m in fleet.models}
+    owners: dict[str, str] = {}
+    for index, model in enumerate(fleet.models):
+        if ids[model.id.casefold()] != model.id:
+            yield Problem("model", index, f"model `{model.id}` differs from `{ids[model.id.casefold()]}` in case only")
+        for alias in model.aliases:
+            name = alias.casefold()
+            other = ids.get(name, model.id)
+            if other != model.id:
+                yield Problem(
+                    "model", index, f"model `{model.id}`: alias `{alias}` is the id of another model", ("aliases",)
+                )
+            elif owners.setdefault(name, model.id) != model.id:
+                yield Problem(
+                    "model",
+                    index,
+                    f"model `{model.id}`: alias `{alias}` belongs to `{owners[name]}` already",
+                    ("aliases",),
+                )
+
+
+def _redirects(fleet: Fleet) -> Iterator[Problem]:
+    successors = {m.id: m.lifecycle.successor for m in fleet.models if m.lifecycle.successor}
+    ids = {m.id for m in fleet.models}
+    for index, model in enumerate(fleet.models):
+        successor = model.lifecycle.successor
+        if successor and successor not in ids:
+            yield Problem("model", index, f"model `{model.id}`: there is no successor `{successor}`", ("lifecycle",))
+        elif model.id in _follow(successors, successor):
+            yield Problem("model", index, f"model `{model.id}`: its successors lead back to it", ("lifecycle",))
+
+
+def _follow(successors: dict[str, str], start: str | None) -> Iterable[str]:
+    seen: list[str] = []
+    while start and start not in seen:
+        seen.append(start)
+        start = successors.get(start)
+    return seen

@@ -1,0 +1,103 @@
+"""API keys: `llmaas_<kid>_<secret><crc>`. Only a keyed hash of the secret is ever stored; the crc lets us drop typing
+errors and random guesses without asking a store."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+from string import ascii_lowercase, ascii_uppercase, digits
+
+_KID_ALPHABET = digits + ascii_lowercase
+_BASE62 = digits + ascii_lowercase + ascii_uppercase
+_KID_CHARS = 12
+_SECRET_CHARS = 40
+_CRC_CHARS = 6
+_BRAND = "llmaas"
+_TOTAL_CHARS = len(_BRAND) + 1 + _KID_CHARS + 1 + _SECRET_CHARS + _CRC_CHARS
+
+
+class Permission(StrEnum):
+    """What a credential may do, named `noun:verb`, in alphabetical order."""
+
+    INFERENCE_USE = "inference:use"
+    METRICS_READ = "metrics:read"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`secret_hash`: 32 bytes of keyed BLAKE2b. Times in ms since 1970. `allowed_models` empty: every model of the catalogue."""
+
+    id: str
+    project_id: str
+    name: str
+    secret_hash: bytes
+    created_ms: int
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+    allowed_models: frozenset[str] = frozenset()
+    permissions: frozenset[Permission] = frozenset({Permission.INFERENCE_USE})
+    rotated_from: str | None = None
+
+    def usable_at(self, now_ms: int) -> bool:
+        """Both ends are instants at which the key no longer works."""
+        expired = self.expires_ms is not None and now_ms >= self.expires_ms
+        revoked = self.revoked_ms is not None and now_ms >= self.revoked_ms
+        return not expired and not revoked
+
+    def state_at(self, now_ms: int) -> str:
+        if self.revoked_ms is not None and now_ms >= self.revoked_ms:
+            return "revoked"
+        if self.expires_ms is not None and now_ms >= self.expires_ms:
+            return "expired"
+        return "expiring" if self.revoked_ms is not None else "active"
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A well-formed token of a caller, not yet known to be anybody's."""
+
+    kid: str
+    secret: str
+
+
+def parse(token: str) -> PresentedKey | None:
+    """The parts of a token, or None when its form or checksum is wrong. Never raises."""
+    if len(token) != _TOTAL_CHARS or not token.isascii():
+        return None
+    brand, _, rest = token.partition("_")
+    kid, _, tail = rest.partition("_")
+    if brand != _BRAND or len(kid) != _KID_CHARS or not kid.isalnum() or not tail.isalnum():
+        return None
+    if not hmac.compare_digest(tail[_SECRET_CHARS:], _checksum(token[:-_CRC_CHARS])):
+        return None
+    return PresentedKey(kid, tail[:_SECRET_CHARS])
+
+
+def mint() -> tuple[str, PresentedKey]:
+    """A new random token and its parts. 12 characters of id, 40 characters (238 bits) of secret."""
+    kid = "".join(secrets.choice(_KID_ALPHABET) for _ in range(_KID_CHARS))
+    secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET_CHARS))
+    body = f"{_BRAND}_{kid}_{secret}"
+    return body + _checksum(body), PresentedKey(kid, secret)
+
+
+def hash_secret(presented: PresentedKey, pepper: bytes) -> bytes:
+    """BLAKE2b-256 keyed with the installation's pepper; the secret is random, so no slow hash is needed."""
+    return blake2b(f"{presented.kid}_{presented.secret}".encode(), digest_size=32, key=pepper).digest()
+
+
+def masked(kid: str) -> str:
+    return f"{_BRAND}_{kid}_…"
+
+
+def _checksum(text: str) -> str:
+    value = zlib.crc32(text.encode())
+    out = ""
+    for _ in range(_CRC_CHARS):
+        value, index = divmod(value, 62)
+        out = _BASE62[index] + out
+    return out

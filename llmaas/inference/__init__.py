@@ -1,0 +1,1 @@
+"""The one use case: a request becomes an answer and a usage row."""

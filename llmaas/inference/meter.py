@@ -1,0 +1,120 @@
+"""Counts what an answer is made of while it passes, so that every ending, also an early one, has honest numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmaas.domain.prices import TokenCounts
+from llmaas.domain.usage import UsageSource
+from llmaas.errors import EngineFailed
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
+from llmaas.protocol.pieces import Piece, Pieces
+from llmaas.protocol.usage import Reported, read_timings, read_usage
+
+_BYTES_PER_TOKEN = 4
+_TEMPLATE_TOKENS = 4096
+_SLACK_PIECES = 64
+_CEILING = 2**40
+
+
+class Meter:
+    """`prompt_bytes`: size of the request; a token is at least a byte, and templates add a bounded rest.
+
+    `output_bound`: most tokens that the engine was allowed to make over all choices; None when nothing bounds them.
+    """
+
+    def __init__(
+        self, *, prompt_bytes: int, output_bound: int | None, choices: int, split_thinking: bool, whole: bool
+    ) -> None:
+        self._pieces = Pieces(choices=choices, split_thinking=split_thinking)
+        self._prompt_bytes = prompt_bytes
+        self._output_bound = output_bound
+        self._whole = whole
+        self._text_chars = 0
+        self._usage = NOTHING
+        self._timings = NOTHING
+
+    def feed(self, answers: Sequence[EngineAnswer]) -> list[Piece]:
+        """Raises EngineFailed for an engine that goes on past what it was allowed."""
+        out: list[Piece] = []
+        for answer in answers:
+            if given(answer.usage):
+                self._usage = answer.usage
+            if given(answer.timings):
+                self._timings = answer.timings
+            if answer.choices:
+                out += self._pieces.feed(answer)
+        if self._whole:
+            self._text_chars += sum(len(p.content or "") + len(p.reasoning or "") for p in out)
+        if self._output_bound is not None and self._pieces.seen > self._output_bound + _SLACK_PIECES:
+            raise EngineFailed("The engine went on past the requested length.")
+        return out
+
+    def finish(self) -> list[Piece]:
+        return self._pieces.finish()
+
+    @property
+    def began(self) -> bool:
+        return self._pieces.seen > 0
+
+    @property
+    def finished(self) -> bool:
+        return self._pieces.finished
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self._pieces.finish_reason
+
+    def counts(self) -> tuple[TokenCounts, UsageSource, bool]:
+        """Tokens by class, where the numbers come from, and whether they had to be bent."""
+        seen = self._pieces.seen
+        reported = read_usage(self._usage)
+        if reported is None or (reported.suspect and not reported.prompt + reported.completion):
+            reported = read_timings(self._timings) or reported
+        if reported is None or (reported.suspect and not reported.prompt + reported.completion):
+            return self._estimate()
+        tokens, bent = settle_counts(
+            reported,
+            seen=seen,
+            seen_reasoning=self._pieces.seen_reasoning,
+            prompt_bound=self._prompt_bytes + _TEMPLATE_TOKENS,
+            completion_bound=self._output_bound if self._output_bound is not None else _CEILING,
+        )
+        return tokens, UsageSource.ENGINE, bent
+
+    def _estimate(self) -> tuple[TokenCounts, UsageSource, bool]:
+        prompt = max(1, self._prompt_bytes // _BYTES_PER_TOKEN)
+        made = self._pieces.seen
+        if self._whole:
+            made = -(-self._text_chars // _BYTES_PER_TOKEN)
+            if self._output_bound is not None:
+                made = min(made, self._output_bound)
+        reasoning = min(self._pieces.seen_reasoning, made)
+        return TokenCounts(prompt, 0, made - reasoning, reasoning), UsageSource.COUNTED, True
+
+
+def settle_counts(
+    reported: Reported, *, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int | None
+) -> tuple[TokenCounts, bool]:
+    """Disjoint classes within what is possible, and whether something had to be bent for it.
+
+    `seen`: pieces that came, each at least a token. `prompt_bound`, `completion_bound`: most that the request allowed.
+    """
+    completion = max(reported.completion, seen)
+    if completion_bound is not None:
+        completion = min(completion, max(completion_bound, seen))
+    prompt = min(reported.prompt, prompt_bound)
+    cached = min(reported.cached, prompt)
+    reasoning = min(seen_reasoning if reported.reasoning is None else reported.reasoning, completion)
+    bent = completion != reported.completion or prompt != reported.prompt or cached != reported.cached
+    tokens = TokenCounts(prompt - cached, cached, completion - reasoning, reasoning)
+    return tokens, bent or reported.suspect
+
+
+def embedding_counts(answer: EngineEmbeddings, *, prompt_bytes: int) -> tuple[TokenCounts, UsageSource, bool]:
+    """Input tokens only; from the size of the request when the engine gives no usable count."""
+    reported = read_usage(answer.usage)
+    if reported is None or (reported.suspect and not reported.prompt):
+        return TokenCounts(input=max(1, prompt_bytes // _BYTES_PER_TOKEN)), UsageSource.COUNTED, True
+    tokens = min(reported.prompt, prompt_bytes)
+    return TokenCounts(input=tokens), UsageSource.ENGINE, reported.suspect or tokens != reported.prompt

@@ -1,0 +1,135 @@
+"""The relay: pumps an engine's answer to the caller, meters it on the way, and settles it however it ends.
+
+The last byte goes out only when the usage row is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llmaas.domain.usage import BillingReason, Outcome
+from llmaas.errors import (
+    ClientGone,
+    ContextTooLong,
+    Draining,
+    EngineFailed,
+    EngineRefused,
+    EngineTimeout,
+    InvalidRequest,
+    LedgerUnavailable,
+    LlmaasError,
+    Unavailable,
+)
+from llmaas.inference.meter import Meter
+from llmaas.inference.reply import Reply
+from llmaas.inference.settlement import Ending, Settlement
+from llmaas.protocol.answers import DONE_EVENT, AnswerHead, StreamWriter, WholeAnswer
+from llmaas.protocol.engine import EngineAnswer
+from llmaas.protocol.usage import usage_json
+from llmaas.upstreams.base import Generation
+
+
+class Relay:
+    """One request's answer. `head` is made when the target is known."""
+
+    def __init__(self, *, reply: Reply, settlement: Settlement, meter: Meter, explain: Callable[[], dict[str, Any]] | None) -> None:
+        self._reply = reply
+        self._settlement = settlement
+        self._meter = meter
+        self._explain = explain
+
+    async def stream(
+        self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer], *, include_usage: bool
+    ) -> None:
+        reply, meter = self._reply, self._meter
+        writer = StreamWriter(head)
+        data = writer.write(meter.feed(first))
+        self._settlement.first_piece()
+        await reply.begin_stream(head.id, head.backend)
+        while True:
+            if data and not reply.gone:
+                await reply.send(data)
+            answers = await generation.next()
+            if answers is None:
+                break
+            data = writer.write(meter.feed(answers))
+        if not meter.finished:
+            raise EngineFailed("The engine's answer broke off.")
+        rest = writer.write(meter.finish())
+        usage = await self._completed()
+        if include_usage:
+            rest += writer.usage(usage, self._explain() if self._explain else None)
+        await reply.end(rest + DONE_EVENT)
+
+    async def whole(self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer]) -> None:
+        meter = self._meter
+        answer = WholeAnswer(head)
+        answers: Sequence[EngineAnswer] | None = first
+        self._settlement.first_piece()
+        while answers is not None:
+            answer.add(meter.feed(answers))
+            answers = await generation.next()
+        if not meter.finished:
+            raise EngineFailed("The engine's answer broke off.")
+        answer.add(meter.finish())
+        usage = await self._completed()
+        await self._reply.whole(head.id, head.backend, answer.body(usage, self._explain() if self._explain else None))
+
+    async def _completed(self) -> dict[str, Any]:
+        """Settle a whole answer; gives the `usage` object once the row is durable."""
+        gone = self._reply.gone
+        tokens, source, suspect = self._meter.counts()
+        ending = Ending(
+            Outcome.CLIENT_ABORTED if gone else Outcome.COMPLETED,
+            BillingReason.READ_TO_END if gone else BillingReason.ANSWERED,
+            tokens,
+            source,
+            suspect,
+            self._meter.finish_reason,
+        )
+        await self._settlement.settle(ending)
+        return usage_json(
+            prompt=tokens.prompt, cached=tokens.cached_input, completion=tokens.completion, reasoning=tokens.reasoning
+        )
+
+
+def ending_of(error: BaseException, meter: Meter | None) -> Ending:
+    """The terminal state of a request that this error ended."""
+    began = meter is not None and meter.began
+    code = error.code if isinstance(error, LlmaasError) else "internal_error"
+    if isinstance(error, ClientGone):
+        outcome = Outcome.CLIENT_ABORTED
+        reason = BillingReason.ABORTED_AFTER_OUTPUT if began else BillingReason.ABORTED_BEFORE_OUTPUT
+    elif isinstance(error, EngineRefused | InvalidRequest | ContextTooLong):
+        outcome, reason = Outcome.ENGINE_REFUSED, BillingReason.REFUSED
+    else:
+        if isinstance(error, EngineTimeout):
+            outcome = Outcome.ENGINE_TIMEOUT
+        elif isinstance(error, Draining):
+            outcome = Outcome.INTERRUPTED
+        elif isinstance(error, Unavailable):
+            outcome = Outcome.UNAVAILABLE
+        elif isinstance(error, LlmaasError):
+            outcome = Outcome.ENGINE_FAILED
+        else:
+            outcome = Outcome.INTERRUPTED
+        reason = BillingReason.FAILED_AFTER_OUTPUT if began else BillingReason.FAILED_BEFORE_OUTPUT
+    if not began or meter is None:
+        return Ending(outcome, reason, error_code=code)
+    tokens, source, suspect = meter.counts()
+    return Ending(outcome, reason, tokens, source, suspect, meter.finish_reason, code)
+
+
+async def settle_failure(settlement: Settlement, error: BaseException, meter: Meter | None) -> None:
+    """Settle what an error ended, unless it is settled; wait until that is durable, if it can be."""
+    durable = settlement.settle(ending_of(error, meter))
+    if isinstance(error, asyncio.CancelledError):
+        return
+    try:
+        await asyncio.shield(durable)
+    except LedgerUnavailable:
+        return  # the caller gets the first error; the writer has logged its own
+
+

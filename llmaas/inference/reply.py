@@ -1,0 +1,33 @@
+"""The caller's side of a request, as the relay sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Reply(Protocol):
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has hung up."""
+        ...
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call back once when the caller hangs up, at once when it has already. A later callback replaces an earlier one."""
+        ...
+
+    async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:
+        """Send the head of a stream; from here on the status can't change."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send a part of a stream; waits while the caller reads slowly."""
+        ...
+
+    async def end(self, data: bytes) -> None:
+        """Send the last part of a stream."""
+        ...
+
+    async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:
+        """Send a whole JSON answer."""
+        ...

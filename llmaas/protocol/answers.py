@@ -1,0 +1,169 @@
+"""What callers get: whole answers and streams in OpenAI's form, with our `id`, `model`, `backend` and `usage`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from llmaas.protocol.pieces import Piece, ToolPiece
+
+Shape = Literal["chat", "completion"]
+DONE_EVENT = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+_json = msgspec.json.Encoder()
+
+
+class AnswerHead:
+    """What stands in every answer and every chunk of it. `backend` is `{"engine_type": …, "machine_name": …}`."""
+
+    __slots__ = ("backend", "created_s", "id", "model", "shape")
+
+    def __init__(self, *, id: str, shape: Shape, created_s: int, model: str, backend: dict[str, str]) -> None:  # noqa: A002
+        self.id = id
+        self.shape = shape
+        self.created_s = created_s
+        self.model = model
+        self.backend = backend
+
+
+class StreamWriter:
+    """Pieces to server-sent events, in the order and form that SDKs rely on (docs/life-of-a-request.md)."""
+
+    def __init__(self, head: AnswerHead) -> None:
+        kind = "chat.completion.chunk" if head.shape == "chat" else "text_completion"
+        common = {"id": head.id, "object": kind, "created": head.created_s, "model": head.model}
+        self._head = head
+        self._prefix = b"data: " + _json.encode(common)[:-1]
+        self._chat = head.shape == "chat"
+        self._open = self._prefix + b',"choices":[{"index":'
+        self._open_first = self._open + b'0,"delta":{"content":'
+        self._begun: set[int] = set()
+
+    def write(self, pieces: Iterable[Piece]) -> bytes:
+        return b"".join([self._event(piece) for piece in pieces])
+
+    def usage(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:
+        """The chunk after the last finish, for callers that asked for usage."""
+        extra: dict[str, Any] = {"choices": [], "usage": usage, "backend": self._head.backend}
+        if routing is not None:
+            extra["routing"] = routing
+        return self._prefix + b"," + _json.encode(extra)[1:] + b"\n\n"
+
+    def _event(self, piece: Piece) -> bytes:
+        index = piece.index
+        if not self._chat:
+            return self._text_event(piece)
+        begin = b""
+        if index not in self._begun:
+            self._begun.add(index)
+            begin = self._open + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % index
+        if index == 0 and piece.content is not None and piece.reasoning is None and piece.logprobs is None and not piece.refusal:
+            return begin + self._open_first + _json.encode(piece.content) + b'},"finish_reason":null}]}\n\n'
+        delta: dict[str, Any] = {}
+        if piece.content is not None:
+            delta["content"] = piece.content
+        if piece.reasoning is not None:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.refusal is not None:
+            delta["refusal"] = piece.refusal
+        if piece.tool is not None:
+            delta["tool_calls"] = [_tool_delta(piece.tool)]
+        rest: dict[str, Any] = {"delta": delta, "finish_reason": piece.finish}
+        if piece.logprobs is not None:
+            rest["logprobs"] = piece.logprobs
+        return begin + self._open + b"%d," % index + _json.encode(rest)[1:] + b"]}\n\n"
+
+    def _text_event(self, piece: Piece) -> bytes:
+        rest = {"text": piece.content or "", "logprobs": piece.logprobs, "finish_reason": piece.finish}
+        return self._open + b"%d," % piece.index + _json.encode(rest)[1:] + b"]}\n\n"
+
+
+def _tool_delta(tool: ToolPiece) -> dict[str, Any]:
+    if tool.id is None:
+        return {"index": tool.index, "function": {"arguments": tool.arguments}}
+    function = {"name": tool.name, "arguments": tool.arguments}
+    return {"index": tool.index, "id": tool.id, "type": "function", "function": function}
+
+
+class _Message:
+    __slots__ = ("content", "finish", "logprobs", "reasoning", "refusal", "tools")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
+        self.tools: list[ToolPiece] = []
+        self.logprobs: msgspec.Raw | None = None
+        self.finish = "stop"
+
+
+class WholeAnswer:
+    """Pieces to one JSON body. Log probabilities are taken whole: they are asked for only of engines' whole answers."""
+
+    def __init__(self, head: AnswerHead) -> None:
+        self._head = head
+        self._messages: dict[int, _Message] = {}
+
+    def add(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            message = self._messages.get(piece.index)
+            if message is None:
+                message = self._messages[piece.index] = _Message()
+            if piece.content is not None:
+                message.content.append(piece.content)
+            if piece.reasoning is not None:
+                message.reasoning.append(piece.reasoning)
+            if piece.refusal is not None:
+                message.refusal.append(piece.refusal)
+            if piece.tool is not None:
+                _add_tool(message.tools, piece.tool)
+            if piece.logprobs is not None:
+                message.logprobs = piece.logprobs
+            if piece.finish is not None:
+                message.finish = piece.finish
+
+    def body(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:
+        head = self._head
+        chat = head.shape == "chat"
+        make = _chat_choice if chat else _text_choice
+        answer: dict[str, Any] = {
+            "id": head.id,
+            "object": "chat.completion" if chat else "text_completion",
+            "created": head.created_s,
+            "model": head.model,
+            "backend": head.backend,
+            "choices": [make(index, self._messages[index]) for index in sorted(self._messages)],
+            "usage": usage,
+        }
+        if routing is not None:
+            answer["routing"] = routing
+        return _json.encode(answer)
+
+
+def _add_tool(tools: list[ToolPiece], piece: ToolPiece) -> None:
+    if piece.index < len(tools):
+        tools[piece.index].arguments += piece.arguments
+    else:
+        tools.append(piece)
+
+
+def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
+    content: str | None = "".join(message.content)
+    if not content and (message.tools or message.refusal):
+        content = None
+    out: dict[str, Any] = {"role": "assistant", "content": content, "refusal": "".join(message.refusal) or None}
+    if message.reasoning:
+        out["reasoning_content"] = "".join(message.reasoning)
+    if message.tools:
+        out["tool_calls"] = [
+            {"id": t.id, "type": "function", "function": {"name": t.name, "arguments": t.arguments or "{}"}}
+            for t in message.tools
+        ]
+    return {"index": index, "message": out, "logprobs": message.logprobs, "finish_reason": message.finish}
+
+
+def _text_choice(index: int, message: _Message) -> dict[str, Any]:
+    text = "".join(message.content)
+    return {"index": index, "text": text, "logprobs": message.logprobs, "finish_reason": message.finish}

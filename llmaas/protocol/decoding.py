@@ -1,0 +1,42 @@
+"""From bytes of a caller to a typed request: every way in which they can be wrong becomes an InvalidRequest with its `param`."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from llmaas.errors import InvalidRequest
+
+T = TypeVar("T")
+_PATH = re.compile(r" - at `\$\.?(.*?)`$")
+_FIELD = re.compile(r"(?:required|unknown) field `([^`]+)`")
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Raises InvalidRequest; its message is bounded and safe to send back."""
+    if b"\\u0000" in body and _ESCAPED_NUL.search(body):
+        raise InvalidRequest("The body holds a NUL character, which no model can take.")
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError:
+        raise InvalidRequest("We could not parse the JSON body of your request. The API expects a JSON object.") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The JSON body of your request is not valid UTF-8.") from None
+    except RecursionError:
+        raise InvalidRequest("The JSON body of your request is nested too deeply.") from None
+
+
+def _invalid(text: str) -> InvalidRequest:
+    path = _PATH.search(text)
+    message = text[: path.start()] if path else text
+    param = path.group(1) if path else ""
+    if (field := _FIELD.search(message)) is not None:
+        param = f"{param}.{field.group(1)}" if param else field.group(1)
+        message = "Missing required parameter"
+    where = f": '{param}'." if param else "."
+    return InvalidRequest(f"Invalid request{where} {message}."[:500], param=param[:200] or None)

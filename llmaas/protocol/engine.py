@@ -1,0 +1,75 @@
+"""What engines answer, as far as we use it. Lenient where engines differ, strict where a wrong shape would reach a caller.
+
+Adapters of engines with a language of their own (Ollama) build these structs themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+
+NOTHING = msgspec.Raw()
+
+
+def given(raw: msgspec.Raw) -> bool:
+    """Whether a raw member was there and is not null."""
+    return raw is not NOTHING and bytes(raw) != b"null"
+
+
+class EngineFunction(Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = None
+
+
+class EngineToolCall(Struct):
+    index: int | None = None
+    id: str | None = None
+    function: EngineFunction | None = None
+
+
+class EngineDelta(Struct):
+    """A piece of a message, or the whole of it. `reasoning` is what newer vLLM calls `reasoning_content`."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[EngineToolCall] | None = None
+
+
+class EngineChoice(Struct):
+    """`delta` in streams, `message` in whole answers, `text` in completions."""
+
+    index: int = 0
+    delta: EngineDelta | None = None
+    message: EngineDelta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = NOTHING
+
+
+class EngineAnswer(Struct):
+    """A chunk of a stream or a whole answer. `usage` and `timings` stay raw: only the last ones are looked at."""
+
+    choices: list[EngineChoice] | None = None
+    usage: msgspec.Raw = NOTHING
+    timings: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
+
+
+class EngineEmbedding(Struct):
+    embedding: list[float] | str
+    index: int = 0
+
+
+class EngineEmbeddings(Struct):
+    data: list[EngineEmbedding] | None = None
+    usage: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
+
+
+answer_decoder = msgspec.json.Decoder(EngineAnswer)
+embeddings_decoder = msgspec.json.Decoder(EngineEmbeddings)

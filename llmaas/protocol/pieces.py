@@ -1,0 +1,162 @@
+"""From whatever an engine sends to one regular form: pieces of choices. Whole answers and streams go the same way.
+
+What engines get wrong is mended here: a missing or repeated role, finish reasons merged with text, tool calls without an
+index or with repeated names, arguments that are objects, `<think>` in content. What cannot be mended is an EngineFailed.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+from msgspec import Struct
+
+from llmaas.errors import EngineFailed
+from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
+from llmaas.protocol.reasoning import ThinkSplitter
+
+_FINISH = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "function_call",
+}
+_MAX_TOOL_CALLS = 128
+_json = msgspec.json.Encoder()
+
+
+class ToolPiece(Struct):
+    """`id` and `name` are given once, with the first piece of a call; `arguments` is a fragment of JSON text."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Piece(Struct):
+    """Something new in one choice; `finish` comes alone, as the last of the choice."""
+
+    index: int
+    content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool: ToolPiece | None = None
+    logprobs: msgspec.Raw | None = None
+    finish: str | None = None
+
+
+class _Choice:
+    __slots__ = ("calls", "finish", "positions", "splitter")
+
+    def __init__(self, *, split_thinking: bool) -> None:
+        self.splitter = ThinkSplitter() if split_thinking else None
+        self.calls = 0
+        self.positions: dict[int | str, int] = {}
+        self.finish: str | None = None
+
+
+class Pieces:
+    """The regular form of one answer. `seen` and `seen_reasoning` count the engine's pieces that carried something."""
+
+    def __init__(self, *, choices: int, split_thinking: bool) -> None:
+        self._limit = choices
+        self._split = split_thinking
+        self._choices: dict[int, _Choice] = {}
+        self.seen = 0
+        self.seen_reasoning = 0
+
+    def feed(self, answer: EngineAnswer) -> list[Piece]:
+        """Raises EngineFailed for choices that nobody asked for."""
+        out: list[Piece] = []
+        for choice in answer.choices or ():
+            self._feed_choice(choice, out)
+        return out
+
+    def finish(self) -> list[Piece]:
+        """The end of the engine's answer: what was held back and one finish for each choice."""
+        out: list[Piece] = []
+        for index, state in self._choices.items():
+            if state.splitter is not None:
+                reasoning, content = state.splitter.finish()
+                if reasoning or content:
+                    out.append(Piece(index, content=content or None, reasoning=reasoning or None))
+        out += [Piece(index, finish=self._finish_reason(state)) for index, state in sorted(self._choices.items())]
+        return out
+
+    @property
+    def finished(self) -> bool:
+        """Whether each choice that began has said why it ended, and at least one began."""
+        return bool(self._choices) and all(state.finish for state in self._choices.values())
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Of the first choice, for the record."""
+        state = self._choices.get(0)
+        return None if state is None or state.finish is None else self._finish_reason(state)
+
+    def _finish_reason(self, state: _Choice) -> str:
+        reason = _FINISH.get(state.finish or "stop", "stop")
+        if state.calls and reason == "stop":
+            return "tool_calls"
+        return "stop" if reason == "tool_calls" and not state.calls else reason
+
+    def _feed_choice(self, choice: EngineChoice, out: list[Piece]) -> None:
+        index = choice.index
+        state = self._choices.get(index)
+        if state is None:
+            if not 0 <= index < self._limit:
+                raise EngineFailed("The engine sent a choice that was not asked for.")
+            state = self._choices[index] = _Choice(split_thinking=self._split)
+        if state.finish is not None:
+            return
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._feed_delta(index, state, delta, choice.logprobs, out)
+        elif choice.text:
+            self.seen += 1
+            out.append(Piece(index, content=choice.text, logprobs=choice.logprobs if given(choice.logprobs) else None))
+        if choice.finish_reason:
+            state.finish = choice.finish_reason
+
+    def _feed_delta(
+        self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw, out: list[Piece]
+    ) -> None:
+        content, reasoning = delta.content or None, delta.reasoning_content or delta.reasoning or None
+        if content or reasoning or delta.refusal or delta.tool_calls:
+            self.seen += 1
+        if reasoning:
+            self.seen_reasoning += 1
+        if content and state.splitter is not None:
+            thought, text = state.splitter.feed(content)
+            if not text:
+                self.seen_reasoning += 1
+            content, reasoning = text or None, (reasoning or "") + thought or None
+        likely = logprobs if given(logprobs) else None
+        if content or reasoning or delta.refusal or likely is not None:
+            out.append(Piece(index, content, reasoning, delta.refusal or None, None, likely))
+        for call in delta.tool_calls or ():
+            out.append(Piece(index, tool=self._tool(state, call)))
+
+    def _tool(self, state: _Choice, call: EngineToolCall) -> ToolPiece:
+        function = call.function
+        name = function.name if function is not None else None
+        arguments = function.arguments if function is not None else None
+        if arguments is None:
+            arguments = ""
+        elif not isinstance(arguments, str):
+            arguments = _json.encode(arguments).decode()
+        handle: int | str | None = call.index if call.index is not None else call.id
+        if handle is None and not name:
+            position = max(state.calls - 1, 0)
+        else:
+            # Without an index or an id, a name begins a new call.
+            handle = f"#{state.calls}" if handle is None else handle
+            position = state.positions.setdefault(handle, state.calls)
+        if position < state.calls:
+            return ToolPiece(position, None, None, arguments)
+        if state.calls >= _MAX_TOOL_CALLS:
+            raise EngineFailed("The engine sent too many tool calls.")
+        state.calls += 1
+        return ToolPiece(position, call.id or f"call_{uuid.uuid4().hex[:24]}", name or "", arguments)

@@ -1,0 +1,48 @@
+"""Moves an engine's `<think>…</think>` at the start of content to where reasoning belongs, in pieces of any size."""
+
+from __future__ import annotations
+
+_OPEN = "<think>"
+_CLOSE = "</think>"
+
+
+class ThinkSplitter:
+    """One for each choice. Text after the first thing that is not reasoning passes untouched."""
+
+    def __init__(self) -> None:
+        self._state = "start"
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """(reasoning, content) that this piece settles; what may be part of a tag is held back."""
+        if self._state == "content":
+            return "", text
+        self._held += text
+        if self._state == "start":
+            stripped = self._held.lstrip()
+            if not stripped or (_OPEN.startswith(stripped) and stripped != _OPEN):
+                return "", ""
+            if not stripped.startswith(_OPEN):
+                return "", self._leave()
+            self._state, self._held = "thinking", stripped[len(_OPEN) :]
+        return self._think()
+
+    def finish(self) -> tuple[str, str]:
+        """What was held back when the answer ended."""
+        held, self._held = self._held, ""
+        return (held, "") if self._state == "thinking" else ("", held)
+
+    def _think(self) -> tuple[str, str]:
+        before, tag, after = self._held.partition(_CLOSE)
+        if tag:
+            self._held = after.lstrip("\n")
+            return before, self._leave()
+        keep = next((n for n in range(len(_CLOSE) - 1, 0, -1) if before.endswith(_CLOSE[:n])), 0)
+        cut = len(before) - keep
+        self._held = before[cut:]
+        return before[:cut], ""
+
+    def _leave(self) -> str:
+        self._state = "content"
+        held, self._held = self._held, ""
+        return held

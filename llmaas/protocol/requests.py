@@ -1,0 +1,184 @@
+"""What callers send. Unknown fields are dropped by decoding; a null option counts as absent (OpenAI's own behaviour).
+
+The same structs are encoded for engines that speak OpenAI's language: what is not a field here never reaches an engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from llmaas.protocol.engine import NOTHING
+
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Choices = Annotated[int, Meta(ge=1, le=128)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Stop = str | Annotated[list[str], Meta(max_length=4)]
+EndUser = Annotated[str, Meta(max_length=512)]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class StreamOptions(Struct, omit_defaults=True):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class TextPart(Struct, tag="text", tag_field="type"):
+    text: str
+
+
+class ImageUrl(Struct, omit_defaults=True):
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(Struct, tag="image_url", tag_field="type"):
+    image_url: ImageUrl
+
+
+class RefusalPart(Struct, tag="refusal", tag_field="type"):
+    refusal: str
+
+
+class FunctionCall(Struct):
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class Message(Struct, omit_defaults=True):
+    """`content` null is kept as null: an assistant's turn of tool calls only has it so."""
+
+    role: Role
+    content: str | list[TextPart | ImagePart | RefusalPart] | None | UnsetType = UNSET
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+
+
+class FunctionDefinition(Struct, omit_defaults=True):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    function: FunctionDefinition
+    type: Literal["function"] = "function"
+
+
+class NamedFunction(Struct):
+    name: str
+
+
+class NamedToolChoice(Struct):
+    function: NamedFunction
+    type: Literal["function"] = "function"
+
+
+class TextFormat(Struct, tag="text", tag_field="type"):
+    pass
+
+
+class JsonObjectFormat(Struct, tag="json_object", tag_field="type"):
+    pass
+
+
+class JsonSchema(Struct, omit_defaults=True):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, tag="json_schema", tag_field="type"):
+    json_schema: JsonSchema
+
+
+class ChatRequest(Struct, omit_defaults=True, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    model: ModelName
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    n: Choices | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    reasoning_effort: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: EndUser | None = None
+    timings_per_token: bool | None = None
+    """llama.cpp's word for counts on each piece; ours to set, never taken from a caller."""
+
+
+class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
+    """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids."""
+
+    model: ModelName
+    prompt: str | list[str | int | list[int]] | None = None
+    max_tokens: Positive | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: EndUser | None = None
+    timings_per_token: bool | None = None
+
+
+class EmbeddingRequest(Struct, omit_defaults=True, kw_only=True):
+    """`POST /v1/embeddings`. `input`: a string, strings, token ids, or lists of token ids."""
+
+    model: ModelName
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Positive | None = None
+    user: EndUser | None = None
+
+
+class Disguise(Struct):
+    """A first look at a completion request, which may be a chat in disguise."""
+
+    messages: msgspec.Raw = NOTHING
+
+
+chat_decoder = msgspec.json.Decoder(ChatRequest)
+completion_decoder = msgspec.json.Decoder(CompletionRequest)
+embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
+disguise_decoder = msgspec.json.Decoder(Disguise)

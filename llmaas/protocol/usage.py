@@ -1,0 +1,85 @@
+"""What engines say of tokens, made safe: numbers that are none are dropped and marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from llmaas.protocol.engine import given
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An engine's own counts; `reasoning` None when it does not tell. `suspect`: some of it made no sense."""
+
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int | None
+    suspect: bool
+
+
+def read_usage(raw: msgspec.Raw) -> Reported | None:
+    """OpenAI's `usage` object. None when there is none."""
+    fields = _object(raw)
+    if fields is None:
+        return None
+    suspect = False
+
+    def count(source: dict[str, Any], name: str) -> int | None:
+        nonlocal suspect
+        value = source.get(name)
+        if value is None:
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            suspect = True
+            return None
+        return value
+
+    details = fields.get("prompt_tokens_details")
+    made = fields.get("completion_tokens_details")
+    prompt, completion = count(fields, "prompt_tokens"), count(fields, "completion_tokens")
+    cached = count(details, "cached_tokens") if isinstance(details, dict) else None
+    reasoning = count(made, "reasoning_tokens") if isinstance(made, dict) else count(fields, "reasoning_tokens")
+    if prompt is None and completion is None:
+        return Reported(0, 0, 0, None, suspect=True)
+    suspect = suspect or prompt is None
+    return Reported(prompt or 0, completion or 0, cached or 0, reasoning, suspect)
+
+
+def read_timings(raw: msgspec.Raw) -> Reported | None:
+    """llama.cpp's `timings`: `prompt_n` tokens were computed, `cache_n` were not, `predicted_n` were made."""
+    fields = _object(raw)
+    if fields is None:
+        return None
+    numbers = [fields.get(name) for name in ("prompt_n", "cache_n", "predicted_n")]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers[::2]):
+        return None
+    computed, cached, made = (n if isinstance(n, int) and n >= 0 else 0 for n in numbers)
+    return Reported(computed + cached, made, cached, None, suspect=False)
+
+
+def _object(raw: msgspec.Raw) -> dict[str, Any] | None:
+    if not given(raw):
+        return None
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def usage_json(*, prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
+    """The `usage` object that callers get; `cached` is part of `prompt`, `reasoning` of `completion`."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "reasoning_tokens": reasoning,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }

@@ -1,0 +1,263 @@
+"""The settings table: one field is one setting, and yields its flag, its `LLMAAS_*` variable, its line in `llmaas.toml` and its documentation.
+
+Precedence: flag > environment > file > default. Unknown names are refused, and every mistake is reported at once
+(`ConfigurationError`). No other module reads the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from llmaas.errors import ConfigurationError
+
+PREFIX = "LLMAAS_"
+SECRET_MASK = "***"
+_CLIENT_KEY = "LLMAAS_KEY"
+_NO_SETTINGS = frozenset({"LLMAAS_CONFIG", _CLIENT_KEY})
+"""Variables of ours that are no settings: where the settings are, and what `llmaas chat` sends as its key."""
+
+
+class Secret(str):
+    """A string that does not show itself when printed; `reveal()` gives it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Secret({SECRET_MASK})" if self else "Secret('')"
+
+    def __str__(self) -> str:
+        return SECRET_MASK if self else ""
+
+    def reveal(self) -> str:
+        return str.__str__(self)
+
+
+def setting(default: Any, text: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
+    metadata = {"help": text, "at_least": at_least, "at_most": at_most}
+    if isinstance(default, list | dict):
+        raise TypeError("defaults must be immutable")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, in the order of the documentation. All of them are read at the start; a change needs a restart."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8080, "Port to listen on.", at_least=1, at_most=65535)
+    data_dir: Path = setting(Path("~/.local/share/llmaas"), "Directory of the database, the spool, keys and models.")
+    database_url: str = setting("", "`sqlite:///PATH`; empty: `llmaas.db` in the data directory.")
+    workers: int = setting(1, "Gateway processes. More than one needs a shared database and shared state.", at_least=1)
+    no_model: bool = setting(False, "Do not serve the default model when no fleet is configured.")
+    default_model: str = setting("qwen2.5-coder:1.5b", "Model that a fresh install serves, by its name in the model manifest.")
+
+    max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.", at_least=1024)
+    cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from; `*` for any.")
+    allow_remote_images: bool = setting(False, "Let engines fetch `http(s)` image addresses that callers name.")
+    ping_interval_s: float = setting(15.0, "Silence on a stream after which a comment keeps it alive.", at_least=0.1)
+    connect_timeout_s: float = setting(5.0, "Longest wait for a connection to an engine.", at_least=0.01)
+    first_byte_timeout_s: float = setting(300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01)
+    between_chunks_timeout_s: float = setting(120.0, "Longest silence of an engine within an answer.", at_least=0.01)
+    total_timeout_s: float = setting(3600.0, "Longest life of one request.", at_least=0.01)
+    drain_timeout_s: float = setting(30.0, "How long a stop waits for answers that are under way.", at_least=0)
+
+    key_cache_size: int = setting(10_000, "Keys held in memory by each worker.", at_least=1)
+    refresh_interval_s: float = setting(0.5, "How often a worker looks for changes by other processes.", at_least=0.05, at_most=1)
+    spool_dir: Path | None = setting(None, "Where usage rows wait while the database is away; default: `spool` in the data directory.")
+    currency: str = setting("EUR", "Currency of prices and costs.")
+
+    metrics_listen: str = setting("", "`HOST:PORT` that serves `/metrics` without a key; empty: only with a key that may read it.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least level that is logged.")
+    log_format: Literal["auto", "console", "json"] = setting("auto", "Form of log lines; `auto`: console on a terminal.")
+    access_log: bool = setting(False, "Log a line for each request; the ledger has one row for each answer anyway.")
+
+    llama_server: str = setting("auto", "Path of a `llama-server` program; `auto`: the one on PATH, else the built-in; `builtin`.")
+    engine_parallel: int = setting(4, "Answers that an embedded engine makes at once.", at_least=1, at_most=64)
+    engine_threads: int = setting(0, "CPU threads of an embedded engine; 0: one for each core.", at_least=0)
+    engine_idle_unload_s: float = setting(0.0, "Unload an embedded model after so long without a request; 0: never.", at_least=0)
+    engine_load_timeout_s: float = setting(300.0, "Longest time that loading a model may take.", at_least=1)
+    hub_url: str = setting("", "Address of the model hub; empty: the hub client's default.")
+    hub_token: Secret = setting(Secret(""), "Token for the model hub.")
+
+    @property
+    def database_path(self) -> Path:
+        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "llmaas.db"
+
+    @property
+    def spool_path(self) -> Path:
+        return self.spool_dir or self.data_dir / "spool"
+
+    @property
+    def models_path(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def engine_socket_path(self) -> Path:
+        return self.data_dir / "engine.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    settings: Settings
+    origins: dict[str, str]
+    """For each setting where its value came from: `flag`, `environment`, the file's path or `default`."""
+
+
+def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None) -> Loaded:
+    """Merge the four sources. `flags` holds parsed values and only the flags that were given (None counts as not given).
+
+    `file` defaults to `LLMAAS_CONFIG`, else `llmaas.toml` in the data directory when there is one.
+    Raises ConfigurationError with every mistake of every source.
+    """
+    environ = os.environ if environ is None else environ
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    hints = typing.get_type_hints(Settings)
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(fields, "default")
+
+    def take(name: str, raw: object, origin: str, label: str) -> None:
+        try:
+            values[name] = _check(fields[name], _convert(hints[name], raw))
+            origins[name] = origin
+        except (ValueError, TypeError) as error:
+            shown = SECRET_MASK if hints[name] is Secret else repr(raw)
+            problems.append(f"{label}: {error} (got {shown})")
+
+    from_env = {k: v for k, v in environ.items() if k.startswith(PREFIX) and k not in _NO_SETTINGS}
+    given = {k: v for k, v in (flags or {}).items() if v is not None}
+    path = file or (Path(environ["LLMAAS_CONFIG"]) if environ.get("LLMAAS_CONFIG") else None)
+    if path is None:
+        base = given.get("data_dir") or from_env.get("LLMAAS_DATA_DIR") or str(fields["data_dir"].default)
+        candidate = Path(base).expanduser() / "llmaas.toml"
+        path = candidate if candidate.is_file() else None
+    if path is not None:
+        for name, raw in _read_file(path, problems).items():
+            if name in fields:
+                take(name, raw, str(path), f"{path}: {name}")
+            else:
+                problems.append(f"{path}: unknown setting `{name}`{_suggest(name, fields)}")
+    for variable, raw in sorted(from_env.items()):
+        name = variable.removeprefix(PREFIX).lower()
+        if name in fields:
+            take(name, raw, "environment", variable)
+        else:
+            problems.append(f"{variable}: unknown setting{_suggest(name, fields, PREFIX)}")
+    for name, raw in given.items():
+        take(name, raw, "flag", f"--{name.replace('_', '-')}")
+    if not problems:
+        values["data_dir"] = Path(values.get("data_dir", fields["data_dir"].default)).expanduser().absolute()
+        settings = Settings(**values)
+        problems += _contradictions(settings)
+    if problems:
+        raise ConfigurationError(problems)
+    return Loaded(settings, origins)
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    problems = []
+    if settings.workers > 1:
+        problems.append("workers: more than 1 needs a shared database and shared live state, which this version lacks; set workers = 1")
+    if settings.database_url and not settings.database_url.startswith("sqlite:///"):
+        problems.append("database_url: this version knows `sqlite:///PATH` only")
+    if settings.metrics_listen:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            problems.append("metrics_listen: must be HOST:PORT, for example 127.0.0.1:9090")
+    return problems
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: {error}")
+    return {}
+
+
+def _suggest(name: str, fields: Mapping[str, object], prefix: str = "") -> str:
+    import difflib  # only needed on the way to a failed start
+
+    close = difflib.get_close_matches(name, fields, n=1)
+    if not close:
+        return ""
+    return f"; did you mean `{(prefix + close[0]).upper() if prefix else close[0]}`?"
+
+
+def _convert(kind: Any, raw: object) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in {typing.Union, types.UnionType}:
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    if kind is bool:
+        return _to_bool(raw)
+    if kind in (int, float):
+        return _to_number(kind, raw)
+    if kind is Path:
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise ValueError("must be a path")
+        return Path(raw).expanduser().absolute()
+    if origin is tuple:
+        parts = raw.split(",") if isinstance(raw, str) else raw
+        if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+            raise ValueError("must be a list of strings")
+        return tuple(p.strip() for p in parts if p.strip())
+    if not isinstance(raw, str):
+        raise TypeError("must be a string")
+    if origin is Literal:
+        if raw not in typing.get_args(kind):
+            raise ValueError(f"must be one of {', '.join(typing.get_args(kind))}")
+        return raw
+    return cast("type[str]", kind)(raw)
+
+
+def _to_bool(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.strip().lower() in {"1", "true", "yes", "on"}:
+        return True
+    if isinstance(raw, str) and raw.strip().lower() in {"", "0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _to_number(kind: type[int] | type[float], raw: object) -> int | float:
+    what = "a whole number" if kind is int else "a number"
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str) or (kind is int and isinstance(raw, float)):
+        raise ValueError(f"must be {what}")
+    try:
+        value = kind(raw)
+    except ValueError:
+        raise ValueError(f"must be {what}") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"must be {what}")
+    return value
+
+
+def _check(spec: dataclasses.Field[Any], value: Any) -> Any:
+    low, high = spec.metadata["at_least"], spec.metadata["at_most"]
+    if low is not None and value < low:
+        raise ValueError(f"must be at least {low}")
+    if high is not None and value > high:
+        raise ValueError(f"must be at most {high}")
+    return value
+
+
+def read_credential(variable: str) -> Secret | None:
+    """The value of an environment variable that a provider names as the place of its credential (`api_key_env`)."""
+    value = os.environ.get(variable)
+    return Secret(value) if value else None
+
+
+def read_client_key() -> Secret | None:
+    """The API key that client commands such as `llmaas chat` use."""
+    return read_credential(_CLIENT_KEY)

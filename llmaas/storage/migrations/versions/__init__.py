@@ -1,0 +1,1 @@
+"""Numbered migrations (Alembic). Each is run once, in a transaction."""

@@ -1,0 +1,20 @@
+"""Change numbers, by which a worker notices what other processes committed."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from llmaas.domain.ports import Revisions
+from llmaas.storage.database import Database
+from llmaas.storage.tables import revisions
+
+
+class SqlRevisionStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self) -> Revisions:
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(sa.select(revisions.c.name, revisions.c.number))).all()
+        numbers: dict[str, int] = {name: number for name, number in rows}
+        return Revisions(catalogue=numbers["catalogue"], keys=numbers["keys"])

@@ -1,0 +1,112 @@
+"""Where usage rows wait while the database is away: append-only files of one checksummed JSON line a row, synced before
+a row counts as durable. A file is deleted only after all its rows are in the database; replaying one twice adds nothing.
+
+Used by the ledger's writer thread only.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from llmaas.domain.usage import UsageRow
+
+_SUFFIX = ".rows"
+
+
+class Spool:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._handle: int | None = None
+        self._current: Path | None = None
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(UsageRow)
+        self._size = 0
+
+    def write(self, rows: Sequence[UsageRow]) -> None:
+        """Append and sync. OSError when the rows may not be durable; SyncFailed when the disk could not confirm them."""
+        self._append(b"".join(self._line(row) for row in rows))
+
+    def _append(self, data: bytes) -> None:
+        if self._handle is None:
+            self._open()
+        assert self._handle is not None  # noqa: S101 - _open sets it or raises
+        try:
+            _write_all(self._handle, data)
+        except OSError:
+            self._cut_back()
+            raise
+        try:
+            os.fdatasync(self._handle)
+        except OSError as error:
+            raise SyncFailed(str(error)) from error
+        self._size += len(data)
+
+    def probe(self) -> None:
+        """Write and sync as much as a row would, then take it back. Raises like `write`."""
+        start = self._size
+        self._append(b"\n" * 4096)
+        assert self._handle is not None  # noqa: S101 - _append opened it
+        os.ftruncate(self._handle, start)
+        self._size = start
+
+    def files(self) -> list[Path]:
+        """Files with rows that await the database, oldest first."""
+        return sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.is_dir() else []
+
+    def read(self, file: Path) -> Iterator[UsageRow]:
+        """The rows of a file. A torn last line was never acknowledged and is left out."""
+        for line in file.read_bytes().split(b"\n"):
+            checksum, _, payload = line.partition(b" ")
+            if payload and checksum == b"%08x" % zlib.crc32(payload):
+                yield self._decoder.decode(payload)
+
+    def forget(self, file: Path) -> None:
+        """Delete a file whose rows are all in the database."""
+        if file == self._current:
+            self.close()
+        file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = self._current = None
+
+    def _line(self, row: UsageRow) -> bytes:
+        payload = self._encoder.encode(row)
+        return b"%08x %s\n" % (zlib.crc32(payload), payload)
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        number = 1 + max((int(f.stem.split("-")[0]) for f in self.files()), default=0)
+        path = self._folder / f"{number:08d}-{os.getpid()}{_SUFFIX}"
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._current = path
+        self._size = 0
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _cut_back(self) -> None:
+        """Drop what a failed write left, so that a later good line does not stand behind a torn one."""
+        assert self._handle is not None  # noqa: S101 - only called after a write on it
+        try:
+            os.ftruncate(self._handle, self._size)
+        except OSError:
+            self.close()
+
+
+class SyncFailed(OSError):
+    """The kernel could not confirm a write. What it says afterwards about the same file means nothing."""
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

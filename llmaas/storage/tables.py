@@ -1,0 +1,170 @@
+"""The tables, as the newest migration leaves them (a test compares the two). Times are ms since 1970, money nano-units."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("tier_id", String),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("email", String, nullable=False, unique=True),
+    Column("password_hash", String, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("must_change_password", Boolean, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
+    Column("allowed_models", JSON, nullable=False),
+    Column("permissions", JSON, nullable=False),
+    Column("rotated_from", String),
+)
+
+tiers = Table(
+    "tiers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("limits", JSON, nullable=False),
+)
+
+providers = Table(
+    "providers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("cancel_stops_billing", Boolean, nullable=False),
+    Column("api_key_env", String),
+    Column("extra_parameters", JSON, nullable=False),
+    Column("secret", LargeBinary),
+)
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("provider_id", String, ForeignKey("providers.id"), nullable=False),
+    Column("base_url", String, nullable=False),
+    Column("machine_name", String, nullable=False),
+    Column("engine_type", String, nullable=False),
+    Column("max_concurrency", Integer),
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=True),
+    Column("model_id", String, nullable=False),
+    Column("valid_from_ms", BigInteger, nullable=False),
+    Column("input", BigInteger, nullable=False),
+    Column("cached_input", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("request", BigInteger, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("aliases", JSON, nullable=False),
+    Column("max_model_len", Integer),
+    Column("max_output_tokens", Integer),
+    Column("owned_by", String, nullable=False),
+    Column("capabilities", JSON, nullable=False),
+    Column("card", JSON, nullable=False),
+    Column("lifecycle", JSON, nullable=False),
+    Column("price_version", Integer, ForeignKey("prices.version")),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("model_id", String, ForeignKey("models.id"), primary_key=True),
+    Column("backend_id", String, ForeignKey("backends.id"), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("root", String, nullable=False),
+    Column("weight", Integer, nullable=False),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("request_id", String, nullable=False),
+    Column("project_id", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("end_user", String),
+    Column("endpoint", String, nullable=False),
+    Column("streamed", Boolean, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger),
+    Column("model_id", String, nullable=False),
+    Column("requested_model", String, nullable=False),
+    Column("provider_id", String),
+    Column("backend_id", String),
+    Column("engine_type", String),
+    Column("machine_name", String),
+    Column("routing_reason", String),
+    Column("attempts", Integer, nullable=False),
+    Column("catalogue_revision", Integer, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("error_code", String),
+    Column("finish_reason", String),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("usage_source", String, nullable=False),
+    Column("usage_suspect", Boolean, nullable=False),
+    Column("billing_reason", String, nullable=False),
+    Column("price_version", Integer),
+    Column("currency", String, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Index("usage_by_project_time", "project_id", "started_ms"),
+)

@@ -1,0 +1,65 @@
+"""The contract between the relay and whatever makes answers, and the facts by which kinds of engines differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmaas.domain.catalogue import Target
+from llmaas.errors import LlmaasError
+from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+
+GenerationRequest = ChatRequest | CompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a kind of engine differs from the plainest one.
+
+    `exact_while_streaming`: its streams tell the counts as they grow, so an abandoned answer is still counted exactly;
+    answers that the caller wants whole are then read as a stream too.
+    `unsupported`: parameters that change the meaning of an answer and that it can't do: refused with 400, not dropped.
+    """
+
+    exact_while_streaming: bool = False
+    merges_system: bool = True
+    unsupported: frozenset[str] = frozenset()
+    prompt_lists: bool = False
+
+
+class Generation(Protocol):
+    """An answer in the making on one engine. Every method raises EngineError's subclasses, or what `abort` was given."""
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        """Wait until the engine has accepted the request and given something; nothing of it was relayed before."""
+        ...
+
+    async def next(self) -> Sequence[EngineAnswer] | None:
+        """What has come since; None at the end of a complete answer."""
+        ...
+
+    def abort(self, error: LlmaasError) -> None:
+        """Stop the engine now, in any phase; whoever waits gets `error`."""
+        ...
+
+
+class Embedding(Protocol):
+    async def result(self) -> EngineEmbeddings: ...
+
+    def abort(self, error: LlmaasError) -> None: ...
+
+
+class Upstream(Protocol):
+    """One kind of provider. Starting never waits; errors come out of what it gives."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+        """Ask for an answer, as a stream or whole. `request` is not changed. Raises Loading or NoBackend when the
+        engine is not there yet."""
+        ...
+
+    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding: ...

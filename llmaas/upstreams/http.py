@@ -1,0 +1,439 @@
+"""HTTP/1.1 to inference servers: an asyncio protocol on httptools, with a pool of kept connections.
+
+Written here because the client is the largest part of what a request costs (docs/architecture.md has the figures). Redirects
+are never followed, compressed answers never taken. All failures leave this module as EngineFailed or EngineTimeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from llmaas.errors import EngineFailed, EngineTimeout, LlmaasError
+
+_MAX_HEAD_BYTES = 64 * 1024
+_HIGH_WATER_BYTES = 256 * 1024
+_IDLE_S = 15.0
+_MAX_IDLE = 256
+
+Phase = Literal["connect", "first_byte", "between_chunks", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `total` counts from the start of the exchange."""
+
+    connect_s: float
+    first_byte_s: float
+    between_chunks_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> tuple[Origin, str]:
+        """The origin of an `http(s)` URL and its path without a closing slash."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, parts.hostname or "", port), parts.path.rstrip("/")
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+
+class HttpTransport:
+    """Connections by origin. One for each event loop; `close()` ends the idle ones."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, deque[_Connection]] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    def send(self, origin: Origin, request: bytes, timeouts: Timeouts) -> Exchange:
+        """Begin an exchange: `request` is the whole request as it goes over the wire. Never raises and never waits."""
+        loop = asyncio.get_running_loop()
+        exchange = Exchange(loop, timeouts, request)
+        connection = self._take_idle(origin, loop.time())
+        if connection is not None:
+            connection.begin(exchange, reused=True)
+        else:
+            self._connect(origin, exchange)
+        return exchange
+
+    async def close(self) -> None:
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+        for task in list(self._connecting):
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _take_idle(self, origin: Origin, now_s: float) -> _Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.usable:
+                continue
+            if now_s - connection.idle_since_s > _IDLE_S:
+                connection.close()
+                continue
+            return connection
+        return None
+
+    def _connect(self, origin: Origin, exchange: Exchange) -> None:
+        task = exchange.loop.create_task(self._open(origin, exchange))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        exchange.connecting = task
+
+    async def _open(self, origin: Origin, exchange: Exchange) -> None:
+        tls = self._tls_context() if origin.scheme == "https" else None
+        try:
+            _, connection = await exchange.loop.create_connection(
+                lambda: _Connection(self, origin), origin.host, origin.port, ssl=tls
+            )
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            exchange.fail(EngineFailed("The engine could not be reached.", hint=f"{origin.authority}: {error}"))
+            return
+        if exchange.over:
+            self.give_back(connection)
+        else:
+            connection.begin(exchange, reused=False)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def give_back(self, connection: _Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, deque())
+        if len(idle) >= _MAX_IDLE:
+            connection.close()
+        else:
+            connection.idle_since_s = asyncio.get_running_loop().time()
+            idle.append(connection)
+
+    def retry_fresh(self, origin: Origin, exchange: Exchange) -> None:
+        """A kept connection turned out to be closed before it gave a byte: the same request on a new one."""
+        self._connect(origin, exchange)
+
+
+class Exchange:
+    """One request and its answer. At most one coroutine waits on it at a time.
+
+    After `head()`, call `read()` until it gives b"". `abort()` may be called at any moment, from a callback too: the
+    connection is closed at once, which is how engines learn that nobody listens.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_complete",
+        "_connection",
+        "_deadline_s",
+        "_error",
+        "_head_done",
+        "_paused",
+        "_phase",
+        "_timer",
+        "_total_deadline_s",
+        "_waiter",
+        "connecting",
+        "headers",
+        "loop",
+        "request",
+        "status",
+        "timeouts",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, request: bytes) -> None:
+        self.loop = loop
+        self.timeouts = timeouts
+        self.request = request
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.connecting: asyncio.Task[None] | None = None
+        self._connection: _Connection | None = None
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._head_done = False
+        self._complete = False
+        self._error: LlmaasError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        now_s = loop.time()
+        self._total_deadline_s = now_s + timeouts.total_s
+        self._phase: Phase = "connect"
+        self._deadline_s = min(now_s + timeouts.connect_s, self._total_deadline_s)
+        self._timer: asyncio.TimerHandle | None = loop.call_at(self._deadline_s, self._tick)
+
+    @property
+    def over(self) -> bool:
+        return self._complete or self._error is not None
+
+    async def head(self) -> int:
+        """Wait for the status line and headers; gives the status. Raises EngineFailed, EngineTimeout, or what `abort` was given."""
+        while not self._head_done:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """All bytes of the body that are there, or the next ones; b"" at the end of a complete answer. Raises like `head`."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            between = self._phase == "between_chunks"
+            window_s = self.timeouts.between_chunks_s if between else self.timeouts.first_byte_s
+            self._deadline_s = min(self.loop.time() + window_s, self._total_deadline_s)
+            await self._wait()
+        self._phase = "between_chunks"
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            if self._connection is not None:
+                self._connection.resume()
+        return data
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body. EngineFailed when it is longer than the limit."""
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            size += len(data)
+            if size > limit_bytes:
+                error = EngineFailed("The engine's answer is too long.")
+                self.abort(error)
+                raise error
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def abort(self, error: LlmaasError) -> None:
+        """End the exchange now. Whoever waits gets `error`; nothing happens when it is over already."""
+        if self.over:
+            return
+        if self.connecting is not None and self._connection is None:
+            self.connecting.cancel()
+        self.fail(error)
+
+    def fail(self, error: LlmaasError) -> None:
+        if self.over:
+            return
+        self._error = error
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._end()
+
+    # What follows is called by the connection.
+
+    def attached(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._phase = "first_byte"
+        self._deadline_s = min(self.loop.time() + self.timeouts.first_byte_s, self._total_deadline_s)
+
+    def detached(self) -> None:
+        """The connection is lost, and another one is tried."""
+        self._connection = None
+
+    def head_arrived(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status = status
+        self.headers = headers
+        self._head_done = True
+        self._wake()
+
+    def body_arrived(self, data: bytes) -> bool:
+        """Take a part of the body; False when enough is waiting for now."""
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+        self._paused = self._buffered > _HIGH_WATER_BYTES
+        return not self._paused
+
+    def completed(self) -> None:
+        self._complete = True
+        self._connection = None
+        self._end()
+
+    async def _wait(self) -> None:
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake()
+
+    def _tick(self) -> None:
+        # One timer an exchange: progress only moves the deadline, and the timer looks when it fires.
+        now_s = self.loop.time()
+        waiting = self._waiter is not None or self._phase == "connect"
+        if now_s < self._deadline_s or (not waiting and now_s < self._total_deadline_s):
+            # While nobody waits (a slow reader holds us back), the engine is not the one to blame.
+            self._timer = self.loop.call_at(max(self._deadline_s, now_s + 0.05), self._tick)
+            return
+        self._timer = None
+        phase: Phase = "total" if now_s >= self._total_deadline_s else self._phase
+        error: LlmaasError
+        if phase == "connect":
+            error = EngineFailed("The engine could not be reached in time.")
+        else:
+            error = EngineTimeout("The engine took too long to answer.", phase=phase)
+        self.abort(error)
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP or TLS connection, used for one exchange after another."""
+
+    def __init__(self, pool: HttpTransport, origin: Origin) -> None:
+        self.origin = origin
+        self.idle_since_s = 0.0
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._exchange: Exchange | None = None
+        self._reused = False
+        self._quiet = True
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._in_head = True
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def begin(self, exchange: Exchange, *, reused: bool) -> None:
+        self._exchange = exchange
+        self._reused = reused
+        self._quiet = True
+        self._in_head = True
+        self._head_bytes = 0
+        self._headers = {}
+        self._parser = httptools.HttpResponseParser(self)
+        exchange.attached(self)
+        assert self._transport is not None  # noqa: S101 - only connected ones are begun
+        self._transport.write(exchange.request)
+
+    def close(self) -> None:
+        self._exchange = None
+        if self._transport is not None:
+            # abort, not close: bytes that nobody will read must not keep the engine busy.
+            self._transport.abort()
+
+    def resume(self) -> None:
+        if self.usable and self._transport is not None:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods but not the base class.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None or self._parser is None:
+            self.close()  # nobody asked: such a connection can't be trusted with another request
+            return
+        self._quiet = False
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._exchange is exchange:
+                exchange.fail(EngineFailed("The engine's answer is not valid HTTP.", hint=str(error)))
+            else:
+                self.close()  # bytes after the end of the answer
+            return
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            exchange.fail(EngineFailed("The engine's answer has too large a head."))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is None or exchange.over:
+            return
+        if self._reused and self._quiet:
+            exchange.detached()
+            self._pool.retry_fresh(self.origin, exchange)
+        elif not self._in_head and error is None and self._ends_with_connection():
+            exchange.completed()
+        else:
+            exchange.fail(EngineFailed("The engine closed the connection before its answer was complete.", hint=str(error or "")))
+
+    # httptools
+
+    def on_status(self, _status: bytes) -> None:
+        self._headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None  # noqa: S101
+        self._status = self._parser.get_status_code()
+        if self._status < 200 or self._exchange is None:
+            return
+        self._in_head = False
+        if b"content-encoding" in self._headers and self._headers[b"content-encoding"].lower() != b"identity":
+            self._exchange.fail(EngineFailed("The engine sent a compressed answer, which nobody asked for."))
+            return
+        self._exchange.head_arrived(self._status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None or self._status < 200:
+            return
+        if not exchange.body_arrived(body) and self.usable and self._transport is not None:
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._status < 200:
+            return
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        keep = self._parser is not None and self._parser.should_keep_alive() and self.usable
+        exchange.completed()
+        if keep and self._transport is not None:
+            self._transport.resume_reading()
+            self._pool.give_back(self)
+        else:
+            self.close()
+
+    def _ends_with_connection(self) -> bool:
+        return b"content-length" not in self._headers and b"chunked" not in self._headers.get(b"transfer-encoding", b"").lower()

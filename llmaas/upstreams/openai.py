@@ -1,0 +1,282 @@
+"""Engines that speak OpenAI's language: llama.cpp's server, vLLM, and any compatible server or provider.
+
+A request to an engine is built new: the typed fields of ours, the engine's own name for the model, our own headers. Foreign
+statuses and error bodies become our errors here, from one table, and their text goes to the log only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from llmaas.domain.catalogue import Target
+from llmaas.domain.models import Backend, ProviderKind
+from llmaas.errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    EngineRefused,
+    InvalidRequest,
+    LlmaasError,
+)
+from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings, answer_decoder, embeddings_decoder, given
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Message, StreamOptions
+from llmaas.protocol.sse import DONE, SseDecoder
+from llmaas.settings import Secret
+from llmaas.upstreams.base import Embedding, Generation, GenerationRequest, Traits
+from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_MAX_ERROR_BYTES = 64 * 1024
+_WINDOW = re.compile(r"maximum context length(?: is|:)? (\d+)|context (?:size|window|length)[^0-9]{0,20}(\d+)")
+_TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context length", "context size", "input length exceeds")
+
+TRAITS: Mapping[ProviderKind, Traits] = {
+    ProviderKind.EMBEDDED: Traits(exact_while_streaming=True),
+    ProviderKind.LLAMA_CPP: Traits(exact_while_streaming=True),
+    ProviderKind.VLLM: Traits(exact_while_streaming=True, prompt_lists=True),
+    ProviderKind.OPENAI: Traits(merges_system=False, prompt_lists=True),
+}
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+_json = msgspec.json.Encoder()
+Locate = Callable[[Backend, str], tuple[Origin, str, Secret | None]]
+"""Backend and root to its origin, the path under which `/chat/completions` stands, and the credential. May raise Loading."""
+
+
+class OpenAiUpstream:
+    def __init__(self, kind: ProviderKind, transport: HttpTransport, locate: Locate, timeouts: Timeouts) -> None:
+        self.traits = TRAITS[kind]
+        self._kind = kind
+        self._transport = transport
+        self._locate = locate
+        self._timeouts = timeouts
+
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+        chat = isinstance(request, ChatRequest)
+        built = self._build(target, request, stream=stream)
+        exchange = self._send(target, "/chat/completions" if chat else "/completions", _json.encode(built))
+        return _Stream(exchange) if stream else _Whole(exchange)
+
+    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
+        built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
+        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)))
+
+    def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
+        options: StreamOptions | None = None
+        timings: bool | None = None
+        if stream:
+            options = StreamOptions(include_usage=True)
+            if self._kind is ProviderKind.VLLM:
+                options.continuous_usage_stats = True
+            elif self.traits.exact_while_streaming:
+                timings = True
+        common: dict[str, Any] = {
+            "model": target.deployment.root,
+            "stream": stream or None,
+            "stream_options": options,
+            "timings_per_token": timings,
+            "user": None,
+        }
+        if isinstance(request, CompletionRequest):
+            return msgspec.structs.replace(request, **common)
+        if self._kind is not ProviderKind.OPENAI and request.max_completion_tokens is not None:
+            common |= {"max_tokens": request.max_completion_tokens, "max_completion_tokens": None}
+        if self.traits.merges_system:
+            common["messages"] = merge_system(request.messages)
+        return msgspec.structs.replace(request, **common)
+
+    def _send(self, target: Target, path: str, body: bytes) -> Exchange:
+        origin, base, credential = self._locate(target.backend, target.deployment.root)
+        lines = [
+            f"POST {base}{path} HTTP/1.1",
+            f"host: {origin.authority}",
+            "content-type: application/json",
+            "accept: application/json, text/event-stream",
+            "accept-encoding: identity",
+            f"content-length: {len(body)}",
+        ]
+        if credential is not None:
+            lines.append(f"authorization: Bearer {credential.reveal()}")
+        head = "\r\n".join(lines) + "\r\n\r\n"
+        return self._transport.send(origin, head.encode("latin-1") + body, self._timeouts)
+
+
+class _Stream:
+    """Server-sent events of an engine."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._sse = SseDecoder()
+        self._done = False
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        status = await self._exchange.head()
+        if status != 200:
+            raise await refusal(self._exchange, status)
+        if not self._exchange.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+            error = EngineFailed("The engine did not answer with a stream.")
+            self._exchange.abort(error)
+            raise error
+        answers = await self.next()
+        if answers is None:
+            raise EngineFailed("The engine ended its answer before it began.")
+        return answers
+
+    async def next(self) -> Sequence[EngineAnswer] | None:
+        if self._done:
+            return None
+        while True:
+            data = await self._exchange.read()
+            try:
+                payloads = self._sse.feed(data) if data else self._sse.finish()
+            except EngineError as error:
+                self._exchange.abort(error)
+                raise
+            answers = self._decode(payloads)
+            if self._done and not self._exchange.over:
+                # Nothing may come after the end; the connection is only kept if it ends properly by itself.
+                self._finish_quietly()
+            if answers:
+                return answers
+            if self._done or not data:
+                return None
+
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
+
+    def _decode(self, payloads: Sequence[bytes]) -> list[EngineAnswer]:
+        answers = []
+        for payload in payloads:
+            if payload.startswith(DONE):
+                self._done = True
+                break
+            try:
+                answer = answer_decoder.decode(payload)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+                error = EngineFailed("The engine sent something that is not an answer.", hint=str(cause))
+                self._exchange.abort(error)
+                raise error from cause
+            if given(answer.error) and bytes(answer.error) != b"{}":
+                failure = from_error_body(0, bytes(answer.error))
+                self._exchange.abort(failure)
+                raise failure
+            answers.append(answer)
+        return answers
+
+    def _finish_quietly(self) -> None:
+        self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
+
+
+class _Whole:
+    """One JSON answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._given = False
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        status = await self._exchange.head()
+        if status != 200:
+            raise await refusal(self._exchange, status)
+        body = await self._exchange.read_all(MAX_ANSWER_BYTES)
+        try:
+            answer = answer_decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+            raise EngineFailed("The engine sent something that is not an answer.", hint=str(cause)) from cause
+        if given(answer.error) and bytes(answer.error) != b"{}":
+            raise from_error_body(0, bytes(answer.error))
+        if not answer.choices:
+            raise EngineFailed("The engine's answer has no choices.")
+        return [answer]
+
+    async def next(self) -> Sequence[EngineAnswer] | None:
+        return None
+
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
+
+
+class _Embeddings:
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def result(self) -> EngineEmbeddings:
+        status = await self._exchange.head()
+        if status != 200:
+            raise await refusal(self._exchange, status)
+        body = await self._exchange.read_all(MAX_ANSWER_BYTES)
+        try:
+            answer = embeddings_decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+            raise EngineFailed("The engine sent something that is not an embedding.", hint=str(cause)) from cause
+        if answer.data is None:
+            raise EngineFailed("The engine's answer has no embeddings.")
+        return answer
+
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
+
+
+async def refusal(exchange: Exchange, status: int) -> LlmaasError:
+    """What an engine's answer of another status than 200 means to us."""
+    try:
+        body = await exchange.read_all(_MAX_ERROR_BYTES)
+    except EngineError as error:
+        body = str(error).encode()
+    return from_error_body(status, body, exchange.headers.get(b"retry-after"))
+
+
+def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) -> LlmaasError:
+    """The one table of foreign errors. `status` 0: an error inside an answer of status 200. The text is logged, not relayed."""
+    text = body[:2000].decode("utf-8", "replace")
+    _log.info("engine_error", status=status, size_bytes=len(body))
+    lowered = text.lower()
+    if status in (0, 400, 413, 422, 500) and any(sign in lowered for sign in _TOO_LONG):
+        return _too_long(lowered)
+    if status == 429 or status == 503:
+        seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
+        return EngineBusy("The engine is busy.", retry_after_s=seconds)
+    if status in (400, 404, 413, 415, 422) and status != 404:
+        return EngineRefused("The engine can't take this request: one of its parameters is not supported or not valid.")
+    return EngineFailed("The engine failed.", hint=f"status {status}")
+
+
+def _too_long(lowered: str) -> ContextTooLong:
+    match = _WINDOW.search(lowered)
+    window = next((g for g in match.groups() if g), None) if match else None
+    if (named := re.search(r'"n_ctx":\s*(\d+)', lowered)) is not None:
+        window = named.group(1)
+    limit = f"This model's maximum context length is {window} tokens." if window else "This request exceeds the model's maximum context length."
+    return ContextTooLong(f"{limit} Please reduce the length of the messages or the completion.", param="messages")
+
+
+def merge_system(messages: list[Message]) -> list[Message]:
+    """`developer` and `system` turns as one system turn in front: strict chat templates take no other order."""
+    if all(m.role not in ("system", "developer") for m in messages[1:]) and messages[0].role != "developer":
+        return messages
+    leading = [m for m in messages if m.role in ("system", "developer")]
+    texts = [text for m in leading if (text := plain_text(m))]
+    rest = [m for m in messages if m.role not in ("system", "developer")]
+    return [Message(role="system", content="\n\n".join(texts)), *rest]
+
+
+def plain_text(message: Message) -> str:
+    """The text of a message; EngineRefused's cousin InvalidRequest when a system turn holds something else."""
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = []
+    for part in content:
+        text = getattr(part, "text", None)
+        if text is None:
+            raise InvalidRequest("System messages can hold text only.", param="messages")
+        parts.append(text)
+    return "".join(parts)

@@ -1,0 +1,1 @@
+"""HTTP plumbing that both surfaces share: routes, credentials, bodies, answers. Plain ASGI."""

@@ -1,0 +1,109 @@
+"""An HTTP request as handlers see it, and the reading of its body within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from llmaas.errors import BodyTooLarge, ClientGone, InvalidRequest, UnsupportedMediaType
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_SINGLE = (b"host", b"authorization", b"content-type", b"content-length")
+_MAX_REQUEST_ID = 128
+
+
+class Request:
+    """One request. `uuid` is ours; `request_id` is the caller's own when it is sane, else `uuid`."""
+
+    __slots__ = ("headers", "method", "path", "path_rest", "receive", "request_id", "scope", "send", "started_ms", "started_s", "uuid")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, uuid: str, started_ms: int, started_s: float) -> None:
+        raw: list[tuple[bytes, bytes]] = scope["headers"]
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.path_rest = ""
+        self.headers = dict(raw)
+        self.uuid = uuid
+        own = self.headers.get(b"x-request-id")
+        self.request_id = own.decode("ascii") if own is not None and _is_sane(own) else uuid
+        self.started_ms = started_ms
+        self.started_s = started_s
+
+    def check(self) -> None:
+        """Raises InvalidRequest for what different servers would read differently."""
+        raw: list[tuple[bytes, bytes]] = self.scope["headers"]
+        if len(self.headers) != len(raw):
+            names = [name for name, _ in raw]
+            for name in _SINGLE:
+                if names.count(name) > 1:
+                    raise InvalidRequest(f"The header '{name.decode()}' may be given only once.")
+        if not self.headers.get(b"host") and self.scope["http_version"] == "1.1":
+            raise InvalidRequest("The header 'host' is missing.")
+
+    @property
+    def address(self) -> str:
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @property
+    def bearer(self) -> str | None:
+        """The token of `Authorization: Bearer`, the scheme in any case."""
+        value = self.headers.get(b"authorization")
+        if value is None:
+            return None
+        scheme, _, token = value.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        return token.strip().decode("latin-1")
+
+    async def json_body(self, limit_bytes: int) -> bytes:
+        """The body of a JSON request. Type and announced size are judged before a byte is read, so that a caller who
+        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, ClientGone."""
+        kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise UnsupportedMediaType("The content type of requests must be 'application/json'.")
+        if self.headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+            raise UnsupportedMediaType("Compressed requests are not supported.")
+        announced = self.headers.get(b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
+            raise _too_large(limit_bytes)
+        message = await self.receive()
+        body: bytes = message.get("body", b"")
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if message.get("more_body"):
+            return await self._rest_of_body(body, limit_bytes)
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The caller hung up.")
+        return body
+
+    async def _rest_of_body(self, first: bytes, limit_bytes: int) -> bytes:
+        parts = [first]
+        size = len(first)
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("The caller hung up.")
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit_bytes:
+                raise _too_large(limit_bytes)
+            parts.append(part)
+            more = bool(message.get("more_body"))
+        return b"".join(parts)
+
+
+def _is_sane(value: bytes) -> bool:
+    return 0 < len(value) <= _MAX_REQUEST_ID and value.isascii() and all(33 <= c <= 126 for c in value)
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is larger than the limit of {limit_bytes} bytes.")

@@ -1,0 +1,63 @@
+"""The route table: path, method, credential and handler, each declared; what is not declared does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmaas.domain.access import Caller
+from llmaas.domain.keys import Permission
+from llmaas.errors import MethodNotAllowed, UnknownPath
+from llmaas.web.requests import Request
+
+Handler = Callable[[Request, Caller | None], Awaitable[None]]
+Public = Literal["public"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`access`: the permission that a key needs, or "public". A path that ends in `{rest}` takes any rest, slashes too.
+
+    `id_prefix`: what answers of this route have before their id. `operation`: its OpenAPI description.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    access: Permission | Public
+    handler: Handler
+    id_prefix: str = "req-"
+    operation: dict[str, Any] | None = None
+
+
+class RouteTable:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._open: list[tuple[str, Route]] = []
+        for route in self.routes:
+            if route.path.endswith("{rest}"):
+                self._open.append((route.path.removesuffix("{rest}"), route))
+            else:
+                self._exact.setdefault(route.path, {})[route.method] = route
+
+    def find(self, request: Request) -> Route:
+        """Raises UnknownPath, MethodNotAllowed. A HEAD is found where a GET is."""
+        method = "GET" if request.method == "HEAD" else request.method
+        methods = self._exact.get(request.path)
+        if methods is None:
+            for prefix, route in self._open:
+                if request.path.startswith(prefix) and len(request.path) > len(prefix):
+                    request.path_rest = request.path[len(prefix) :]
+                    methods = {route.method: route}
+                    break
+            else:
+                raise UnknownPath("There is nothing at this address.")
+        found = methods.get(method)
+        if found is None:
+            raise MethodNotAllowed(f"This address does not take {request.method[:20]}.", self.allow(methods))
+        return found
+
+    def allow(self, methods: Iterable[str]) -> list[str]:
+        names = set(methods)
+        return sorted(names | {"OPTIONS"} | ({"HEAD"} if "GET" in names else set()))
