@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +27,16 @@ from llmaas.api.routes import routes
 from llmaas.clock import Clock, SystemClock
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.catalogue import Catalogue
+from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Key, Permission
-from llmaas.domain.models import ProviderKind
+from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.ports import Revisions
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
 from llmaas.domain.users import User
 from llmaas.engine.client import EngineClient
-from llmaas.errors import ConfigurationError, Conflict, Unavailable
+from llmaas.engine.host import run_engine_host
+from llmaas.engine.manifest import load_manifest
+from llmaas.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import CatalogueHolder, InferenceService
@@ -41,7 +46,7 @@ from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
 from llmaas.settings import Secret, Settings, read_credential
 from llmaas.storage.catalogue import SqlCatalogueStore
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database, migrate, prepare
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.ledger import SqliteLedger
 from llmaas.storage.projects import SqlProjectStore
@@ -54,6 +59,7 @@ from llmaas.tasks import TaskSet
 from llmaas.upstreams.base import Upstream
 from llmaas.upstreams.http import HttpTransport, Timeouts
 from llmaas.upstreams.locations import EmbeddedLocations, RemoteLocations
+from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
 from llmaas.web.auth import Authenticator
 from llmaas.web.cors import Cors
@@ -65,6 +71,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
 ADMIN_EMAIL = "admin@localhost"
+_GC_THRESHOLD = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,48 @@ class Installation:
         token, _ = await self.create_key(project_id=DEFAULT_PROJECT, name="first key")
         return FirstStart(ADMIN_EMAIL, password, token)
 
+    async def publish_default_model(self) -> None:
+        """Serve the default model by the embedded engine, unless a fleet is configured. ConfigurationError when the
+        manifest does not know it."""
+        present = await self.catalogue.fleet()
+        if present.providers or present.models:
+            return
+        name = self.settings.default_model
+        spec = load_manifest(self.settings.data_dir).get(name)
+        if spec is None:
+            raise ConfigurationError([f"default_model: `{name}` is not in the model manifest; set --default-model or --no-model"])
+        machine = socket.gethostname() or "localhost"
+        fleet = Fleet(
+            providers=(Provider("embedded", ProviderKind.EMBEDDED),),
+            backends=(Backend("embedded", "embedded", "", machine, "llama.cpp"),),
+            models=(
+                Model(
+                    id=spec.name,
+                    kind=ModelKind(spec.kind),
+                    created_ms=0,
+                    aliases=tuple(spec.aliases),
+                    max_model_len=spec.context,
+                    max_output_tokens=spec.max_output_tokens,
+                    owned_by=spec.owned_by,
+                    capabilities=frozenset(spec.capabilities),
+                    card=spec.card,
+                ),
+            ),
+            deployments=(Deployment(spec.name, "embedded", spec.name),),
+        )
+        await self.catalogue.apply(fleet, now_ms=self.clock.now_ms(), prune=False)
+
+    async def preload(self) -> list[str]:
+        """The embedded models that are started with the service: the default one, when it is deployed."""
+        catalogue = await self.catalogue.load()
+        embedded = [
+            target.deployment.root
+            for entry in catalogue.listed()
+            for target in entry.targets
+            if target.provider.kind is ProviderKind.EMBEDDED
+        ]
+        return [root for root in embedded if root == self.settings.default_model][:1]
+
     async def create_user(self, email: str, *, is_admin: bool) -> str:
         """Add a user; gives the one-time password, which has to be changed at the first sign-in. Raises Conflict."""
         password = secrets.token_urlsafe(12)
@@ -160,6 +209,8 @@ class Installation:
         """A successor with the same rights; the old key stops after the overlap. Raises NotFound, Conflict."""
         token, presented = keys_domain.mint()
         now_ms = self.clock.now_ms()
+        if key.expires_ms is not None and key.expires_ms <= now_ms:
+            raise Conflict(f"Key `{key.id}` has expired; make a new one.", param="key")
         successor = Key(
             id=presented.kid,
             project_id=key.project_id,
@@ -173,6 +224,32 @@ class Installation:
         )
         await self.keys.rotate(key.id, successor, now_ms + overlap_ms)
         return token, successor
+
+    async def credential_of(self, provider: Provider) -> Secret | None:
+        """What we show to a provider; None when it asks for none. Raises NotFound when the one that it names is not there."""
+        sealed = (await self.catalogue.sealed_secrets()).get(provider.id)
+        if sealed is not None:
+            try:
+                return Secret(self.secret_box.open(provider.id, sealed))
+            except ValueError as error:
+                raise NotFound(f"{error}; store it anew with `llmaas providers set-secret {provider.id}`") from error
+        if provider.api_key_env is None:
+            return None
+        credential = read_credential(provider.api_key_env)
+        if credential is None:
+            raise NotFound(f"The environment variable {provider.api_key_env} is not set here.")
+        return credential
+
+    def count_spooled(self) -> int:
+        """Rows that wait in the spool for the database."""
+        spool = Spool(self.settings.spool_path)
+        return sum(1 for file in spool.files() for _ in spool.read(file))
+
+
+def migrate_database(settings: Settings) -> tuple[str | None, str]:
+    """Bring an older schema to this version's; gives both versions. ConfigurationError when it cannot be done."""
+    _check_writable(settings.data_dir)
+    return migrate(settings.database_path)
 
 
 def _check_writable(folder: Path) -> None:
@@ -201,15 +278,27 @@ async def serve_gateway(settings: Settings, ready_fd: int | None) -> None:
         host, _, port = settings.metrics_listen.rpartition(":")
         servers.append(_http_server(worker.metrics_only, host, int(port)))
     running = [loop.create_task(server.serve()) for server in servers]
+    # What lives as long as the process need not be looked at again, and requests leave few cycles behind.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
     if ready_fd is not None:
         os.write(ready_fd, b"1")
         os.close(ready_fd)
     await asyncio.wait({*running, loop.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     await worker.stop()
     for server in servers:
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
     await asyncio.gather(*running)
     await installation.close()
+
+
+async def serve_engines(settings: Settings, ready_fd: int | None) -> None:
+    """Own the embedded engines until SIGTERM or SIGINT."""
+    installation = await Installation(settings).open()
+    preload = await installation.preload()
+    await installation.close()
+    await run_engine_host(settings, preload, ready_fd)
 
 
 def _http_server(app: ASGIApp, host: str, port: int) -> Server:
@@ -348,6 +437,7 @@ class GatewayWorker:
         upstreams[ProviderKind.EMBEDDED] = OpenAiUpstream(
             ProviderKind.EMBEDDED, self.transport, EmbeddedLocations(self.launcher), timeouts
         )
+        upstreams[ProviderKind.OLLAMA] = OllamaUpstream(self.transport, remote, timeouts)
         return upstreams
 
 

@@ -92,6 +92,10 @@ class Settings:
         return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "llmaas.db"
 
     @property
+    def master_key_path(self) -> Path:
+        return self.data_dir / "master.key"
+
+    @property
     def spool_path(self) -> Path:
         return self.spool_dir or self.data_dir / "spool"
 
@@ -261,3 +265,8 @@ def read_credential(variable: str) -> Secret | None:
 def read_client_key() -> Secret | None:
     """The API key that client commands such as `llmaas chat` use."""
     return read_credential(_CLIENT_KEY)
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment for a child process: ours, with more."""
+    return {**os.environ, **more}

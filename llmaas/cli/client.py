@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from llmaas.domain.values import url_fault
 from llmaas.errors import InvalidRequest, LlmaasError, Loading, NotAuthenticated, Unavailable
 from llmaas.protocol.sse import DONE, SseDecoder
-from llmaas.settings import Secret
+from llmaas.settings import Secret, Settings
 
 _TIMEOUT_S = 600.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ class Service:
         finally:
             connection.close()
 
-    def stream(self, model: str, messages: Sequence[Mapping[str, str]], told: Told) -> Iterator[Piece]:
+    def stream(self, model: str, messages: Sequence[Mapping[str, str]], told: Told) -> Generator[Piece, None, None]:
         """The pieces of an answer as they come; `told` is filled in on the way. Closing it stops the answer.
 
         Raises NotAuthenticated, Loading, Unavailable when nobody answers, LlmaasError with the service's own message.
@@ -126,6 +126,13 @@ class Service:
         return Unavailable(f"{self.url} does not answer: {reason}", hint=hint)
 
 
+def own_url(settings: Settings) -> str:
+    """Where the service with these settings is reached from this machine."""
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - told apart, not listened on
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{wildcard.get(settings.host, host)}:{settings.port}"
+
+
 def _pieces(event: dict[str, Any], told: Told, started: float) -> Iterator[Piece]:
     if isinstance(error := event.get("error"), dict):
         raise LlmaasError(str(error.get("message") or "The answer broke off."))
@@ -163,7 +170,7 @@ def _refusal(status: int, retry_after: str | None, body: bytes) -> LlmaasError:
             message,
             state=str(error.get("state") or "loading"),
             progress=error.get("progress"),
-            eta_s=error.get("eta_s", error.get("eta")),
+            eta_s=error.get("eta_seconds"),
             retry_after_s=retry_s,
         )
     return LlmaasError(message)

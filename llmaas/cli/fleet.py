@@ -67,8 +67,10 @@ def export(place: Place) -> None:
 
 
 def read_fleet(text: str, called: str, *, over: Fleet) -> Fleet:
-    """The fleet that a file declares. ConfigurationError with all its mistakes and their lines, also those that only
-    show when it is put over the present fleet."""
+    """The fleet that a file declares.
+
+    Raises ConfigurationError with all its mistakes and their lines, also those that only show over the present fleet.
+    """
     from llmaas.domain.declarations import declare
     from llmaas.protocol.fleet import parse
 

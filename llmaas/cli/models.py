@@ -64,7 +64,11 @@ async def _load(installation: Installation) -> Catalogue:
 def _record(entry: Entry) -> dict[str, Any]:
     (declared,) = describe(Fleet(models=(entry.model,)))["models"]
     return {
-        **{"aliases": [], "capabilities": [], "price": None, "card": {}},
+        "id": entry.model.id,
+        "aliases": [],
+        "capabilities": [],
+        "price": None,
+        "card": {},
         **declared,
         "created": output.moment(entry.model.created_ms),
         "deployments": [_target(target) for target in entry.targets],

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON and CSV for programs. Text of others never reaches a terminal unescaped."""
+"""What commands print: tables for people, JSON and CSV for programs. What others wrote never steers a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOTHING = "-"
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
     """Rows under their columns; numbers to the right. On a terminal by Rich, else aligned by spaces and never cut."""
     cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(row[n] is None or isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
+    numeric = [_numeric([row[n] for row in rows]) for n in range(len(columns))]
     if sys.stdout.isatty():
         _rich_table(columns, cells, numeric, title)
         return
@@ -81,7 +81,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
+def _rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -93,6 +95,11 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: 
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(drawn)
+
+
+def _numeric(values: Sequence[object]) -> bool:
+    given = [value for value in values if value is not None]
+    return bool(given) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Values of options that are more than a word: durations, instants, lists, names. What is wrong ends in a usage error."""
+"""Values of options that are more than a word: durations, instants, lists, names. Wrong ones are usage errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def duration_ms(text: str, option: str, *, at_least_s: int = 1) -> int:
     """A duration such as `90s`, `15m`, `24h`, `30d` or `2w` in milliseconds."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write for example 90s, 15m, 24h, 30d or 2w", param_hint=option)
+        raise typer.BadParameter(
+            f"{text!r} is no duration; write for example 90s, 15m, 24h, 30d or 2w", param_hint=option
+        )
     seconds = int(match[1]) * _UNITS_S[match[2]]
     if not at_least_s <= seconds <= _LONGEST_S:
         raise typer.BadParameter(f"{text!r} is not between {at_least_s}s and 100 years", param_hint=option)
@@ -29,7 +31,7 @@ def duration_ms(text: str, option: str, *, at_least_s: int = 1) -> int:
 
 
 def instant_ms(text: str, option: str, now_ms: int) -> int:
-    """A day or a time in ISO 8601 (UTC unless it says otherwise), or a duration: so long ago. Milliseconds since 1970."""
+    """A day or time in ISO 8601 (UTC unless it says otherwise), or a duration: so long ago. In ms since 1970."""
     text = text.strip()
     if _DURATION.fullmatch(text):
         return now_ms - duration_ms(text, option)

@@ -1,4 +1,4 @@
-"""Where a command works: `--data-dir` and `--config`, given before or after the command's name, and what they lead to."""
+"""Where a command works: `--data-dir` and `--config`, before or after the command's name, and what they lead to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Directory of the database, keys and models.")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings file; default: llmaas.toml in the data directory.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file; default: llmaas.toml in the data directory."),
 ]
 
 

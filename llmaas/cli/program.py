@@ -109,7 +109,7 @@ def _root(
     ctx: typer.Context,
     data_dir: DataDir = None,
     config: ConfigFile = None,
-    version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

@@ -28,8 +28,8 @@ def create(
 ) -> None:
     """Make a project."""
     if not valid_id(project_id):
-        message = "must be 1 to 64 lower-case letters, digits, dots, dashes or underscores, and begin and end with a letter or digit"
-        raise typer.BadParameter(message, param_hint="ID")
+        form = "1 to 64 lower-case letters, digits, dots, dashes and underscores"
+        raise typer.BadParameter(f"must be {form}, with a letter or digit at both ends", param_hint="ID")
     shown = project_id if shown_name is None else name(shown_name, "--name")
 
     async def work(installation: Installation) -> None:

@@ -33,7 +33,9 @@ def list_providers(place: Place, *, as_json: JsonFlag = False) -> None:
         return await installation.catalogue.fleet(), set(await installation.catalogue.sealed_secrets())
 
     fleet, sealed = place.run(work)
-    records = [_record(p, [b for b in fleet.backends if b.provider_id == p.id], p.id in sealed) for p in fleet.providers]
+    records = [
+        _record(p, [b for b in fleet.backends if b.provider_id == p.id], p.id in sealed) for p in fleet.providers
+    ]
     if as_json:
         output.json_list(records)
     elif records:
@@ -104,15 +106,15 @@ def set_secret(
     print(f"{'forgot' if remove else 'stored'} the credential of {provider_id}")
 
 
-@commands.command()
+@commands.command("test")
 @at_place
-def test(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = False) -> None:
+def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = False) -> None:
     """Connect to each backend of a provider and say what it is and serves. Leaves with 1 when one fails."""
 
     async def work(installation: Installation) -> list[dict[str, Any]]:
         provider = await _provider(installation, provider_id)
         backends = [b for b in (await installation.catalogue.fleet()).backends if b.provider_id == provider_id]
-        return list(await asyncio.gather(*(test_backend(installation, provider, b) for b in backends)))
+        return list(await asyncio.gather(*(ask_backend(installation, provider, b) for b in backends)))
 
     results = place.run(work)
     if as_json:
@@ -126,7 +128,7 @@ def test(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = Fal
         raise typer.Exit(1)
 
 
-async def test_backend(installation: Installation, provider: Provider, backend: Backend) -> dict[str, Any]:
+async def ask_backend(installation: Installation, provider: Provider, backend: Backend) -> dict[str, Any]:
     """What one backend says about itself, or `error`."""
     from llmaas.cli.probe import ProbeFailed, look_at
 

@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 
 from llmaas import log
-from llmaas.app import FirstStart, Installation, serve_gateway
+from llmaas.app import FirstStart, Installation, serve_engines, serve_gateway
 from llmaas.errors import ConfigurationError
 from llmaas.settings import Settings
 
@@ -38,6 +38,12 @@ def gateway(settings: Settings, ready_fd: int | None) -> None:
     uvloop.run(serve_gateway(settings, ready_fd))
 
 
+def engines(settings: Settings, ready_fd: int | None) -> None:
+    """Run the engine host until SIGTERM."""
+    log.configure(settings.log_level, settings.log_format, process="engines")
+    uvloop.run(serve_engines(settings, ready_fd))
+
+
 @dataclass(slots=True)
 class _Child:
     name: str
@@ -50,7 +56,7 @@ class _Child:
 class Supervisor:
     def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
         """`arguments`: the options, as given, that the children need to come to the same settings."""
-        program = [sys.executable, "-m", "llmaas"]
+        program = [sys.executable, "-P", "-m", "llmaas"]
         self._settings = settings
         self._gateway = _Child("gateway", [*program, "gateway", *arguments])
         self._engines = _Child("engines", [*program, "engines", *arguments])
@@ -153,7 +159,9 @@ def check_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
     except OSError as error:
         raise ConfigurationError(
-            [f"port: can't listen on {settings.host}:{settings.port}: {error.strerror}; free it, or set --port or LLMAAS_PORT"]
+            [
+                f"port: can't listen on {settings.host}:{settings.port}: {error.strerror}; free it, or set --port or LLMAAS_PORT"
+            ]
         ) from error
 
 
@@ -210,5 +218,3 @@ Try it:
 """,
         markup=False,
     )
-
-

@@ -160,7 +160,19 @@ def _record(row: UsageRow) -> dict[str, Any]:
 
 
 def _table_of_rows(rows: Sequence[UsageRow], title: str | None) -> None:
-    columns = ["started", "id", "model", "input", "output", "ttft ms", "total ms", "engine", "machine", "outcome", "cost"]
+    columns = [
+        "started",
+        "id",
+        "model",
+        "input",
+        "output",
+        "ttft ms",
+        "total ms",
+        "engine",
+        "machine",
+        "outcome",
+        "cost",
+    ]
     if not rows:
         output.note("no requests yet")
         return

@@ -17,6 +17,7 @@ class Target:
     deployment: Deployment
     backend: Backend
     provider: Provider
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,13 @@ class Catalogue:
         self.revision = revision
         self.providers = {p.id: p for p in providers}
         self.backends = {b.id: b for b in backends}
+        known = {m.id: m for m in models}
         targets: dict[str, list[Target]] = {}
         for d in deployments:
             backend = self.backends[d.backend_id]
-            targets.setdefault(d.model_id, []).append(Target(d, backend, self.providers[backend.provider_id]))
-        self.entries = {m.id: Entry(m, tuple(targets.get(m.id, ()))) for m in models}
+            target = Target(d, backend, self.providers[backend.provider_id], known[d.model_id].max_model_len)
+            targets.setdefault(d.model_id, []).append(target)
+        self.entries = {m.id: Entry(m, tuple(targets.get(m.id, ()))) for m in known.values()}
         self._names: dict[str, str] = {}
         for model_id, entry in self.entries.items():
             for alias in entry.model.aliases:

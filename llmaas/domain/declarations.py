@@ -73,11 +73,14 @@ def _tables(root: Mapping[str, object], noun: Noun, mistakes: list[Mistake]) -> 
 def _contradictions(declared: Fleet, present: Fleet, mistakes: Sequence[Mistake]) -> Iterator[Mistake]:
     """What does not hold among the declarations, without what only follows from a mistake that is known already."""
     known = {m.path[:3] for m in mistakes}
+    kinds_known = not any(path[0] == "providers" and path[-1] == "kind" for path in known)
     wanted = present.merged_with(declared)
     places = {noun: {thing.id: index for index, thing in enumerate(declared.of(noun))} for noun in NOUNS}
     found = [(p.noun, p.index, p) for p in duplicates(declared)]
     found += [(p.noun, places[p.noun].get(wanted.of(p.noun)[p.index].id, -1), p) for p in check(wanted)]
     for noun, index, problem in found:
+        if problem.keys == ("base_url",) and not kinds_known:
+            continue
         if index < 0:
             yield Mistake((), problem.message)
         elif not any((PLURALS[noun], index, key) in known for key in problem.keys):

@@ -70,15 +70,17 @@ class Table:
         value = self._take(key)
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if not isinstance(value, list):
             return self._wrong(key, "must be a list of strings", value, ())
-        seen: set[str] = set()
-        for item in value:
-            fault = name_fault(item) or ("is listed twice" if item.casefold() in seen else None)
-            if fault:
-                self._wrong(key, fault, item, None)
-            seen.add(item.casefold())
-        return tuple(value)
+        names: dict[str, str] = {}
+        for index, item in enumerate(value):
+            if not isinstance(item, str):
+                self._wrong(key, "must be a list of strings", item, None, index=index)
+            elif fault := name_fault(item) or ("is listed twice" if item.casefold() in names else None):
+                self._wrong(key, fault, item, None, index=index)
+            else:
+                names[item.casefold()] = item
+        return tuple(names.values())
 
     def choice(self, key: str, choices: type[_Choice], default: _Choice | None) -> _Choice:
         value = self._take(key)
@@ -193,11 +195,21 @@ class Table:
         self._asked.add(key)
         return self._values.get(key)
 
-    def _wrong(self, key: str, fault: str, value: object, instead: _Instead, *, suggestion: str = "") -> _Instead:
+    def _wrong(
+        self,
+        key: str,
+        fault: str,
+        value: object,
+        instead: _Instead,
+        *,
+        index: int | None = None,
+        suggestion: str = "",
+    ) -> _Instead:
         shown = "" if value is None else f", not {_shown(value)}"
         if isinstance(value, str) and not fault.startswith("must"):
             shown = f": {_shown(value)}"
-        self.refuse(key, f"{key} in {self._heading} {fault}{shown}{suggestion}")
+        path = (*self._path, key) if index is None else (*self._path, key, index)
+        self._mistakes.append(Mistake(path, f"{key} in {self._heading} {fault}{shown}{suggestion}"))
         return instead
 
 
@@ -246,9 +258,9 @@ def printable(text: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
     text = f'"{printable(value)}"' if isinstance(value, str) else printable(str(value))
     if isinstance(value, bool):
         text = text.lower()
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list" if len(text) > _SHOWN_CHARS else text
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"

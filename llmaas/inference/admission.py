@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmaas.domain.models import Model, ModelKind
 from llmaas.errors import InvalidRequest
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message, prompt_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,6 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     choices = (request.n or 1) * len(prompts)
     made = max(request.best_of or 1, request.n or 1) * len(prompts)
     return Bounds(body_bytes, None if request.max_tokens is None else request.max_tokens * made, choices)
-
-
-def prompt_list(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """The prompts that a `prompt` or `input` holds: itself, or each of its strings or lists of token ids."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if not prompt:
-        raise InvalidRequest("'prompt' must not be empty.", param="prompt")
-    kinds = {type(item) for item in prompt}
-    if len(kinds) != 1:
-        raise InvalidRequest("'prompt' must hold either strings, token ids or lists of token ids.", param="prompt")
-    if kinds == {int}:
-        prompt = [[item for item in prompt if isinstance(item, int)]]
-    items = [item for item in prompt if not isinstance(item, int)]
-    if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
-        raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param="prompt")
-    return items
 
 
 def _require_kind(model: Model, kind: ModelKind) -> None:

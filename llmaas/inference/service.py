@@ -17,7 +17,7 @@ from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import UsageLog
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, InvalidRequest, LedgerUnavailable
-from llmaas.inference.admission import Bounds, admit_chat, admit_completion, prompt_list
+from llmaas.inference.admission import Bounds, admit_chat, admit_completion
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.meter import Meter, embedding_counts
 from llmaas.inference.relay import Relay, settle_failure
@@ -26,7 +26,7 @@ from llmaas.inference.settlement import Ending, Settlement
 from llmaas.metrics import Metrics
 from llmaas.protocol.answers import AnswerHead
 from llmaas.protocol.embeddings import render_embeddings
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, prompt_list
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
 
@@ -169,7 +169,8 @@ class InferenceService:
                 nonlocal as_stream, meter
                 upstream = self._upstreams[target.provider.kind]
                 _refuse_unsupported(request, upstream.traits.unsupported)
-                exact = upstream.traits.exact_while_streaming and not request.logprobs
+                traits = upstream.traits
+                exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
                 as_stream = bool(request.stream) or exact
                 meter = Meter(
                     prompt_bytes=bounds.prompt_bytes,

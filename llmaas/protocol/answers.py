@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from llmaas.protocol.logprobs import chat_form, completion_form
 from llmaas.protocol.pieces import Piece, ToolPiece
 
 Shape = Literal["chat", "completion"]
@@ -40,6 +41,7 @@ class StreamWriter:
         self._open = self._prefix + b',"choices":[{"index":'
         self._open_first = self._open + b'0,"delta":{"content":'
         self._begun: set[int] = set()
+        self._offsets: dict[int, int] = {}
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
         return b"".join([self._event(piece) for piece in pieces])
@@ -72,11 +74,15 @@ class StreamWriter:
             delta["tool_calls"] = [_tool_delta(piece.tool)]
         rest: dict[str, Any] = {"delta": delta, "finish_reason": piece.finish}
         if piece.logprobs is not None:
-            rest["logprobs"] = piece.logprobs
+            rest["logprobs"] = chat_form(piece.logprobs)
         return begin + self._open + b"%d," % index + _json.encode(rest)[1:] + b"]}\n\n"
 
     def _text_event(self, piece: Piece) -> bytes:
-        rest = {"text": piece.content or "", "logprobs": piece.logprobs, "finish_reason": piece.finish}
+        text = piece.content or ""
+        offset = self._offsets.get(piece.index, 0)
+        self._offsets[piece.index] = offset + len(text)
+        logprobs = None if piece.logprobs is None else completion_form(piece.logprobs, offset)
+        rest = {"text": text, "logprobs": logprobs, "finish_reason": piece.finish}
         return self._open + b"%d," % piece.index + _json.encode(rest)[1:] + b"]}\n\n"
 
 
@@ -161,9 +167,11 @@ def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
             {"id": t.id, "type": "function", "function": {"name": t.name, "arguments": t.arguments or "{}"}}
             for t in message.tools
         ]
-    return {"index": index, "message": out, "logprobs": message.logprobs, "finish_reason": message.finish}
+    logprobs = None if message.logprobs is None else chat_form(message.logprobs)
+    return {"index": index, "message": out, "logprobs": logprobs, "finish_reason": message.finish}
 
 
 def _text_choice(index: int, message: _Message) -> dict[str, Any]:
     text = "".join(message.content)
-    return {"index": index, "text": text, "logprobs": message.logprobs, "finish_reason": message.finish}
+    logprobs = None if message.logprobs is None else completion_form(message.logprobs, 0)
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": message.finish}

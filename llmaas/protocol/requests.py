@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from llmaas.errors import InvalidRequest
 from llmaas.protocol.engine import NOTHING
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -20,6 +21,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Choices = Annotated[int, Meta(ge=1, le=128)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = str | Annotated[list[str], Meta(max_length=4)]
+Prompt = str | list[str | int | list[int]]
 EndUser = Annotated[str, Meta(max_length=512)]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -142,7 +144,7 @@ class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
     """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids."""
 
     model: ModelName
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: Prompt | None = None
     max_tokens: Positive | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -166,7 +168,7 @@ class EmbeddingRequest(Struct, omit_defaults=True, kw_only=True):
     """`POST /v1/embeddings`. `input`: a string, strings, token ids, or lists of token ids."""
 
     model: ModelName
-    input: str | list[str | int | list[int]]
+    input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
     user: EndUser | None = None
@@ -182,3 +184,20 @@ chat_decoder = msgspec.json.Decoder(ChatRequest)
 completion_decoder = msgspec.json.Decoder(CompletionRequest)
 embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 disguise_decoder = msgspec.json.Decoder(Disguise)
+
+
+def prompt_list(prompt: Prompt | None) -> list[str | list[int]]:
+    """The prompts that a `prompt` or `input` holds: itself, or each of its strings or lists of token ids. Raises InvalidRequest."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequest("'prompt' must not be empty.", param="prompt")
+    kinds = {type(item) for item in prompt}
+    if len(kinds) != 1:
+        raise InvalidRequest("'prompt' must hold either strings, token ids or lists of token ids.", param="prompt")
+    if kinds == {int}:
+        prompt = [[item for item in prompt if isinstance(item, int)]]
+    items = [item for item in prompt if not isinstance(item, int)]
+    if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
+        raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param="prompt")
+    return items

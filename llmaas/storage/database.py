@@ -50,6 +50,12 @@ class Database:
             async with self._engine.connect() as connection:
                 yield connection
 
+    async def faults(self) -> list[str]:
+        """What SQLite's own check of the file finds; nothing when it is sound."""
+        async with self.connect() as connection:
+            found = (await connection.exec_driver_sql("PRAGMA integrity_check(20)")).scalars().all()
+        return [fault for fault in found if fault != "ok"]
+
     async def close(self) -> None:
         await self._engine.dispose()
 

@@ -20,10 +20,12 @@ class Traits:
 
     `exact_while_streaming`: its streams tell the counts as they grow, so an abandoned answer is still counted exactly;
     answers that the caller wants whole are then read as a stream too.
+    `always_streams`: it is read as a stream even where a whole answer would carry more (log probabilities).
     `unsupported`: parameters that change the meaning of an answer and that it can't do: refused with 400, not dropped.
     """
 
     exact_while_streaming: bool = False
+    always_streams: bool = False
     merges_system: bool = True
     unsupported: frozenset[str] = frozenset()
     prompt_lists: bool = False

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from llmaas.errors import EngineFailed, EngineTimeout, LlmaasError
+from llmaas.settings import Secret
 
 _MAX_HEAD_BYTES = 64 * 1024
 _HIGH_WATER_BYTES = 256 * 1024
@@ -52,6 +53,21 @@ class Origin:
     def authority(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+
+def build_post(origin: Origin, path: str, body: bytes, credential: Secret | None) -> bytes:
+    """A whole POST request of JSON: nothing in it comes from a caller's headers."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"host: {origin.authority}",
+        "content-type: application/json",
+        "accept: application/json, text/event-stream",
+        "accept-encoding: identity",
+        f"content-length: {len(body)}",
+    ]
+    if credential is not None:
+        lines.append(f"authorization: Bearer {credential.reveal()}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
 
 
 class HttpTransport:

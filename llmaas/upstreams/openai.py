@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,11 +26,19 @@ from llmaas.errors import (
     LlmaasError,
 )
 from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings, answer_decoder, embeddings_decoder, given
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Message, StreamOptions
+from llmaas.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    StreamOptions,
+    prompt_list,
+)
 from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.settings import Secret
 from llmaas.upstreams.base import Embedding, Generation, GenerationRequest, Traits
-from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts
+from llmaas.upstreams.in_turn import InTurn
+from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
@@ -58,6 +67,11 @@ class OpenAiUpstream:
         self._timeouts = timeouts
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+        if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
+            prompts = prompt_list(request.prompt)
+            if len(prompts) > 1:
+                each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
+                return InTurn([partial(self.generate, target, one, stream=stream) for one in each], request.n or 1)
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
         exchange = self._send(target, "/chat/completions" if chat else "/completions", _json.encode(built))
@@ -93,18 +107,7 @@ class OpenAiUpstream:
 
     def _send(self, target: Target, path: str, body: bytes) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
-        lines = [
-            f"POST {base}{path} HTTP/1.1",
-            f"host: {origin.authority}",
-            "content-type: application/json",
-            "accept: application/json, text/event-stream",
-            "accept-encoding: identity",
-            f"content-length: {len(body)}",
-        ]
-        if credential is not None:
-            lines.append(f"authorization: Bearer {credential.reveal()}")
-        head = "\r\n".join(lines) + "\r\n\r\n"
-        return self._transport.send(origin, head.encode("latin-1") + body, self._timeouts)
+        return self._transport.send(origin, build_post(origin, base + path, body, credential), self._timeouts)
 
 
 class _Stream:

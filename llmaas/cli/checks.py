@@ -1,0 +1,222 @@
+"""What `llmaas doctor` looks at. Each check says what it found, and for what is not well how to put it right."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from llmaas.cli.client import own_url
+from llmaas.cli.probe import ProbeFailed, get_json
+from llmaas.cli.providers import ask_backend
+from llmaas.domain.models import ProviderKind
+from llmaas.domain.usage import UsageFilter
+from llmaas.errors import LlmaasError
+from llmaas.settings import Settings
+
+if TYPE_CHECKING:
+    from llmaas.app import Installation
+
+_GIB = 1024**3
+_LITTLE_BYTES = 2 * _GIB
+_TOO_LITTLE_BYTES = 200 * 1024**2
+_RELEASED_MS = 1_760_000_000_000
+"""A clock before this day is wrong."""
+_TOLERANCE_MS = 60_000
+
+
+class State(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    state: State
+    about: str
+    text: str
+    fix: str | None = None
+
+
+def good(about: str, text: str) -> Finding:
+    return Finding(State.OK, about, text)
+
+
+def warn(about: str, text: str, fix: str) -> Finding:
+    return Finding(State.WARN, about, text, fix)
+
+
+def fail(about: str, text: str, fix: str) -> Finding:
+    return Finding(State.FAIL, about, text, fix)
+
+
+def before_opening(settings: Settings) -> Iterator[Finding]:
+    """What can be seen without the database."""
+    yield _disk(settings)
+    yield _port(settings)
+    yield _engine(settings)
+
+
+async def within(installation: Installation) -> AsyncIterator[Finding]:
+    """What needs the database; opening it has shown that the directory is writable and the schema is right."""
+    yield await _database(installation)
+    yield _master_key(installation)
+    yield _spool(installation)
+    yield await _clock(installation)
+    yield await _models(installation)
+    async for finding in _providers(installation):
+        yield finding
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{settings.data_dir}, {free / _GIB:.1f} GiB free"
+    if free < _TOO_LITTLE_BYTES:
+        return fail(
+            "disk", text, "free some space, or set --data-dir to another disk: usage must find room to be recorded"
+        )
+    if free < _LITTLE_BYTES:
+        return warn("disk", text, "free some space: models are of several GiB")
+    return good("disk", text)
+
+
+def _port(settings: Settings) -> Finding:
+    about, where = "port", f"{settings.host}:{settings.port}"
+    try:
+        status, document = get_json(f"{own_url(settings)}/readyz", timeout_s=3.0)
+    except ProbeFailed as error:
+        return _bind(settings) if isinstance(error.__cause__, ConnectionRefusedError) else _taken(where)
+    told = document.get("status") if isinstance(document, dict) else None
+    if not isinstance(told, str):
+        return _taken(where)
+    if status == http.client.OK:
+        return good(about, f"llmaas serves on {where}")
+    return warn(about, f"llmaas runs on {where} but is not ready: {told}", "wait a moment; if it stays so, see its log")
+
+
+def _bind(settings: Settings) -> Finding:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        return fail("port", f"the host name {settings.host} is not known", "set --host to an address of this machine")
+    except OSError as error:
+        return fail("port", f"{where} cannot be listened on: {error.strerror}", "set --host and --port, or LLMAAS_PORT")
+    return good("port", f"{where} is free; no llmaas runs there")
+
+
+def _taken(where: str) -> Finding:
+    return fail("port", f"another program listens on {where}", "stop it, or set --port or LLMAAS_PORT")
+
+
+def _engine(settings: Settings) -> Finding:
+    about = "engine"
+    wanted = settings.llama_server
+    found = shutil.which("llama-server" if wanted == "auto" else wanted) if wanted != "builtin" else None
+    if found:
+        return good(about, f"llama-server at {found}")
+    if wanted not in {"auto", "builtin"}:
+        return fail(about, f"there is no program {wanted}", "set llama_server to its path, or to `builtin`")
+    try:
+        # In a process of its own: a library for another processor would take this one down.
+        command = [sys.executable, "-c", "import xllamacpp"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except (subprocess.SubprocessError, OSError):
+        fix = "install llama.cpp's llama-server, or reinstall llmaas (`pip install --force-reinstall xllamacpp`)"
+        return (
+            fail(about, "the built-in engine cannot be loaded", fix)
+            if not settings.no_model
+            else warn(about, "none", fix)
+        )
+    return good(about, "built-in llama.cpp")
+
+
+async def _database(installation: Installation) -> Finding:
+    path = installation.settings.database_path
+    faults = await installation.database.faults()
+    if faults:
+        return fail("database", f"{path} is damaged: {faults[0]}", "stop llmaas and restore the file from a backup")
+    return good("database", f"{path}, schema and integrity are right")
+
+
+def _master_key(installation: Installation) -> Finding:
+    path = installation.settings.master_key_path
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return fail("master key", f"{path} can be read by others (mode {mode:03o})", f"chmod 600 {path}")
+    return good("master key", f"{path}, mode {mode:03o}")
+
+
+def _spool(installation: Installation) -> Finding:
+    waiting = installation.count_spooled()
+    if waiting:
+        fix = "start `llmaas serve`: it moves them to the database; if they stay, see its log"
+        return warn("spool", f"{waiting} usage rows wait for the database", fix)
+    if not os.access(installation.settings.spool_path.parent, os.W_OK):
+        return fail(
+            "spool", f"{installation.settings.spool_path} cannot be written", "set spool_dir to a writable directory"
+        )
+    return good("spool", "empty")
+
+
+async def _clock(installation: Installation) -> Finding:
+    now_ms = installation.clock.now_ms()
+    fix = "set this machine's clock, best by NTP: expiry of keys and usage depend on it"
+    if now_ms < _RELEASED_MS:
+        return fail("clock", "the clock is years behind", fix)
+    async for row in installation.usage.rows(UsageFilter(), limit=1):
+        if row.started_ms > now_ms + _TOLERANCE_MS:
+            return fail("clock", "the newest usage row is from the future: the clock went back", fix)
+    return good("clock", "plausible")
+
+
+async def _models(installation: Installation) -> Finding:
+    catalogue = await installation.catalogue.load()
+    idle = [entry.model.id for entry in catalogue.listed() if not entry.targets]
+    if idle:
+        return warn(
+            "models", f"nothing serves {', '.join(idle)}", "declare [[deployments]] for them with `llmaas apply`"
+        )
+    if not catalogue.listed():
+        fix = (
+            "describe machines and models in a file and run `llmaas apply FILE`; `llmaas serve` publishes a first model"
+        )
+        return warn("models", "none published yet", fix)
+    return good("models", f"{len(catalogue.listed())} published")
+
+
+async def _providers(installation: Installation) -> AsyncIterator[Finding]:
+    fleet = await installation.catalogue.fleet()
+    for provider in fleet.providers:
+        about = f"provider {provider.id}"
+        if provider.kind is ProviderKind.EMBEDDED:
+            continue
+        try:
+            await installation.credential_of(provider)
+        except LlmaasError as error:
+            fix = f"set the variable for `llmaas serve`, or run `llmaas providers set-secret {provider.id}`"
+            yield fail(about, error.message, fix)
+            continue
+        backends = [b for b in fleet.backends if b.provider_id == provider.id]
+        for result in await asyncio.gather(*(ask_backend(installation, provider, b) for b in backends)):
+            where = f"{about}, backend {result['backend']}"
+            if result["ok"]:
+                yield good(where, f"{result['server']}, {len(result['models'])} models")
+            else:
+                yield fail(where, result["error"], f"then see `llmaas providers test {provider.id}`")

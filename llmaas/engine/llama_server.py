@@ -1,0 +1,56 @@
+"""The child process of the built-in engine: llama.cpp's own server from the `xllamacpp` wheel, with the flags of `llama-server`,
+so that a `llama-server` of the machine's own is started with the same words."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+
+from llmaas.settings import read_credential
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="llama-server")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--alias", default="")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ctx-size", type=int, required=True)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=-1)
+    parser.add_argument("--embeddings", action="store_true")
+    for flag in ("--jinja", "--slots", "--no-webui", "--no-context-shift"):
+        parser.add_argument(flag, action="store_true")
+    given = parser.parse_args()
+
+    import xllamacpp as xlc
+
+    params = xlc.CommonParams()
+    params.model.path = given.model
+    params.hostnames = [given.host]
+    params.port = given.port
+    params.n_ctx = given.ctx_size
+    params.n_parallel = given.parallel
+    params.endpoint_slots = True
+    params.endpoint_metrics = True
+    params.use_jinja = True
+    params.ctx_shift = False
+    params.ui = False
+    params.embedding = given.embeddings
+    if given.embeddings:
+        params.n_ubatch = params.n_batch = given.ctx_size // given.parallel
+    if given.alias:
+        params.model_alias = {given.alias}
+    if given.threads > 0:
+        params.cpuparams.n_threads = given.threads
+    key = read_credential("LLAMA_API_KEY")
+    if key is not None:
+        params.api_keys = [key.reveal()]
+    server = xlc.Server(params)
+    print(f"listening at {server.listening_address}", flush=True)  # noqa: T201 - this is the engine's log
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    main()

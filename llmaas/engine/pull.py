@@ -1,0 +1,115 @@
+"""Pulling a model: sources in their order, resumed where a former try ended, verified before the file counts.
+
+Blocking by nature, so it runs in a thread. Safe against being killed at any moment: only whole, verified files are adopted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from llmaas.engine.manifest import FileSource, ModelSpec, Source
+from llmaas.engine.store import ModelStore, sha256_of
+from llmaas.errors import EngineFailed
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all). May raise PullCancelled."""
+
+_SPARE_BYTES = 256 * 1024 * 1024
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.pull")
+
+
+class PullCancelled(Exception):
+    """Whoever wanted the model no longer does; what is there stays for the next time."""
+
+
+class SourceFailed(Exception):
+    """This source does not give the file; the text says why and what to do."""
+
+
+class Fetcher(Protocol):
+    def fetch(self, source: Source, partial: Path, progress: Progress) -> Path:
+        """Bring the whole file to a path of its choice, `partial` or below it, resuming what is there. Raises SourceFailed."""
+        ...
+
+
+class Puller:
+    def __init__(self, store: ModelStore, fetchers: Mapping[type[Source], Fetcher]) -> None:
+        self._store = store
+        self._fetchers = fetchers
+
+    def pull(self, spec: ModelSpec, progress: Progress) -> Path:
+        """The verified file, at once when it is here already. Raises EngineFailed with each source's reason."""
+        with self._only_one(spec, progress):
+            found = self._store.find(spec)
+            if found is not None:
+                return found
+            reasons = []
+            for source in spec.sources:
+                kind = type(source).__struct_config__.tag
+                try:
+                    return self._pull_from(spec, source, str(kind), progress)
+                except (SourceFailed, OSError) as error:
+                    reasons.append(f"{kind}: {error}")
+                    _log.warning("source_failed", model=spec.name, source=kind, reason=str(error))
+        raise EngineFailed(f"The model `{spec.name}` could not be pulled from any source.", hint="; ".join(reasons))
+
+    def _pull_from(self, spec: ModelSpec, source: Source, kind: str, progress: Progress) -> Path:
+        partial = self._store.partial(spec, kind)
+        if not isinstance(source, FileSource):
+            self._check_space(source.size_bytes, partial)
+        finished = self._fetchers[type(source)].fetch(source, partial, progress)
+        size = finished.stat().st_size
+        digest = sha256_of(finished, lambda _done: progress(size, size))
+        if source.sha256 is not None and digest != source.sha256:
+            _remove(partial)
+            raise SourceFailed(f"the file is not the expected one (sha256 {digest[:12]}…, expected {source.sha256[:12]}…)")
+        path = self._store.adopt(spec, finished, digest)
+        _remove(partial)
+        return path
+
+    def _check_space(self, size_bytes: int, partial: Path) -> None:
+        have = partial.stat().st_size if partial.is_file() else 0
+        need = size_bytes - have + _SPARE_BYTES
+        free = shutil.disk_usage(partial.parent).free
+        if free < need:
+            raise SourceFailed(f"not enough disk space: {need >> 20} MiB needed, {free >> 20} MiB free in {partial.parent}")
+
+    @contextmanager
+    def _only_one(self, spec: ModelSpec, progress: Progress) -> Iterator[None]:
+        """Two processes that pull the same model: the second waits and then finds it done."""
+        lock_path = self._store.partial(spec, "lock")
+        with lock_path.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(0, 0)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+class FileFetcher:
+    def fetch(self, source: Source, partial: Path, progress: Progress) -> Path:
+        assert isinstance(source, FileSource)  # noqa: S101 - by the table of fetchers
+        origin = Path(source.path).expanduser()
+        if not origin.is_file():
+            raise SourceFailed(f"there is no file {origin}")
+        shutil.copyfile(origin, partial)
+        size = partial.stat().st_size
+        progress(size, size)
+        return partial
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+

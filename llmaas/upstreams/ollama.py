@@ -1,0 +1,292 @@
+"""Ollama by its native API: only there can the context window be set and silent truncation be turned off.
+
+Ollama shortens a long prompt without a word unless `truncate` is false (ollama/ollama#4967, #17944), and its OpenAI-compatible
+routes can't say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from llmaas.domain.catalogue import Target
+from llmaas.errors import EngineError, EngineFailed, InvalidRequest, LlmaasError
+from llmaas.protocol.engine import (
+    NOTHING,
+    EngineAnswer,
+    EngineChoice,
+    EngineDelta,
+    EngineEmbedding,
+    EngineEmbeddings,
+    EngineFunction,
+    EngineToolCall,
+    given,
+)
+from llmaas.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImagePart,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    TextPart,
+    prompt_list,
+)
+from llmaas.protocol.sse import MAX_EVENT_BYTES
+from llmaas.upstreams.base import Embedding, Generation, GenerationRequest, Traits
+from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
+from llmaas.upstreams.in_turn import InTurn
+from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, from_error_body, merge_system, refusal
+
+_UNSUPPORTED = frozenset({"n", "logit_bias", "best_of", "echo"})
+_OPTIONS = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+_THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+_json = msgspec.json.Encoder()
+
+
+class _ToolFunction(Struct):
+    name: str | None = None
+    arguments: dict[str, Any] | str | None = None
+
+
+class _ToolCall(Struct):
+    function: _ToolFunction
+
+
+class _Message(Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Line(Struct):
+    """One line of `/api/chat` (`message`) or `/api/generate` (`response`, `thinking`); the last one has the counts."""
+
+    message: _Message | None = None
+    response: str | None = None
+    thinking: str | None = None
+    done: bool = False
+    done_reason: str | None = None
+    prompt_eval_count: Any = None
+    eval_count: Any = None
+    logprobs: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
+
+
+class _Embedded(Struct):
+    embeddings: list[list[float]] | None = None
+    prompt_eval_count: Any = None
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+_embedded_decoder = msgspec.json.Decoder(_Embedded)
+
+
+class OllamaUpstream:
+    """Every answer is read as a stream, so that an abandoned one is counted by its pieces."""
+
+    traits = Traits(exact_while_streaming=True, unsupported=_UNSUPPORTED, always_streams=True)
+
+    def __init__(self, transport: HttpTransport, locate: Locate, timeouts: Timeouts) -> None:
+        self._transport = transport
+        self._locate = locate
+        self._timeouts = timeouts
+
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+        if isinstance(request, ChatRequest):
+            return _Lines(self._send(target, "/api/chat", _chat_body(target, request)))
+        prompts = prompt_list(request.prompt)
+        if any(not isinstance(prompt, str) for prompt in prompts):
+            raise InvalidRequest("The engine of this model takes text, not token ids.", param="prompt")
+        bodies = [_prompt_body(target, request, str(prompt)) for prompt in prompts]
+        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body)) for body in bodies]
+        return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
+
+    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
+        items = prompt_list(request.input)
+        if any(not isinstance(item, str) for item in items):
+            raise InvalidRequest("The engine of this model takes text, not token ids.", param="input")
+        body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        return _EmbedCall(self._send(target, "/api/embed", body))
+
+    def _send(self, target: Target, path: str, body: dict[str, Any]) -> Exchange:
+        origin, base, credential = self._locate(target.backend, target.deployment.root)
+        base = base.removesuffix("/v1").removesuffix("/api")
+        return self._transport.send(origin, build_post(origin, base + path, _json.encode(body), credential), self._timeouts)
+
+
+def _common(target: Target, request: GenerationRequest, max_tokens: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {name: value for name in _OPTIONS if (value := getattr(request, name)) is not None}
+    if target.max_model_len is not None:
+        options["num_ctx"] = target.max_model_len
+    if max_tokens is not None:
+        options["num_predict"] = max_tokens
+    if request.stop is not None:
+        options["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
+    return {"model": target.deployment.root, "stream": True, "truncate": False, "shift": False, "options": options}
+
+
+def _chat_body(target: Target, request: ChatRequest) -> dict[str, Any]:
+    if request.tool_choice not in (None, "auto", "none"):
+        raise InvalidRequest("The engine of this model can't be made to call a tool.", param="tool_choice")
+    body = _common(target, request, request.max_completion_tokens or request.max_tokens)
+    names = {c.id: c.function.name for m in request.messages for c in m.tool_calls or ()}
+    body["messages"] = [_message(m, names) for m in merge_system(request.messages)]
+    if request.tools and request.tool_choice != "none":
+        body["tools"] = request.tools
+    if isinstance(request.response_format, JsonObjectFormat):
+        body["format"] = "json"
+    elif isinstance(request.response_format, JsonSchemaFormat):
+        body["format"] = request.response_format.json_schema.schema
+    if request.reasoning_effort is not None:
+        body["think"] = _THINK.get(request.reasoning_effort, True)
+    if request.logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
+    return body
+
+
+def _prompt_body(target: Target, request: CompletionRequest, prompt: str) -> dict[str, Any]:
+    body = {**_common(target, request, request.max_tokens), "prompt": prompt, "raw": True}
+    if request.suffix is not None:
+        body |= {"suffix": request.suffix, "raw": False}
+    if request.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": request.logprobs}
+    return body
+
+
+def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": "tool" if message.role == "function" else message.role, "content": ""}
+    if isinstance(message.content, str):
+        out["content"] = message.content
+    elif isinstance(message.content, list):
+        out["content"] = "".join(part.text for part in message.content if isinstance(part, TextPart))
+        images = [_image(part) for part in message.content if isinstance(part, ImagePart)]
+        if images:
+            out["images"] = images
+    if message.tool_calls:
+        out["tool_calls"] = [
+            {"function": {"name": c.function.name, "arguments": _arguments(c.function.arguments)}} for c in message.tool_calls
+        ]
+    if message.tool_call_id in names:
+        out["tool_name"] = names[message.tool_call_id]
+    return out
+
+
+def _image(part: ImagePart) -> str:
+    """The base64 text of a `data:` URL."""
+    head, comma, data = part.image_url.url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise InvalidRequest("The engine of this model takes images as base64 `data:` URLs only.", param="messages")
+    return data
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The arguments of a tool call must be a JSON object.", param="messages")
+    return value
+
+
+class _Lines:
+    """Newline-delimited JSON as `base.Generation`."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._rest = b""
+        self._done = False
+        self._calls = 0
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        status = await self._exchange.head()
+        if status != 200:
+            raise await refusal(self._exchange, status)
+        answers = await self.next()
+        if answers is None:
+            raise EngineFailed("The engine ended its answer before it began.")
+        return answers
+
+    async def next(self) -> Sequence[EngineAnswer] | None:
+        while not self._done:
+            data = await self._exchange.read()
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if not data and self._rest:
+                lines, self._rest = [self._rest], b""
+            try:
+                if len(self._rest) > MAX_EVENT_BYTES:
+                    raise EngineFailed("The engine sent a line that is too long.")
+                answers = [self._answer(line) for line in lines if line.strip()]
+            except EngineError as error:
+                self._exchange.abort(error)
+                raise
+            if answers:
+                return answers
+            if not data:
+                break
+        return None
+
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
+
+    def _answer(self, raw: bytes) -> EngineAnswer:
+        try:
+            line = _line_decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise EngineFailed("The engine sent something that is not an answer.", hint=str(error)) from error
+        if given(line.error):
+            failure = from_error_body(0, bytes(line.error))
+            raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
+        choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if given(line.logprobs) else NOTHING)
+        if line.message is not None:
+            choice.delta = EngineDelta(line.message.content, line.message.thinking, tool_calls=self._tools(line.message))
+        else:
+            choice.text = line.response
+        answer = EngineAnswer(choices=[choice])
+        if line.done:
+            self._done = True
+            choice.finish_reason = "length" if line.done_reason == "length" else "stop"
+            answer.usage = _json_raw({"prompt_tokens": line.prompt_eval_count, "completion_tokens": line.eval_count})
+        return answer
+
+    def _tools(self, message: _Message) -> list[EngineToolCall] | None:
+        if not message.tool_calls:
+            return None
+        calls = []
+        for call in message.tool_calls:
+            calls.append(EngineToolCall(self._calls, None, EngineFunction(call.function.name, call.function.arguments)))
+            self._calls += 1
+        return calls
+
+
+class _EmbedCall:
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def result(self) -> EngineEmbeddings:
+        status = await self._exchange.head()
+        if status != 200:
+            raise await refusal(self._exchange, status)
+        try:
+            answer = _embedded_decoder.decode(await self._exchange.read_all(MAX_ANSWER_BYTES))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise EngineFailed("The engine sent something that is not an embedding.", hint=str(error)) from error
+        if answer.embeddings is None:
+            raise EngineFailed("The engine's answer has no embeddings.")
+        data = [EngineEmbedding(vector, index) for index, vector in enumerate(answer.embeddings)]
+        usage = _json_raw({"prompt_tokens": answer.prompt_eval_count, "completion_tokens": 0})
+        return EngineEmbeddings(data=data, usage=usage)
+
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
+
+
+def _json_raw(value: dict[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(_json.encode(value))

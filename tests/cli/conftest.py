@@ -1,0 +1,68 @@
+"""Running the command line: within this process for breadth, as a real program where the process itself matters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.peer import Peer
+from tests.cli.running import Cli, Start
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def llmaas(data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    for name in [name for name in os.environ if name.startswith("LLMAAS_")]:
+        monkeypatch.delenv(name)
+    return Cli(data_dir, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """For programs: none of our settings, and compiled modules are kept, as on any other machine."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("LLMAAS_") and k != "PYTHONDONTWRITEBYTECODE"}
+    compiled = os.environ.get("PYTHONPYCACHEPREFIX") or str(tmp_path_factory.mktemp("compiled"))
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": compiled, "COLUMNS": "120", "TERM": "xterm"}
+
+
+@pytest.fixture
+def start(environment: dict[str, str], data_dir: Path) -> Iterator[Start]:
+    """Starts the real program; what still runs at the end is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def _start(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmaas", *arguments],
+            env={**environment, "LLMAAS_DATA_DIR": str(data_dir), **(env or {})},
+            text=True,
+            **{**pipes, **options},
+        )
+        running.append(process)
+        return process
+
+    yield _start
+    for process in running:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as running:
+        yield running

@@ -1,0 +1,415 @@
+"""`apply` and `export`: what a fleet file may say, every mistake with its line, and that it is all or nothing."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmaas.cli.fleet import read_fleet, write_fleet
+from llmaas.domain.fleet import Fleet
+from llmaas.errors import ConfigurationError
+from tests.cli.running import Cli
+
+WHOLE = """
+[[tiers]]
+id = "tier-1"
+requests_per_minute = 600
+concurrent_requests = 32
+output_tokens_per_hour = 150_000
+output_tokens_per_day = 3_600_000
+monthly_cap = "1000.00"
+
+[[providers]]
+id = "lab"
+kind = "vllm"
+api_key_env = "LAB_KEY"
+cancel_stops_billing = true
+extra_parameters = ["top_k", "min_p"]
+
+[[providers]]
+id = "here"
+kind = "embedded"
+
+[[backends]]
+id = "ma02"
+provider = "lab"
+base_url = "http://10.0.0.12:8000/v1"
+machine_name = "ma02"
+engine_type = "vllm"
+max_concurrency = 64
+
+[[backends]]
+id = "me"
+provider = "here"
+
+[[models]]
+id = "granite3.3:8b"
+aliases = ["granite"]
+kind = "chat"
+max_model_len = 60_000
+max_output_tokens = 8_192
+owned_by = "CloudTemple"
+capabilities = ["tools", "reasoning"]
+price = { input = "1.80", cached_input = "0.90", output = "8.00", reasoning = "8.00", request = 1, documents = "0.5" }
+[models.card]
+editor = "IBM"
+languages = ["es", "fr"]
+energy_kwh_per_mtok = 0.25
+since = 2025-06-01
+[models.lifecycle]
+phase = "deprecated"
+released = "2025-01-01"
+deprecated = 2026-01-01
+retires = "2026-06-01"
+successor = "granite4:8b"
+
+[[models]]
+id = "granite4:8b"
+
+[[deployments]]
+model = "granite3.3:8b"
+backend = "ma02"
+root = "ibm-granite/granite-3.3-8b-instruct"
+weight = 2
+[[deployments]]
+model = "granite4:8b"
+backend = "me"
+"""
+
+BACKEND = '[[providers]]\nid="p"\nkind="vllm"\n[[backends]]\nid="b"\nprovider="p"\n'
+ADDRESS = "must be an http or https address"
+
+MISTAKES: list[tuple[str, list[str]]] = [
+    # what is not TOML
+    ("[[models]\n", ["1: Expected ']]' at the end of an array declaration"]),
+    ("\n\nid = ", ["3: Invalid value"]),
+    ("[[models]]\nid='m'\nid='n'", ["3: Cannot overwrite a value"]),
+    # unknown keys and tables
+    ('[[models]]\nid="m"\n\npric="1"', ['4: unknown key "pric" in [[models]]; did you mean "price"?']),
+    ('[[models]]\nid="m"\nprice={inptu="1"}', ['3: unknown key "inptu" in price of [[models]]; did you mean "input"?']),
+    (
+        '[[models]]\nid="m"\n[models.lifecycle]\nfase="production"',
+        ['4: unknown key "fase" in lifecycle of [[models]]; did you mean "phase"?'],
+    ),
+    ('#\n[[modells]]\nid="m"', ['2: unknown table "modells"; did you mean "models"?']),
+    ("zzz = 1", ['1: unknown table "zzz"']),
+    ('[[providers]]\nid="p"\nkind="vllm"\n"a\\nb"=1', ['4: unknown key "a\\nb" in [[providers]]']),
+    ('[models]\nid="m"', ["1: models must be tables, each under its own [[models]]"]),
+    ("models = [1]", ["1: models must be tables, each under its own [[models]]"]),
+    # missing
+    ("[[tiers]]\nrequests_per_minute=1", ['1: [[tiers]] lacks "id"']),
+    ('[[providers]]\nid="p"', ['1: [[providers]] lacks "kind": one of embedded, llama.cpp, ollama, openai, vllm']),
+    (f"{BACKEND}", ["4: backend `b` lacks a base_url"]),
+    # wrong types
+    ("[[models]]\nid=3", ["2: id in [[models]] must be a string, not 3"]),
+    ('[[models]]\nid="m"\naliases="a"', ['3: aliases in [[models]] must be a list of strings, not "a"']),
+    ('[[models]]\nid="m"\naliases=[\n"a",\n3]', ["5: aliases in [[models]] must be a list of strings, not 3"]),
+    ('[[models]]\nid="m"\nmax_model_len="8k"', ['3: max_model_len in [[models]] must be a whole number, not "8k"']),
+    ('[[models]]\nid="m"\nmax_model_len=1.5', ["3: max_model_len in [[models]] must be a whole number, not 1.5"]),
+    ('[[models]]\nid="m"\nmax_model_len=true', ["3: max_model_len in [[models]] must be a whole number, not true"]),
+    ('[[models]]\nid="m"\ncard="x"', ['3: card in [[models]] must be a table, not "x"']),
+    ('[[models]]\nid="m"\nprice="1.80"', ['3: price in [[models]] must be a table, not "1.80"']),
+    (
+        '[[providers]]\nid="p"\nkind="vllm"\ncancel_stops_billing="no"',
+        ['4: cancel_stops_billing in [[providers]] must be true or false, not "no"'],
+    ),
+    # closed sets
+    (
+        '[[models]]\nid="m"\nkind="chatt"',
+        ['3: kind in [[models]] must be one of chat, completion, embedding, rerank, not "chatt"; did you mean "chat"?'],
+    ),
+    (
+        '[[providers]]\nid="p"\nkind="VLLM"',
+        ['3: kind in [[providers]] must be one of embedded, llama.cpp, ollama, openai, vllm, not "VLLM"'],
+    ),
+    (
+        '[[models]]\nid="m"\nlifecycle={phase="old"}',
+        ['3: phase in lifecycle of [[models]] must be one of deprecated, evaluation, production, retired, not "old"'],
+    ),
+    # addresses
+    *[
+        (f"{BACKEND}base_url={url!r}", [f"7: base_url in [[backends]] {fault}"])
+        for url, fault in [
+            ("ftp://h/v1", f'{ADDRESS} such as http://10.0.0.12:8000/v1, not "ftp://h/v1"'),
+            ("10.0.0.1:8000", f'{ADDRESS} such as http://10.0.0.12:8000/v1, not "10.0.0.1:8000"'),
+            ("http:///v1", f'{ADDRESS} such as http://10.0.0.12:8000/v1, not "http:///v1"'),
+            ("http://h/v1 ", f'{ADDRESS} without spaces and special characters, not "http://h/v1 "'),
+            ("http://ñ/v1", f'{ADDRESS} without spaces and special characters, not "http://ñ/v1"'),
+            ("http://u:hunter2@h/v1", "must not hold a credential; use api_key_env or `llmaas providers set-secret`"),
+            ("http://h/v1?key=1", 'must not have a query or a fragment, not "http://h/v1?key=1"'),
+            ("http://h/v1#x", 'must not have a query or a fragment, not "http://h/v1#x"'),
+            ("http://h:99999/v1", f'{ADDRESS}, not "http://h:99999/v1"'),
+            ("http://h:0/v1", 'must have a port between 1 and 65535, or none, not "http://h:0/v1"'),
+            ("http://[::1/v1", f'{ADDRESS}, not "http://[::1/v1"'),
+        ]
+    ],
+    (
+        '[[providers]]\nid="p"\nkind="embedded"\n[[backends]]\nid="b"\nprovider="p"\nbase_url="http://h"',
+        ["7: backend `b` is embedded, so it has no base_url"],
+    ),
+    # money
+    *[
+        (f'[[models]]\nid="m"\n[models.price]\noutput={value}', [f"4: output in price of [[models]] {fault}"])
+        for value, fault in [
+            ("1.8", 'must be a decimal in quotes such as "1.80", so that it stays exact, not 1.8'),
+            ('"1,80"', 'must be a plain decimal number such as 1.80, not "1,80"'),
+            ('"-1"', 'must be a plain decimal number such as 1.80, not "-1"'),
+            ("-1", "must be a plain decimal number such as 1.80, not -1"),
+            ('"1e3"', 'must be a plain decimal number such as 1.80, not "1e3"'),
+            ('"1_0"', 'must be a plain decimal number such as 1.80, not "1_0"'),
+            ('" 1"', 'must be a plain decimal number such as 1.80, not " 1"'),
+            ('"\\u0661"', 'must be a plain decimal number such as 1.80, not "\u0661"'),
+            ('"nan"', 'must be a plain decimal number such as 1.80, not "nan"'),
+            ('""', 'must be a plain decimal number such as 1.80, not ""'),
+            ('"0.0000000001"', 'has more than 9 decimal places: "0.0000000001"'),
+            ('"1.00000000000000000000000000000000001"', "has more than 9 decimal places: "),
+            ('"1000000.01"', 'must be between 0 and 1000000, not "1000000.01"'),
+            ("9" * 300, "must be between 0 and 1000000, not 999"),
+            ("true", 'must be a decimal in quotes such as "1.80", so that it stays exact, not true'),
+        ]
+    ],
+    (
+        '[[tiers]]\nid="t"\nmonthly_cap="x"',
+        ['3: monthly_cap in [[tiers]] must be a plain decimal number such as 1.80, not "x"'],
+    ),
+    # ranges
+    ('[[tiers]]\nid="t"\nrequests_per_minute=0', ["3: requests_per_minute in [[tiers]] must be between 1 and"]),
+    ('[[models]]\nid="m"\nmax_model_len=0', ["3: max_model_len in [[models]] must be between 1 and 2147483647, not 0"]),
+    ('[[models]]\nid="m"\nmax_output_tokens=-5', ["3: max_output_tokens in [[models]] must be between 1 and"]),
+    ('[[models]]\nid="m"\nmax_model_len=99999999999', ["3: max_model_len in [[models]] must be between 1 and"]),
+    (
+        '[[models]]\nid="m"\nmax_model_len=10\nmax_output_tokens=11',
+        ["4: max_output_tokens of `m` is more than its max_model_len"],
+    ),
+    (f'{BACKEND}base_url="http://h"\nmax_concurrency=0', ["8: max_concurrency in [[backends]] must be between 1 and"]),
+    (
+        f'{BACKEND}base_url="http://h"\n[[models]]\nid="m"\n[[deployments]]\nmodel="m"\nbackend="b"\nweight=0',
+        ["13: weight in [[deployments]] must be between 1 and 1000000, not 0"],
+    ),
+    # names
+    ('[[models]]\nid=""', ['2: id in [[models]] is blank: ""']),
+    ('[[models]]\nid=" m"', ['2: id in [[models]] begins or ends with a space: " m"']),
+    ('[[models]]\nid="m\\u0000"', ['2: id in [[models]] holds characters that cannot be printed: "m\\x00"']),
+    ('[[models]]\nid="m\\u202ed"', ['2: id in [[models]] holds characters that cannot be printed: "m\\u202ed"']),
+    ("[[models]]\nid='''a\nb'''", ['2: id in [[models]] holds characters that cannot be printed: "a\\nb"']),
+    (f'[[models]]\nid="{"x" * 201}"', ["2: id in [[models]] is longer than 200 characters: "]),
+    ('[[models]]\nid="m"\naliases=["a","A"]', ['3: aliases in [[models]] is listed twice: "A"']),
+    ('[[models]]\nid="m"\naliases=["\\t"]', ['3: aliases in [[models]] is blank: "\\t"']),
+    (
+        '[[providers]]\nid="p"\nkind="vllm"\napi_key_env="sk-live-4711"',
+        ["4: api_key_env in [[providers]] must be the name of an environment variable such as LAB_KEY"],
+    ),
+    # days
+    (
+        '[[models]]\nid="m"\n[models.lifecycle]\nretires="2026-02-30"\nreleased="soon"\ndeprecated=2026-01-01T00:00:00Z',
+        [
+            '4: retires in lifecycle of [[models]] must be a day such as 2026-01-31, not "2026-02-30"',
+            '5: released in lifecycle of [[models]] must be a day such as 2026-01-31, not "soon"',
+            "6: deprecated in lifecycle of [[models]] must be a day such as 2026-01-31, not 2026-01-01 00:00:00+00:00",
+        ],
+    ),
+    # free fields
+    ('[[models]]\nid="m"\n[models.card]\na=[\n1,\n{b=nan}]', ["6: card.a.1.b in [[models]] must be a finite number"]),
+    (f'[[models]]\nid="m"\n[models.card]\na={2**63}', ["4: card.a in [[models]] must fit in 64 bits"]),
+    # among declarations
+    ('[[tiers]]\nid="t"\n[[tiers]]\nid="t"', ["4: tier `t` is declared twice"]),
+    ('[[models]]\nid="m"\n[[models]]\naliases=["M"]\nid="n"', ["4: model `n`: alias `M` is the id of another model"]),
+    (
+        '[[models]]\nid="m"\naliases=["x"]\n[[models]]\nid="n"\naliases=[\n"X"]',
+        ["6: model `n`: alias `X` belongs to `m` already"],
+    ),
+    ('[[models]]\nid="m"\n[[models]]\nid="M"', ["2: model `m` differs from `M` in case only"]),
+    ('[[backends]]\nid="b"\nbase_url="http://h"\nprovider="p"', ["4: backend `b`: there is no provider `p`"]),
+    (
+        '[[deployments]]\nbackend="b"\nmodel="m"',
+        ["2: deployment: there is no backend `b`", "3: deployment: there is no model `m`"],
+    ),
+    (
+        '[[models]]\nid="m"\nlifecycle={successor="n"}\n[[models]]\nid="n"\n[models.lifecycle]\nsuccessor="m"',
+        ["3: model `m`: its successors lead back to it", "6: model `n`: its successors lead back to it"],
+    ),
+    ('[[models]]\nid="m"\nlifecycle={successor="n"}', ["3: model `m`: there is no successor `n`"]),
+]
+
+
+def problems_of(text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        read_fleet(text, "f.toml", over=Fleet())
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES)
+def test_every_mistake_is_told_with_its_line(text: str, expected: list[str]) -> None:
+    problems = problems_of(text)
+    assert len(problems) == len(expected)
+    for problem, start in zip(problems, expected, strict=True):
+        assert problem.startswith(f"f.toml:{start}")
+        assert problem.isprintable()
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines() -> None:
+    texts = [text for text, _ in MISTAKES[3:] if not text.startswith(("models =", "[models]", "zzz"))]
+    problems = problems_of("\n".join(texts))
+    lines = [int(re.match(r"f\.toml:(\d+): ", problem)[1]) for problem in problems]  # type: ignore[index]
+    assert lines == sorted(lines)
+    assert len(problems) > 60
+
+
+def test_a_credential_in_a_wrong_place_is_not_shown() -> None:
+    text = f'{BACKEND}base_url="http://u:hunter2@h/v1"\n[[providers]]\nid="q"\nkind="vllm"\napi_key_env="sk-hunter2"'
+    assert "hunter2" not in "".join(problems_of(text))
+
+
+def test_a_whole_file_is_understood() -> None:
+    fleet = read_fleet(WHOLE, "f.toml", over=Fleet())
+    old, new = fleet.models
+    assert old.price is not None
+    assert (old.price.input, old.price.request, old.price.documents) == (1_800_000_000, 10**9, 500_000_000)
+    assert old.card == {
+        "editor": "IBM",
+        "languages": ["es", "fr"],
+        "energy_kwh_per_mtok": 0.25,
+        "since": "2025-06-01",
+    }
+    assert (old.lifecycle.deprecated, old.lifecycle.successor) == ("2026-01-01", new.id)
+    assert fleet.backends[1].engine_type == "embedded"
+    assert fleet.providers[0].extra_parameters == {"top_k", "min_p"}
+
+
+def test_text_of_a_fleet_reads_back_as_the_same_fleet() -> None:
+    fleet = read_fleet(WHOLE, "f.toml", over=Fleet())
+    assert read_fleet(write_fleet(fleet), "g.toml", over=Fleet()) == fleet
+
+
+_name = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(
+    lambda text: text.isprintable() and text == text.strip()
+)
+_card = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.recursive(
+        st.booleans()
+        | st.integers(-(2**63), 2**63 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.\"'", max_size=3), inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
+_amount = st.decimals(0, 1_000_000, places=9).map(lambda amount: f"{amount:f}")
+_model = st.fixed_dictionaries(
+    {"id": _name},
+    optional={
+        "card": _card,
+        "price": st.dictionaries(st.sampled_from(["input", "output", "request", "cached_input"]), _amount),
+        "max_model_len": st.integers(1, 2**31 - 1),
+        "owned_by": _name,
+        "capabilities": st.lists(st.text(string.ascii_lowercase, min_size=1), unique=True),
+    },
+)
+
+
+@given(st.lists(_model, max_size=3, unique_by=lambda m: str(m["id"]).casefold()))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_models_survive_the_way_to_text_and_back(models: list[dict[str, Any]]) -> None:
+    from llmaas.domain.declarations import declare
+
+    fleet, mistakes = declare({"models": models}, Fleet())
+    assert mistakes == []
+    assert read_fleet(write_fleet(fleet), "f.toml", over=Fleet()) == fleet
+
+
+def test_apply_says_what_changes_and_an_export_changes_nothing(llmaas: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(WHOLE)
+    first = llmaas.good("apply", str(file))
+    assert first.out.splitlines()[0] == "+ tier tier-1"
+    assert first.err == "9 added, 0 changed, 0 removed\n"
+    assert llmaas.good("apply", str(file)).err == "nothing to change\n"
+    exported = llmaas.good("export").out
+    again = llmaas.good("apply", "-", "--prune", stdin=exported)
+    assert (again.out, again.err) == ("", "nothing to change\n")
+    assert llmaas.good("export").out == exported
+    revisions = llmaas.good("models", "show", "granite", "--json").json
+    assert revisions["price"]["input"] == "1.80"
+
+
+def test_a_dry_run_changes_nothing(llmaas: Cli) -> None:
+    ran = llmaas.good("apply", "-", "--dry-run", stdin=WHOLE)
+    assert "+ model granite4:8b\n" in ran.out
+    assert "(dry run: nothing was changed)" in ran.err
+    assert llmaas.good("export").out == ""
+
+
+def test_prune_removes_what_is_not_declared(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=WHOLE)
+    less = WHOLE[: WHOLE.index("[[deployments]]")]
+    assert llmaas.good("apply", "-", stdin=less).err == "nothing to change\n"
+    pruned = llmaas.good("apply", "-", "--prune", "--json", stdin=less)
+    assert pruned.json == [
+        {"action": "remove", "noun": "deployment", "id": "granite3.3:8b@ma02"},
+        {"action": "remove", "noun": "deployment", "id": "granite4:8b@me"},
+    ]
+    everything = llmaas.good("apply", "-", "--prune", stdin="")
+    assert everything.err == "0 added, 0 changed, 7 removed\n"
+    assert llmaas.good("export").out == ""
+
+
+def test_a_part_is_put_over_what_is_there(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=WHOLE)
+    part = '[[models]]\nid = "tiny"\n[[deployments]]\nmodel = "tiny"\nbackend = "ma02"\n'
+    assert llmaas.good("apply", "-", stdin=part).err == "2 added, 0 changed, 0 removed\n"
+    clash = llmaas("apply", "-", stdin='[[models]]\nid = "x"\naliases = ["granite"]\n')
+    assert clash.code == 3
+    assert clash.errors == ["standard input:3: model `x`: alias `granite` belongs to `granite3.3:8b` already"]
+    orphan = llmaas("apply", "-", "--prune", stdin=part)
+    assert orphan.code == 3
+    assert orphan.errors == ["standard input:5: deployment: there is no backend `ma02`"]
+
+
+def test_a_file_with_a_mistake_changes_nothing_and_leaves_with_3(llmaas: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(WHOLE.replace("weight = 2", "weight = -2").replace('kind = "vllm"', 'kind = "vlm"'))
+    ran = llmaas("apply", str(file))
+    assert ran.code == 3
+    assert ran.out == ""
+    assert [error.split(": ")[0] for error in ran.errors] == [f"{file}:12", f"{file}:61"]
+    assert llmaas.good("export").out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xff\xfe", "1: is not UTF-8 text"),
+        (b"# \n\n[[models]]\nid = '\xe9'", "4: is not UTF-8 text"),
+        (b"x" * (16 * 1024 * 1024 + 1), " is larger than 16 MiB"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(content: bytes, expected: str, llmaas: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_bytes(content)
+    ran = llmaas("apply", str(file))
+    assert (ran.code, ran.errors) == (3, [f"{file}:{expected}"])
+
+
+def test_a_file_that_is_not_there_or_has_a_byte_order_mark(llmaas: Cli, tmp_path: Path) -> None:
+    assert llmaas("apply", "/nowhere/f.toml").errors == ["/nowhere/f.toml: cannot be read: No such file or directory"]
+    assert llmaas("apply", str(tmp_path)).errors == [f"{tmp_path}: cannot be read: Is a directory"]
+    file = tmp_path / "fleet.toml"
+    file.write_text("\ufeff" + WHOLE)
+    assert llmaas("apply", str(file)).code == 0
+
+
+def test_a_change_of_price_is_a_new_version(llmaas: Cli) -> None:
+    text = '[[models]]\nid = "m"\nprice = { input = "1.80" }\n'
+    llmaas.good("apply", "-", stdin=text)
+    assert llmaas.good("apply", "-", stdin=text).err == "nothing to change\n"
+    changed = llmaas.good("apply", "-", stdin=text.replace("1.80", "1.90"))
+    assert changed.out == "~ model m\n"
+    assert llmaas.good("models", "show", "m", "--json").json["price"]["cached_input"] == "1.90"
