@@ -34,8 +34,10 @@ from llmaas.domain.ports import Revisions
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
 from llmaas.domain.users import User
 from llmaas.engine.client import EngineClient
-from llmaas.engine.host import run_engine_host
-from llmaas.engine.manifest import load_manifest
+from llmaas.engine.host import puller_of, run_engine_host
+from llmaas.engine.manifest import ModelSpec, load_manifest
+from llmaas.engine.pull import Progress
+from llmaas.engine.store import ModelStore
 from llmaas.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
@@ -244,6 +246,28 @@ class Installation:
         """Rows that wait in the spool for the database."""
         spool = Spool(self.settings.spool_path)
         return sum(1 for file in spool.files() for _ in spool.read(file))
+
+
+def pull_model(settings: Settings, name: str, progress: Progress) -> Path:
+    """Bring the file of a model of the manifest here; at once when it is here already. Blocks.
+
+    Raises NotFound for a name that is not in the manifest, EngineFailed when no source gives the file.
+    """
+    _check_writable(settings.data_dir)
+    return puller_of(settings).pull(_known_model(settings, name), progress)
+
+
+def find_model_file(settings: Settings, name: str) -> Path | None:
+    """The verified file of a model of the manifest; None: not pulled yet. Raises NotFound, EngineFailed when it is corrupt."""
+    return ModelStore(settings.models_path).find(_known_model(settings, name))
+
+
+def _known_model(settings: Settings, name: str) -> ModelSpec:
+    manifest = load_manifest(settings.data_dir)
+    wanted = manifest.get(name)
+    if wanted is None:
+        raise NotFound(f"There is no model `{name}` in the manifest. It knows: {', '.join(manifest.names)}.", param="name")
+    return wanted
 
 
 def migrate_database(settings: Settings) -> tuple[str | None, str]:

@@ -20,11 +20,12 @@ from llmaas.cli.probe import ProbeFailed, get_json
 from llmaas.cli.providers import ask_backend
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
-from llmaas.errors import LlmaasError
+from llmaas.errors import ConfigurationError, LlmaasError
 from llmaas.settings import Settings
 
 if TYPE_CHECKING:
     from llmaas.app import Installation
+    from llmaas.domain.fleet import Fleet
 
 _GIB = 1024**3
 _LITTLE_BYTES = 2 * _GIB
@@ -74,6 +75,8 @@ async def within(installation: Installation) -> AsyncIterator[Finding]:
     yield _spool(installation)
     yield await _clock(installation)
     yield await _models(installation)
+    for finding in _model_files(installation, await installation.catalogue.fleet()):
+        yield finding
     async for finding in _providers(installation):
         yield finding
 
@@ -199,6 +202,27 @@ async def _models(installation: Installation) -> Finding:
         )
         return warn("models", "none published yet", fix)
     return good("models", f"{len(catalogue.listed())} published")
+
+
+def _model_files(installation: Installation, fleet: Fleet) -> Iterator[Finding]:
+    from llmaas.app import find_model_file
+
+    embedded = {p.id for p in fleet.providers if p.kind is ProviderKind.EMBEDDED}
+    here = {b.id for b in fleet.backends if b.provider_id in embedded}
+    for root in dict.fromkeys(d.root for d in fleet.deployments if d.backend_id in here):
+        about, fix = f"model file {root}", f"llmaas models pull {root}"
+        try:
+            path = find_model_file(installation.settings, root)
+        except ConfigurationError as error:
+            yield from (fail(about, problem, "correct models.toml in the data directory") for problem in error.problems)
+        except LlmaasError as error:
+            yield fail(about, error.message, error.hint or fix)
+        else:
+            yield (
+                warn(about, "not here yet; it is pulled when it is first used", fix)
+                if path is None
+                else good(about, f"{path}, verified")
+            )
 
 
 async def _providers(installation: Installation) -> AsyncIterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -55,6 +55,82 @@ def show(
         return
     rows = [[key, value] for key, value in _flat(_record(entry)) if value not in (None, "", [])]
     output.table(["field", "value"], rows)
+
+
+@commands.command()
+@at_place
+def pull(
+    place: Place,
+    *,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A model of the manifest; default: the setting default_model."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring the file of an embedded model here: resumed where it broke off, and verified."""
+    from llmaas import log
+    from llmaas.app import pull_model
+
+    log.configure("warning")
+    settings = place.load().settings
+    wanted = name or settings.default_model
+    with _ProgressBar(wanted) as bar:
+        path = pull_model(settings, wanted, bar.show)
+    if as_json:
+        output.json_object({"name": wanted, "path": str(path), "size_bytes": path.stat().st_size})
+    else:
+        print(path)
+
+
+class _ProgressBar:
+    """On stderr, with speed and time left; where that is no terminal, a line for each tenth."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as SpeedColumn
+
+        console = Console(stderr=True)
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            SpeedColumn(),
+            TimeRemainingColumn(),
+        ]
+        self._drawn = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._drawn.add_task(name, total=None)
+        self._name = name
+        self._tenths = 0
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        self._drawn.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drawn.stop()
+
+    def show(self, done: int, total: int) -> None:
+        if self._drawn.disable:
+            self._tell(done, total)
+            return
+        waiting = total == 0
+        if not self._begun and not waiting:
+            # What an earlier try left is not this one's speed.
+            self._drawn.reset(self._task, total=total, completed=done, description=self._name)
+            self._begun = True
+        text = f"{self._name}: another process is pulling it" if waiting else self._name
+        if done == total and not waiting:
+            text = f"{self._name}: verifying"
+        self._drawn.update(self._task, completed=done, total=total or None, description=text)
+
+    def _tell(self, done: int, total: int) -> None:
+        tenths = done * 10 // total if total else 0
+        if tenths > self._tenths:
+            self._tenths = tenths
+            output.note(f"{self._name}: {tenths * 10} % of {total / 1e6:.0f} MB")
 
 
 async def _load(installation: Installation) -> Catalogue:

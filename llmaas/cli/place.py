@@ -47,7 +47,10 @@ class Place:
 
     def run(self, work: Callable[[Installation], Awaitable[T]]) -> T:
         """Do something with the installation at this place, which is made when there is none yet."""
+        from llmaas import log
         from llmaas.app import Installation
+
+        log.configure("warning")
 
         async def within() -> T:
             installation = Installation(self.load().settings)

@@ -46,7 +46,9 @@ class Answer:
 
     def content(self) -> str:
         tags = self.behaviour.reasoning_style == "tags"
-        return "".join(step.text for step in self.steps if step.kind == "content" or (tags and step.kind == "reasoning"))
+        return "".join(
+            step.text for step in self.steps if step.kind == "content" or (tags and step.kind == "reasoning")
+        )
 
     def reasoning(self) -> str:
         tags = self.behaviour.reasoning_style == "tags"
@@ -68,7 +70,9 @@ def plan(behaviour: Behaviour, flavour: Flavour, request: dict[str, Any], number
     if calls:
         for index, call in enumerate(calls):
             steps.append(Step("call", "", index))
-            steps.extend(Step("arguments", call.arguments[at : at + 4], index) for at in range(0, len(call.arguments), 4))
+            steps.extend(
+                Step("arguments", call.arguments[at : at + 4], index) for at in range(0, len(call.arguments), 4)
+            )
     else:
         texts = itertools.islice(itertools.cycle(behaviour.pieces), behaviour.tokens)
         steps.extend(Step("content", text) for text in texts)

@@ -1,4 +1,4 @@
-"""From an answer to the bytes of a response: server-sent events, lines of JSON or one body, with the faults of a Behaviour."""
+"""From an answer to the chunks of a response: server-sent events, lines of JSON or one body, faults included."""
 
 from __future__ import annotations
 

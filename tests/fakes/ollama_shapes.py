@@ -1,4 +1,4 @@
-"""Answers in the format of Ollama's native API. It has one choice only, streams unless told not to, and never says [DONE]."""
+"""Answers in the format of Ollama's native API: one choice, streamed unless told not to, no [DONE]."""
 
 from __future__ import annotations
 

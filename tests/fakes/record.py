@@ -1,4 +1,4 @@
-"""What the fake server saw and did: one Record for each request, and waiting for things to happen."""
+"""What the fake server saw and did: one Record for each request, and waits for what happens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Outcome = Literal["open", "complete", "cancelled", "cut"]
-"""`cancelled`: the client was gone before the answer was complete. `cut`: the server ended the connection on purpose."""
+"""`cancelled`: the client was gone before the answer was complete. `cut`: the server ended it on purpose."""
 
 DEADLINE_S = 5.0
 
@@ -43,7 +43,18 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         body = base64.b64encode(self.body).decode()
-        names = ("number", "connection", "method", "path", "headers", "json", "model", "credential", "outcome", "status")
+        names = (
+            "number",
+            "connection",
+            "method",
+            "path",
+            "headers",
+            "json",
+            "model",
+            "credential",
+            "outcome",
+            "status",
+        )
         counts = ("tokens_sent", "chunks_sent", "bytes_sent", "paused")
         return {name: getattr(self, name) for name in names + counts} | {"body": body}
 

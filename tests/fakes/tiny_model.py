@@ -2,7 +2,8 @@
 
 Same seed, same bytes. At temperature 0 its answers are deterministic, at any temperature they are valid UTF-8 made of
 `PIECES`, and they end only by a limit, a stop string or a grammar: an answer to `max_tokens: 7` has seven tokens.
-Prompts are read byte by byte, so a prompt has about one token for each byte.
+A request with tools is answered by one call, unless its last message is a tool's result. Prompts are read byte by byte,
+so they have about one token for each byte. In schemas, prefer enum, boolean and integer: free strings seldom end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A scriptable inference server on a free loopback port: OpenAI's API, Ollama's native one, and any misbehaviour wanted.
+"""A scriptable inference server on a free loopback port: OpenAI's API, Ollama's native one, and misbehaviour.
 
-In a test: `async with FakeUpstream() as up: up.script(Behaviour(...)); ... up.base_url ... await up.wait_cancelled()`.
-As a program: `python -m tests.fakes.upstream PORT`, steered by `POST /_script`, `/_release`, `/_reset`, `GET /_log`, `/_wait`.
-A request takes the next scripted behaviour of its model, else the next of any, else what its model's name says, else the default.
+In a test: `async with FakeUpstream() as up: up.script(Behaviour(...)); ... up.base_url ...; await up.wait_cancelled()`.
+As a program: `python -m tests.fakes.upstream PORT`, steered by `POST /_script`, `/_release`, `/_reset`, `GET /_log`,
+`/_wait?outcome=cancelled`. A request takes what is scripted next for its model, else what is scripted for any, else
+what its model's name says (`behaviour.NAMED`), else the default.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import argparse
 import asyncio
 from collections import deque
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from typing import Self
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -21,7 +22,7 @@ from tests.fakes.behaviour import NAMED, Behaviour, Flavour
 from tests.fakes.error_shapes import Shape, error_body
 from tests.fakes.framing import Chunk, Response, ndjson, sse, whole
 from tests.fakes.ollama_shapes import OllamaAnswer, embed_body, show_body, tags_body, window
-from tests.fakes.openai_shapes import OpenAiAnswer, embeddings_body, models_body
+from tests.fakes.openai_shapes import Json, OpenAiAnswer, embeddings_body, models_body
 from tests.fakes.record import DEADLINE_S, Log, Record
 from tests.fakes.wire import Connection
 
@@ -95,7 +96,10 @@ class FakeUpstream:
     # Steering.
 
     def script(self, *behaviours: Behaviour, model: str | None = None) -> None:
-        """Behaviours of the next requests, one each; with `model`, of the next requests for that model."""
+        """Behaviours of the next requests, one each; with `model`, of the next requests for that model.
+
+        A request by GET has its path in the model's place, and takes nothing that is scripted for any request.
+        """
         self._scripts.setdefault(model, deque()).extend(behaviours)
 
     def always(self, behaviour: Behaviour, model: str | None = None) -> None:
@@ -171,65 +175,64 @@ class FakeUpstream:
         self._connections.add(connection)
         return connection
 
-    def _answer(self, record: Record) -> tuple[Response, Behaviour]:
-        path = unquote(urlsplit(record.path).path)
+    async def _answer(self, record: Record) -> tuple[Response, Behaviour]:
+        parts = urlsplit(record.path)
+        path = unquote(parts.path)
         if path.startswith("/_"):
-            return self._steer(path, record), Behaviour()
-        if record.method == "GET":
-            return self._listing(path), self._next_behaviour(None)
-        request = record.json
-        if not isinstance(request, dict):
-            return whole({"error": {"message": "not JSON", "type": "invalid_request_error"}}, Behaviour(), status=400), Behaviour()
-        behaviour = self._next_behaviour(record.model)
-        model = str(record.model)
+            return await self._steer(path, dict(parse_qsl(parts.query)), record), Behaviour()
+        request = record.json if isinstance(record.json, dict) else {}
+        behaviour = self._next_behaviour(path if record.method == "GET" else record.model)
         if behaviour.raw is not None:
             return Response(200, [], [Chunk(behaviour.raw)], raw=True), behaviour
         if behaviour.body is not None:
             return whole(behaviour.body, behaviour, status=behaviour.status or 200), behaviour
-        tokens = count_prompt(request)
         if behaviour.error is not None and behaviour.error_at is None:
-            status, body = error_body(behaviour.error, model=model, tokens=tokens, window=self.context or 2048)
-            return whole(body, behaviour, status=behaviour.status or status), behaviour
-        response = self._generate(path, request, behaviour, record.number, tokens)
+            return self._refusal(behaviour.error, request, behaviour), behaviour
+        response = (
+            self._listing(path) if record.method == "GET" else self._generate(path, request, behaviour, record.number)
+        )
         response.status = behaviour.status or response.status
         return response, behaviour
 
-    def _next_behaviour(self, model: str | None) -> Behaviour:
-        for key in (model, None):
-            if key in self._scripts and self._scripts[key]:
-                return self._scripts[key].popleft()
-        named = None if model is None else self._named.get(model, NAMED.get(model))
-        return self._default if named is None else named
+    def _next_behaviour(self, key: str | None) -> Behaviour:
+        for name in (key, None):
+            if self._scripts.get(name) and not (name is None and _is_path(key)):
+                return self._scripts[name].popleft()
+        named = None if key is None else self._named.get(key, NAMED.get(key))
+        return self._default if named is None and not _is_path(key) else named or Behaviour()
 
-    def _generate(self, path: str, request: dict[str, Any], behaviour: Behaviour, number: int, tokens: int) -> Response:
-        model = str(request.get("model"))
+    def _refusal(self, shape: Shape, request: Json, behaviour: Behaviour, limit: int | None = None) -> Response:
+        model, tokens = str(request.get("model")), count_prompt(request)
+        status, body = error_body(shape, model=model, tokens=tokens, window=limit or self.context or 2048)
+        return whole(body, behaviour, status=behaviour.status or status)
+
+    def _generate(self, path: str, request: Json, behaviour: Behaviour, number: int) -> Response:
+        model, tokens = str(request.get("model")), count_prompt(request)
         answer = plan(behaviour, self.flavour, request, number)
-        said = answer.completion_tokens
-        if path in ("/v1/embeddings", "/api/embed"):
-            return whole((embeddings_body if path == "/v1/embeddings" else embed_body)(request), behaviour)
         if path in ("/v1/chat/completions", "/v1/completions"):
             if self.context is not None and tokens > self.context:
-                shape = _CONTEXT_ERRORS[answer.flavour]
-                status, body = error_body(shape, model=model, tokens=tokens, window=self.context)
-                return whole(body, behaviour, status=status)
+                return self._refusal(_CONTEXT_ERRORS[answer.flavour], request, behaviour)
             openai = OpenAiAnswer(answer, chat=path == "/v1/chat/completions")
             if request.get("stream"):
                 return sse(openai.events(), behaviour, model)
-            return whole(openai.whole(), behaviour, tokens=said)
+            return whole(openai.whole(), behaviour, tokens=answer.completion_tokens)
         if path in ("/api/chat", "/api/generate"):
             if request.get("truncate") is False and tokens > window(request):
-                status, body = error_body("context_ollama", model=model, tokens=tokens, window=window(request))
-                return whole(body, behaviour, status=status)
+                return self._refusal("context_ollama", request, behaviour, window(request))
             ollama = OllamaAnswer(answer, chat=path == "/api/chat")
             if request.get("stream", True):
                 return ndjson(ollama.events(), behaviour, model)
-            return whole(ollama.whole(), behaviour, tokens=said)
+            return whole(ollama.whole(), behaviour, tokens=answer.completion_tokens)
+        if path == "/v1/embeddings":
+            return whole(embeddings_body(request), behaviour)
+        if path == "/api/embed":
+            return whole(embed_body(request), behaviour)
         if path == "/api/show":
             return whole(show_body(self.context or 131_072), behaviour)
         return whole({"error": "not found"}, behaviour, status=404)
 
     def _listing(self, path: str) -> Response:
-        bodies: dict[str, Any] = {
+        bodies: dict[str, Json] = {
             "/v1/models": models_body(self.models, self.context or 131_072),
             "/api/tags": tags_body(self.models),
             "/api/version": {"version": "0.40.2"},
@@ -238,7 +241,7 @@ class FakeUpstream:
         status = 200 if path in bodies else 404
         return whole(bodies.get(path, {"error": "not found"}), Behaviour(), status=status)
 
-    def _steer(self, path: str, record: Record) -> Response:
+    async def _steer(self, path: str, query: dict[str, str], record: Record) -> Response:
         if path == "/_script":
             order = msgspec.convert(record.json, Order)
             if order.always is not None:
@@ -248,11 +251,27 @@ class FakeUpstream:
             return whole({"released": self.release_now()}, Behaviour())
         elif path == "/_reset":
             self.reset()
+        elif path == "/_wait":
+            outcome, count, timeout_s = (
+                query["outcome"],
+                int(query.get("count", "1")),
+                float(query.get("timeout_s", "5")),
+            )
+            try:
+                await self.wait_paused(count, timeout_s) if outcome == "paused" else await self._wait_outcome(
+                    outcome, count, timeout_s
+                )
+            except AssertionError as error:
+                return whole({"error": str(error)}, Behaviour(), status=504)
         elif path != "/_log":
             return whole({"error": "not found"}, Behaviour(), status=404)
         log = {"open_connections": self.open_connections, "connections": self.log.connections}
         requests = [request.to_json() for request in self.requests]
         return whole(log | {"dropped": self.log.dropped, "requests": requests}, Behaviour())
+
+
+def _is_path(key: str | None) -> bool:
+    return key is not None and key.startswith("/")
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,7 +10,8 @@ import socket
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import cast
 
 import httptools
 
@@ -18,7 +19,7 @@ from tests.fakes.behaviour import Behaviour, Position
 from tests.fakes.framing import Chunk, Response
 from tests.fakes.record import Log, Record
 
-Answer = Callable[[Record], tuple[Response, Behaviour]]
+Answer = Callable[[Record], Awaitable[tuple[Response, Behaviour]]]
 
 
 class _ConnectionOver(Exception):
@@ -48,9 +49,8 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
         self._log.connections += 1
         self._log.open_connections += 1
         self._number = self._log.connections
@@ -81,6 +81,10 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+
+    @property
+    def closed(self) -> bool:
+        return self._transport.is_closing()
 
     async def stop(self) -> None:
         self._end("rst")
@@ -128,14 +132,19 @@ class Connection(asyncio.Protocol):
     # The answers.
 
     async def _serve(self) -> None:
-        with contextlib.suppress(_ConnectionOver):
+        try:
             while self._queue:
                 record, keep = self._queue.popleft()
-                response, behaviour = self._answer(record)
+                response, behaviour = await self._answer(record)
                 record.status = response.status
                 await self._respond(record, response, behaviour, keep=keep)
                 self._open.remove(record)
                 self._on_next_request = behaviour.next_request
+        except _ConnectionOver:
+            return
+        except Exception:
+            self._end("rst")
+            raise
 
     async def _respond(self, record: Record, response: Response, behaviour: Behaviour, *, keep: bool) -> None:
         keep = keep and behaviour.close == "keep" and behaviour.framing != "close"

@@ -1,0 +1,48 @@
+"""What all tests share: the `--all` switch, loud skips, and a running gateway to talk to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.tiny_model import write_tiny_model
+from tests.gateway import GatewayProcess
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --all"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """In CI nothing may be missing: a skip for a part that is not there is a failure."""
+    report: pytest.TestReport = yield
+    slow = "slow" in item.keywords and not item.config.getoption("--all")
+    if report.skipped and os.environ.get("CI") and not slow and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of half a megabyte that the real engine loads in milliseconds."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
+    """A gateway process of this test alone, not started yet: set up its fleet, then `await gateway.start()`."""
+    process = GatewayProcess(tmp_path / "data")
+    yield process
+    await process.close()
