@@ -19,8 +19,8 @@ from llmaas.domain.keys import Permission
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.usage import UsageRow
 from llmaas.engine.probe import free_port
-from llmaas.storage.usage import UsageFilter
-from tests.fakes.raw_http import RawHttp, Response
+from llmaas.domain.usage import UsageFilter
+from tests.fakes.raw_http import RawConnection, RawResponse
 
 ROOT = Path(__file__).parents[1]
 STARTUP_S = 30.0
@@ -149,7 +149,7 @@ class GatewayProcess:
         prices = await installation.catalogue.price_versions()
         return [fault async for fault in installation.usage.faults(prices)]
 
-    async def post(self, path: str, body: Any, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    async def post(self, path: str, body: Any, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> RawResponse:
         """One request on a connection of its own; `body` as JSON, or as it is when bytes. `key` empty: none is sent."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         token = self.key if key is None else key
@@ -158,18 +158,18 @@ class GatewayProcess:
             lines["authorization"] = f"Bearer {token}"
         return await self._send("POST", path, {**lines, **(headers or {})}, data)
 
-    async def get(self, path: str, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    async def get(self, path: str, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> RawResponse:
         token = self.key if key is None else key
         lines = {"host": f"127.0.0.1:{self.port}"}
         if token:
             lines["authorization"] = f"Bearer {token}"
         return await self._send("GET", path, {**lines, **(headers or {})}, b"")
 
-    async def _send(self, method: str, path: str, headers: Mapping[str, str], data: bytes) -> Response:
+    async def _send(self, method: str, path: str, headers: Mapping[str, str], data: bytes) -> RawResponse:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        async with RawHttp("127.0.0.1", self.port) as connection:
+        async with await RawConnection.open(self.url) as connection:
             await connection.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + data)
-            return await connection.response(method)
+            return await connection.response(head=method == "HEAD")
 
 
 def fleet_of(
