@@ -25,6 +25,7 @@ from llmaas.api.inference import InferenceHandlers
 from llmaas.api.models import ModelHandlers
 from llmaas.api.routes import routes
 from llmaas.clock import Clock, SystemClock
+from llmaas.console.landing import LandingPage
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.fleet import Fleet
@@ -372,7 +373,8 @@ class GatewayWorker:
         inference = InferenceHandlers(
             self.service, self._tasks, max_body_bytes=settings.max_body_bytes, ping_interval_s=settings.ping_interval_s
         )
-        self.routes = RouteTable(routes(inference, ModelHandlers(self._catalogue), health_handlers))
+        landing = Route("GET", "/", "public", LandingPage().show)
+        self.routes = RouteTable([*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing])
         self.asgi = self._surface(self.routes)
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
 

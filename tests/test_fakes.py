@@ -17,7 +17,7 @@ import pytest
 import xllamacpp as xlc
 
 from tests.fakes.behaviour import NAMED, Behaviour, Call
-from tests.fakes.raw_http import Incomplete, RawHttp, Response
+from tests.fakes.raw_http import Incomplete, RawConnection, RawResponse
 from tests.fakes.tiny_model import PIECES, write_tiny_model
 from tests.fakes.upstream import FakeUpstream
 
@@ -32,8 +32,8 @@ async def up() -> AsyncIterator[FakeUpstream]:
 
 
 @pytest.fixture
-async def raw(up: FakeUpstream) -> AsyncIterator[RawHttp]:
-    async with RawHttp.to(up.url) as connection:
+async def raw(up: FakeUpstream) -> AsyncIterator[RawConnection]:
+    async with await RawConnection.open(up.url) as connection:
         yield connection
 
 
@@ -41,11 +41,11 @@ def ask(model: str = "fake", text: str = "one two three", **more: Any) -> dict[s
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
-def chunks(response: Response) -> list[dict[str, Any]]:
+def chunks(response: RawResponse) -> list[dict[str, Any]]:
     return [json.loads(event) for event in response.events() if event != "[DONE]"]
 
 
-def text(response: Response) -> str:
+def text(response: RawResponse) -> str:
     deltas = [choice["delta"] for chunk in chunks(response) for choice in chunk["choices"]]
     return "".join(delta.get("content") or "" for delta in deltas)
 
@@ -71,7 +71,7 @@ async def test_openai_sdk_reads_the_default_answer(up: FakeUpstream) -> None:
     assert {request.outcome for request in up.requests} == {"complete"}
 
 
-async def test_usage_chunk_only_when_asked(raw: RawHttp) -> None:
+async def test_usage_chunk_only_when_asked(raw: RawConnection) -> None:
     asked, not_asked = await raw.post(CHAT, ask(**STREAM)), await raw.post(CHAT, ask(stream=True))
     assert chunks(asked)[-1]["choices"] == []
     assert chunks(asked)[-1]["usage"]["total_tokens"] == 8
@@ -79,7 +79,7 @@ async def test_usage_chunk_only_when_asked(raw: RawHttp) -> None:
     assert asked.events()[-1] == not_asked.events()[-1] == "[DONE]"
 
 
-async def test_credentials_and_bytes_are_recorded(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_credentials_and_bytes_are_recorded(up: FakeUpstream, raw: RawConnection) -> None:
     await raw.post(CHAT, ask(), headers=[("Authorization", "Bearer client-key"), ("X-Client", "yes")])
     await raw.post(CHAT, ask())
     first, second = up.requests
@@ -95,7 +95,7 @@ def test_behaviours_travel_as_json(name: str) -> None:
     assert msgspec.json.decode(msgspec.json.encode(behaviour), type=Behaviour) == behaviour
 
 
-async def test_scripts_come_in_order_and_by_model(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_scripts_come_in_order_and_by_model(up: FakeUpstream, raw: RawConnection) -> None:
     up.script(Behaviour(error="server"), Behaviour(error="rate_limit"))
     up.script(Behaviour(tokens=1), model="other")
     up.always(Behaviour(error="loading"), model="third")
@@ -105,7 +105,7 @@ async def test_scripts_come_in_order_and_by_model(up: FakeUpstream, raw: RawHttp
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_is_noticed(up: FakeUpstream, raw: RawHttp, stream: bool) -> None:
+async def test_a_client_that_leaves_is_noticed(up: FakeUpstream, raw: RawConnection, stream: bool) -> None:
     model = "fake-hang-2" if stream else "fake-hang"
     await raw.send(b"")
     asking = asyncio.create_task(raw.post(CHAT, ask(model, stream=stream)))
@@ -119,7 +119,7 @@ async def test_a_client_that_leaves_is_noticed(up: FakeUpstream, raw: RawHttp, s
     await up.wait_connections(0)
 
 
-async def test_release_lets_a_paused_answer_go_on(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_release_lets_a_paused_answer_go_on(up: FakeUpstream, raw: RawConnection) -> None:
     asking = asyncio.create_task(raw.post(CHAT, ask("fake-hang-end", stream=True)))
     assert await up.release() == 1
     assert text(await asking) == "hello " * 5
@@ -138,7 +138,7 @@ async def test_release_lets_a_paused_answer_go_on(up: FakeUpstream, raw: RawHttp
         ("fake-cut-end", b'"finish_reason":"stop"}]}\n\n'),
     ],
 )
-async def test_cuts(up: FakeUpstream, raw: RawHttp, model: str, left: bytes) -> None:
+async def test_cuts(up: FakeUpstream, raw: RawConnection, model: str, left: bytes) -> None:
     with pytest.raises(Incomplete) as cut:
         await raw.post(CHAT, ask(model, stream=True))
     assert cut.value.received.endswith(left) or (model == "fake-cut-line" and left in cut.value.received)
@@ -146,19 +146,19 @@ async def test_cuts(up: FakeUpstream, raw: RawHttp, model: str, left: bytes) -> 
     assert up.last.tokens_sent == (0 if "head" in model else 5 if "end" in model else 2)
 
 
-async def test_slices_split_everything_and_change_nothing(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_slices_split_everything_and_change_nothing(up: FakeUpstream, raw: RawConnection) -> None:
     up.script(msgspec.structs.replace(NAMED["fake-sliced"], slice_bytes=3))
     sliced = await raw.post(CHAT, ask(**STREAM))
     plain = await raw.post(CHAT, ask("fake-utf8", **STREAM))
     assert text(sliced) == text(plain) == "señal 日本🙂🚀 слово " * 2
     up.script(msgspec.structs.replace(NAMED["fake-sliced"], slice_bytes=1))
-    async with RawHttp.to(up.url) as other:
+    async with await RawConnection.open(up.url) as other:
         asking = asyncio.create_task(other.post(CHAT, ask()))
         await asking
     assert asking.result().json()["choices"][0]["message"]["content"] == text(plain)
 
 
-async def test_stream_formats(raw: RawHttp) -> None:
+async def test_stream_formats(raw: RawConnection) -> None:
     async def body(model: str) -> bytes:
         return (await raw.post(CHAT, ask(model, stream=True))).body
 
@@ -176,7 +176,7 @@ async def test_stream_formats(raw: RawHttp) -> None:
 
 async def test_a_long_line_and_an_endless_stream_wait_for_the_reader(up: FakeUpstream) -> None:
     for model in ("fake-long-line", "fake-endless"):
-        async with RawHttp.to(up.url, receive_buffer=8192) as raw:
+        async with await RawConnection.open(up.url, receive_buffer=8192) as raw:
             await raw.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ")
             data = json.dumps(ask(model, stream=True)).encode()
             await raw.send(str(len(data)).encode() + b"\r\n\r\n" + data)
@@ -186,7 +186,7 @@ async def test_a_long_line_and_an_endless_stream_wait_for_the_reader(up: FakeUps
     assert all(request.bytes_sent < 50_000_000 for request in up.requests)
 
 
-async def test_tool_calls_well_formed_and_broken(raw: RawHttp) -> None:
+async def test_tool_calls_well_formed_and_broken(raw: RawConnection) -> None:
     async def deltas(model: str) -> list[dict[str, Any]]:
         response = await raw.post(CHAT, ask(model, stream=True))
         found = [choice["delta"].get("tool_calls", []) for chunk in chunks(response) for choice in chunk["choices"]]
@@ -204,7 +204,7 @@ async def test_tool_calls_well_formed_and_broken(raw: RawHttp) -> None:
     assert json.loads(whole["message"]["tool_calls"][1]["function"]["arguments"]) == {"zone": "Europe/Madrid"}
 
 
-async def test_reasoning_logprobs_and_choices(raw: RawHttp) -> None:
+async def test_reasoning_logprobs_and_choices(raw: RawConnection) -> None:
     field = (await raw.post(CHAT, ask("fake-reasoning"))).json()
     assert field["choices"][0]["message"]["reasoning_content"] == "think " * 3
     assert field["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3
@@ -217,7 +217,7 @@ async def test_reasoning_logprobs_and_choices(raw: RawHttp) -> None:
     assert chunks(several)[-1]["usage"]["completion_tokens"] == 4
 
 
-async def test_usage_that_lies(raw: RawHttp) -> None:
+async def test_usage_that_lies(raw: RawConnection) -> None:
     async def usages(model: str) -> list[Any]:
         response = await raw.post(CHAT, ask(model, **STREAM))
         return [chunk["usage"] for chunk in chunks(response) if chunk.get("usage") is not None]
@@ -232,21 +232,21 @@ async def test_usage_that_lies(raw: RawHttp) -> None:
 
 
 async def test_flavours_of_openai() -> None:
-    async with FakeUpstream(flavour="llama.cpp", context=5) as up, RawHttp.to(up.url) as raw:
+    async with FakeUpstream(flavour="llama.cpp", context=5) as up, await RawConnection.open(up.url) as raw:
         body = ask(n=2, timings_per_token=True, **STREAM)
         seen = chunks(await raw.post(CHAT, body))
         assert [chunk["usage"]["completion_tokens"] for chunk in seen if "usage" in chunk] == [5, 5]
         assert [chunk["timings"]["predicted_n"] for chunk in seen if "timings" in chunk][:4] == [0, 0, 1, 2]
         refused = await raw.post(CHAT, ask(text="a b c d e f"))
         assert (refused.status, refused.json()["error"]["n_ctx"]) == (400, 5)
-    async with FakeUpstream(flavour="vllm") as up, RawHttp.to(up.url) as raw:
+    async with FakeUpstream(flavour="vllm") as up, await RawConnection.open(up.url) as raw:
         options = {"include_usage": True, "continuous_usage_stats": True}
         seen = chunks(await raw.post(CHAT, ask(stream=True, stream_options=options)))
         assert [chunk["usage"]["completion_tokens"] for chunk in seen] == [0, 1, 2, 3, 4, 5, 5]
         assert seen[-2]["choices"][0] == {"index": 0, "delta": {"content": "hello "}, "finish_reason": "stop"}
 
 
-async def test_ollama_native_api(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_ollama_native_api(up: FakeUpstream, raw: RawConnection) -> None:
     answer = await raw.post("/api/chat", ask(options={"num_predict": 2}))
     lines = [json.loads(line) for line in answer.body.splitlines()]
     assert answer.header("content-type") == "application/x-ndjson"
@@ -277,15 +277,15 @@ async def test_ollama_native_api(up: FakeUpstream, raw: RawHttp) -> None:
         ("fake-context-ollama-old", "input length exceeds"),
     ],
 )
-async def test_context_errors(raw: RawHttp, model: str, says: str) -> None:
+async def test_context_errors(raw: RawConnection, model: str, says: str) -> None:
     response = await raw.post(CHAT, ask(model, **STREAM))
     assert response.status == 400
     assert says in response.body.decode()
 
 
 async def test_heads_and_framing(up: FakeUpstream) -> None:
-    async def response(model: str, **more: Any) -> Response:
-        async with RawHttp.to(up.url) as raw:
+    async def response(model: str, **more: Any) -> RawResponse:
+        async with await RawConnection.open(up.url) as raw:
             return await raw.post(CHAT, ask(model, **more))
 
     assert (await response("fake-429")).header("retry-after") == "7"
@@ -307,11 +307,11 @@ async def test_heads_and_framing(up: FakeUpstream) -> None:
 
 
 async def test_extra_bytes_and_bad_endings_of_kept_connections(up: FakeUpstream) -> None:
-    async with RawHttp.to(up.url) as raw:
+    async with await RawConnection.open(up.url) as raw:
         await raw.post(CHAT, ask("fake-extra"))
         assert (await raw.response()).body == b"{}"
     for model in ("fake-close-idle", "fake-drop-next", "fake-drop-next-rst"):
-        async with RawHttp.to(up.url) as raw:
+        async with await RawConnection.open(up.url) as raw:
             assert (await raw.post(CHAT, ask(model))).status == 200
             with pytest.raises(Incomplete, match="b''"):
                 await raw.post(CHAT, ask())
@@ -319,21 +319,20 @@ async def test_extra_bytes_and_bad_endings_of_kept_connections(up: FakeUpstream)
     assert len(up.requests) == 4
 
 
-async def test_it_can_go_away_and_come_back(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_it_can_go_away_and_come_back(up: FakeUpstream, raw: RawConnection) -> None:
     asking = asyncio.create_task(raw.post(CHAT, ask("fake-hang")))
     await up.wait_paused()
     await up.stop()
     with pytest.raises(Incomplete):
         await asking
-    again = RawHttp.to(up.url)
     with pytest.raises(ConnectionRefusedError):
-        await again.open()
+        await RawConnection.open(up.url)
     await up.start()
-    async with again:
+    async with await RawConnection.open(up.url) as again:
         assert (await again.post(CHAT, ask())).status == 200
 
 
-async def test_pieces_of_a_request_and_expect(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_pieces_of_a_request_and_expect(up: FakeUpstream, raw: RawConnection) -> None:
     data = json.dumps(ask()).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
     await raw.send(head + b"content-length: %d\r\n\r\n" % len(data), slice_bytes=9)
@@ -342,7 +341,7 @@ async def test_pieces_of_a_request_and_expect(up: FakeUpstream, raw: RawHttp) ->
     assert (await raw.response()).status == 200
 
 
-async def test_calls_demanded_by_tool_choice(up: FakeUpstream, raw: RawHttp) -> None:
+async def test_calls_demanded_by_tool_choice(up: FakeUpstream, raw: RawConnection) -> None:
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     answer = (await raw.post(CHAT, ask(tools=tools, tool_choice="required"))).json()["choices"][0]
     assert answer["message"]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
@@ -356,7 +355,7 @@ async def test_as_a_program_steered_over_http() -> None:
     try:
         assert process.stdout is not None
         url = (await process.stdout.readline()).decode().strip()
-        async with RawHttp.to(url) as control, RawHttp.to(url) as raw:
+        async with await RawConnection.open(url) as control, await RawConnection.open(url) as raw:
             order = {"model": "m", "behaviours": [{"pause_at": ["before_head"], "tokens": 2}]}
             assert (await control.post("/_script", order)).status == 200
             asking = asyncio.create_task(raw.post(CHAT, ask("m"), headers=[("authorization", "Bearer k")]))

@@ -28,7 +28,7 @@ class Incomplete(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class RawResponse:
     """`interim`: statuses of 1xx responses that came before it. `framing`: how the end of the body was known."""
 
     status: int
@@ -68,42 +68,33 @@ def request_bytes(
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
 
 
-class RawHttp:
-    """`async with RawHttp(host, port) as raw: await raw.send(...); answer = await raw.response()`.
+class RawConnection:
+    """`async with await RawConnection.open(url) as raw: await raw.send(...); answer = await raw.response()`."""
 
-    A small `receive_buffer` makes a slow reader felt.
-    """
-
-    def __init__(self, host: str, port: int, *, receive_buffer: int | None = None) -> None:
-        self._address = (host, port)
-        self._receive_buffer = receive_buffer
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
 
     @classmethod
-    def to(cls, url: str, *, receive_buffer: int | None = None) -> Self:
-        """To the host and port of a URL."""
+    async def open(cls, url: str, *, timeout_s: float = DEADLINE_S, receive_buffer: int | None = None) -> Self:
+        """Connect to the host and port of `url`. A small `receive_buffer` makes a slow reader felt."""
         parts = urlsplit(url)
-        return cls(parts.hostname or "127.0.0.1", parts.port or 80, receive_buffer=receive_buffer)
-
-    async def open(self, *, timeout_s: float = DEADLINE_S) -> Self:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._receive_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().sock_connect(sock, self._address)
+                address = (parts.hostname or "127.0.0.1", parts.port or 80)
+                await asyncio.get_running_loop().sock_connect(sock, address)
         except BaseException:
             sock.close()
             raise
-        limit = self._receive_buffer or _LIMIT
-        self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=limit)
-        return self
+        return cls(*await asyncio.open_connection(sock=sock, limit=receive_buffer or _LIMIT))
 
     async def __aenter__(self) -> Self:
-        return await self.open()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -123,20 +114,20 @@ class RawHttp:
 
     async def request(
         self, method: str, path: str, *, headers: Iterable[tuple[str, str]] = (), body: bytes | None = None
-    ) -> Response:
+    ) -> RawResponse:
         """Send a well-formed request and read its response."""
         await self.send(request_bytes(method, path, headers=headers, body=body))
-        return await self.response(method)
+        return await self.response(head=method == "HEAD")
 
-    async def post(self, path: str, data: Any, *, headers: Iterable[tuple[str, str]] = ()) -> Response:
+    async def post(self, path: str, data: Any, *, headers: Iterable[tuple[str, str]] = ()) -> RawResponse:
         typed = [("content-type", "application/json"), *headers]
         return await self.request("POST", path, headers=typed, body=json.dumps(data).encode())
 
-    async def response(self, method: str = "GET", *, timeout_s: float = DEADLINE_S) -> Response:
-        """The next response, to a request of that method. Raises Incomplete when the connection ends first."""
+    async def response(self, *, head: bool = False, timeout_s: float = DEADLINE_S) -> RawResponse:
+        """The next response; `head`: to a HEAD request. Raises Incomplete when the connection ends first."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._response(head=method == "HEAD")
+                return await self._response(head=head)
         except TimeoutError:
             raise AssertionError(f"no complete response within {timeout_s} s") from None
 
@@ -184,7 +175,7 @@ class RawHttp:
         """Half-close: nothing more will be sent, the response can still come."""
         self._writer.write_eof()
 
-    async def _response(self, *, head: bool) -> Response:
+    async def _response(self, *, head: bool) -> RawResponse:
         interim: list[int] = []
         while True:
             status, reason, headers = _parse_head(await self._until(b"\r\n\r\n"))
@@ -200,7 +191,7 @@ class RawHttp:
             body, framing = await self._exactly(int(named["content-length"])), "length"
         else:
             body, framing = await self._rest(), "close"
-        return Response(status, reason, headers, body, framing, interim)
+        return RawResponse(status, reason, headers, body, framing, interim)
 
     async def _chunks(self) -> bytes:
         body = bytearray()
