@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.fakes.tiny_model import write_tiny_model
 from tests.gateway import GatewayProcess
+from tests.service import Service, start_service, stop_service
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,3 +48,18 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     process = GatewayProcess(tmp_path / "data")
     yield process
     await process.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def session_service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    service = await start_service(tmp_path_factory.mktemp("service"))
+    yield service
+    await stop_service(service)
+
+
+@pytest.fixture
+def service(session_service: Service) -> Service:
+    """The session's gateway with its fake engines, their scripts and logs empty. Tests that use it run in the session's
+    event loop: `pytestmark = pytest.mark.asyncio(loop_scope="session")`."""
+    session_service.upstreams.reset()
+    return session_service

@@ -107,13 +107,13 @@ async def test_scripts_come_in_order_and_by_model(up: FakeUpstream, raw: RawConn
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_is_noticed(up: FakeUpstream, raw: RawConnection, stream: bool) -> None:
     model = "fake-hang-2" if stream else "fake-hang"
-    await raw.send(b"")
     asking = asyncio.create_task(raw.post(CHAT, ask(model, stream=stream)))
     await up.wait_paused()
     assert up.last.outcome == "open"
     assert up.last.tokens_sent == (1 if stream else 0)
-    asking.cancel()
     raw.reset()
+    with pytest.raises(Incomplete):
+        await asking
     await up.last.cancelled.wait()
     await up.wait_cancelled()
     await up.wait_connections(0)
@@ -297,7 +297,7 @@ async def test_heads_and_framing(up: FakeUpstream) -> None:
     zipped = await response("fake-gzip", stream=True)
     assert zipped.header("content-encoding") == "gzip"
     assert gzip.decompress(zipped.body).endswith(b"data: [DONE]\n\n")
-    assert len((await response("fake-length-short")).body) + 10 == len((await response("fake")).body)
+    assert not (await response("fake-length-short")).body.endswith(b"}")
     with pytest.raises(Incomplete):
         await response("fake-length-long")
     with pytest.raises(Incomplete):

@@ -32,7 +32,7 @@ class HealthHandlers:
         await respond(request, status, headers, body)
 
     async def metrics(self, request: Request, _caller: Caller | None) -> None:
-        self._metrics.in_flight.set(self._service.in_flight)
-        self._metrics.ledger_accepting.set(1 if self._log.accepting else 0)
+        self._metrics.set_gauge("llmaas_in_flight", self._service.in_flight)
+        self._metrics.set_gauge("llmaas_ledger_accepting", 1 if self._log.accepting else 0)
         body = self._metrics.render()
         await respond(request, 200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,12 +58,18 @@ def program() -> typer.Typer:
     return root
 
 
+@functools.cache
+def tree() -> Any:
+    """The same, ready to run. Building it costs more than most commands."""
+    return typer.main.get_command(program())
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command; gives its exit code. Expected errors become messages on stderr."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        code = typer.main.get_command(program()).main(args=list(arguments), prog_name="llmaas", standalone_mode=False)
+        code = tree().main(args=list(arguments), prog_name="llmaas", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain when it flushes the rest at its end.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 NANO = 1_000_000_000
 _MTOK = 1_000_000
 _PLACES = 9
@@ -28,8 +30,7 @@ class Price:
     documents: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(Struct, frozen=True):
     """Disjoint classes of tokens; none is negative."""
 
     input: int = 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmaas.domain.models import Model, ModelKind
 from llmaas.errors import InvalidRequest
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message, prompt_list
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """`output_tokens`: over all choices; None when neither the caller nor the model bounds them."""
 
     prompt_bytes: int

@@ -95,7 +95,7 @@ class Attempts:
             reply.on_gone(_nothing)
 
     def _note(self, target: Target, error: EngineError | Loading) -> None:
-        self._metrics.attempts_failed.labels(target.backend.id, error.code).inc()
+        self._metrics.attempt_failed(target.backend.id, error.code)
         if isinstance(error, EngineError) and error.retryable:
             wish = error.retry_after_s if isinstance(error, EngineBusy) else None
             self._health.failed(target, retry_after_s=wish)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+from msgspec import Struct
 
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller, find_model
@@ -38,8 +39,7 @@ class CatalogueHolder:
         self.current = catalogue
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """What is known of a request besides its own fields. `explain`: the caller wants to see how it was routed."""
 
     caller: Caller
@@ -118,7 +118,7 @@ class InferenceService:
             raise InvalidRequest("'input' must not be empty.", param="input")
         prompt_list(request.input)
         settlement = self._settlement(call, catalogue, entry, request.model, request.user, "embedding", streamed=False)
-        self._begin()
+        task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
 
@@ -147,7 +147,7 @@ class InferenceService:
             await settle_failure(settlement, error, None)
             raise error from cause
         finally:
-            self._end(settlement)
+            self._end(task, settlement)
 
     async def _generate(
         self,
@@ -160,7 +160,7 @@ class InferenceService:
     ) -> None:
         meter: Meter | None = None
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._begin()
+        task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
             as_stream = False
@@ -211,7 +211,7 @@ class InferenceService:
             await settle_failure(settlement, error, meter)
             raise error from cause
         finally:
-            self._end(settlement)
+            self._end(task, settlement)
 
     def _meaning(self, cause: BaseException) -> BaseException:
         """Our own cancellation at the end of a drain is something to tell the caller, not the end of its task."""
@@ -260,17 +260,16 @@ class InferenceService:
             started_s=call.started_s,
         )
 
-    def _begin(self) -> None:
+    def _begin(self) -> asyncio.Task[Any]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers run each request in a task
         self._running.add(task)
         self._idle.clear()
+        return task
 
-    def _end(self, settlement: Settlement) -> None:
+    def _end(self, task: asyncio.Task[Any], settlement: Settlement) -> None:
         self._attempts.over(settlement)
-        task = asyncio.current_task()
-        if task is not None:
-            self._running.discard(task)
+        self._running.discard(task)
         if not self._running:
             self._idle.set()
 

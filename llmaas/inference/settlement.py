@@ -6,7 +6,7 @@ Handing the row over takes no `await`, so not even a cancelled task can lose it.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from msgspec import Struct
 
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller
@@ -19,8 +19,7 @@ from llmaas.metrics import Metrics
 _NOTHING = TokenCounts()
 
 
-@dataclass(slots=True)
-class Ending:
+class Ending(Struct):
     """How a request ended and what was made until then."""
 
     outcome: Outcome
@@ -141,10 +140,15 @@ class Settlement:
         return round((self._clock.monotonic_s() - self._started_s) * 1000)
 
     def _count(self, row: UsageRow) -> None:
-        labels = (row.model_id, row.backend_id or "")
-        self._metrics.requests.labels(*labels, row.outcome).inc()
+        metrics, model, backend = self._metrics, row.model_id, row.backend_id or ""
+        metrics.request_ended(model, backend, row.outcome)
         if row.ttft_ms is not None:
-            self._metrics.ttft.labels(*labels).observe(row.ttft_ms / 1000)
-        for name in ("input", "cached_input", "output", "reasoning"):
-            if count := getattr(row, f"{name}_tokens"):
-                self._metrics.tokens.labels(*labels, name).inc(count)
+            metrics.first_token(model, backend, row.ttft_ms / 1000)
+        if row.input_tokens:
+            metrics.tokens_used(model, backend, "input", row.input_tokens)
+        if row.cached_input_tokens:
+            metrics.tokens_used(model, backend, "cached_input", row.cached_input_tokens)
+        if row.output_tokens:
+            metrics.tokens_used(model, backend, "output", row.output_tokens)
+        if row.reasoning_tokens:
+            metrics.tokens_used(model, backend, "reasoning", row.reasoning_tokens)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct
 
 from llmaas.protocol.engine import given
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Reported(Struct, frozen=True):
     """An engine's own counts; `reasoning` None when it does not tell. `suspect`: some of it made no sense."""
 
     prompt: int
@@ -21,11 +23,44 @@ class Reported:
     suspect: bool
 
 
+class _PromptDetails(Struct):
+    cached_tokens: _Count | None = None
+
+
+class _CompletionDetails(Struct):
+    reasoning_tokens: _Count | None = None
+
+
+class _PlainUsage(Struct):
+    """As it should be."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    reasoning_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+_plain_decoder = msgspec.json.Decoder(_PlainUsage)
+
+
 def read_usage(raw: msgspec.Raw) -> Reported | None:
     """OpenAI's `usage` object. None when there is none."""
-    fields = _object(raw)
-    if fields is None:
+    if not given(raw):
         return None
+    try:
+        plain = _plain_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return _read_odd_usage(_object(raw) or {})
+    details, made = plain.prompt_tokens_details, plain.completion_tokens_details
+    reasoning = plain.reasoning_tokens if made is None else made.reasoning_tokens
+    return Reported(
+        plain.prompt_tokens, plain.completion_tokens, (details and details.cached_tokens) or 0, reasoning, suspect=False
+    )
+
+
+def _read_odd_usage(fields: dict[str, Any]) -> Reported:
+    """Usage that is not as it should be: what makes sense of it, marked as suspect where something does not."""
     suspect = False
 
     def count(source: dict[str, Any], name: str) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
 from llmaas.errors import NoBackend, Saturated
@@ -14,8 +15,7 @@ from llmaas.routing.load import Load
 Reason = Literal["only", "least_busy", "last_resort"]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Targets in the order in which they are to be tried, and why the first is first."""
 
     targets: Sequence[Target]

@@ -28,10 +28,13 @@ _BUSY_TIMEOUT_MS = 500
 _RETRY_S = 1.0
 _GATHER_S = 0.002
 _MAX_BATCH = 1_000
-_INSERT = (
-    f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - our own names
-    "ON CONFLICT (id) DO NOTHING"
-)
+_CHUNKS = (64, 16, 4, 1)
+_INSERTS = {
+    rows: f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES "  # noqa: S608 - our own names
+    + ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
+    + " ON CONFLICT (id) DO NOTHING"
+    for rows in _CHUNKS
+}
 _SYNC_ERRORS = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
@@ -149,7 +152,7 @@ class SqliteLedger:
         try:
             connection = self._connection or self._open_database()
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_INSERT, [msgspec.structs.astuple(row) for row in rows])
+            _insert(connection, rows)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._close_database()
@@ -228,6 +231,17 @@ class SqliteLedger:
                 connection.close()
             except sqlite3.Error as error:
                 _log.warning("ledger_close_failed", error=str(error))
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
+    """Many rows a statement: each statement gives up the interpreter lock once, and getting it back from a busy event
+    loop takes longer than everything else here."""
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            chunk = rows[start : start + size]
+            connection.execute(_INSERTS[size], [value for row in chunk for value in msgspec.structs.astuple(row)])
+            start += size
 
 
 def _resolve(futures: Sequence[asyncio.Future[None]], durable: bool) -> None:

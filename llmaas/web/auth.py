@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
+from hashlib import blake2b
 
 from llmaas.clock import Clock
 from llmaas.domain import keys
 from llmaas.domain.access import Caller
-from llmaas.domain.keys import Key
 from llmaas.domain.ports import KeyStore
 from llmaas.errors import NotAuthenticated, RateLimited
 
@@ -46,54 +46,59 @@ class GuessLimit:
 
 
 class Authenticator:
-    """Holds the keys that are in use, at most `size` of them, and as many ids that are nobody's."""
+    """Holds the keys that are in use, at most `size` of them, and as many ids that are nobody's.
+
+    A key is held under the keyed hash of the whole token, so finding it is checking it.
+    """
 
     def __init__(self, store: KeyStore, pepper: bytes, clock: Clock, size: int) -> None:
         self._store = store
         self._pepper = pepper
         self._clock = clock
         self._size = size
-        self._known: OrderedDict[str, Caller] = OrderedDict()
+        self._known: OrderedDict[bytes, Caller] = OrderedDict()
         self._nobodys: OrderedDict[str, None] = OrderedDict()
         self._guesses = GuessLimit(clock)
 
     async def caller(self, token: str | None, address: str) -> Caller:
         """Raises NotAuthenticated with one text for every reason, RateLimited, or Unavailable when the store is away."""
-        presented = keys.parse(token) if token else None
-        if presented is None:
+        if not token:
             raise _refused()
-        caller = self._known.get(presented.kid)
+        digest = blake2b(token.encode("latin-1"), digest_size=32, key=self._pepper).digest()
+        caller = self._known.get(digest)
         if caller is None:
-            caller = await self._look_up(presented.kid, address)
+            caller = await self._look_up(token, digest, address)
         else:
-            self._known.move_to_end(presented.kid)
-        digest = keys.hash_secret(presented, self._pepper)
-        if not hmac.compare_digest(digest, caller.key.secret_hash) or not caller.key.usable_at(self._clock.now_ms()):
+            self._known.move_to_end(digest)
+        if not caller.key.usable_at(self._clock.now_ms()):
             raise _refused()
         return caller
 
     async def refresh(self) -> None:
         """Keys changed somewhere: read again what is held, so that known keys stay known and revoked ones stop."""
-        fresh = await self._store.get_many(list(self._known))
-        for kid in list(self._known):
-            if kid in fresh:
-                self._known[kid] = Caller(fresh[kid])
+        fresh = await self._store.get_many([caller.key.id for caller in self._known.values()])
+        for digest, caller in list(self._known.items()):
+            if caller.key.id in fresh:
+                self._known[digest] = Caller(fresh[caller.key.id])
             else:
-                del self._known[kid]
+                del self._known[digest]
         self._nobodys.clear()
 
-    async def _look_up(self, kid: str, address: str) -> Caller:
-        if kid in self._nobodys:
+    async def _look_up(self, token: str, digest: bytes, address: str) -> Caller:
+        presented = keys.parse(token)
+        if presented is None or presented.kid in self._nobodys:
             raise _refused()
         self._guesses.spend(address)
-        key: Key | None = await self._store.get(kid)
+        key = await self._store.get(presented.kid)
         if key is None:
-            self._nobodys[kid] = None
+            self._nobodys[presented.kid] = None
             if len(self._nobodys) > self._size:
                 self._nobodys.popitem(last=False)
             raise _refused()
+        if not hmac.compare_digest(keys.hash_secret(presented, self._pepper), key.secret_hash):
+            raise _refused()
         self._guesses.refund(address)
-        caller = self._known[kid] = Caller(key)
+        caller = self._known[digest] = Caller(key)
         if len(self._known) > self._size:
             self._known.popitem(last=False)
         return caller

@@ -78,7 +78,6 @@ def test_a_model_is_shown_by_any_of_its_names(llmaas: Cli) -> None:
 
 
 def manifest(data_dir: Path, file: Path, digest: str | None) -> None:
-    data_dir.mkdir(exist_ok=True)
     line = f'sha256 = "{digest}"' if digest else ""
     (data_dir / "models.toml").write_text(
         f'[[models]]\nname = "tiny"\nfile = "tiny.gguf"\ncontext = 512\n'
@@ -116,7 +115,6 @@ def test_a_pull_that_fails_says_why(llmaas: Cli, tmp_path: Path) -> None:
 
 
 def test_a_broken_manifest_is_a_mistake_of_configuration(llmaas: Cli) -> None:
-    llmaas.data_dir.mkdir()
     (llmaas.data_dir / "models.toml").write_text('[[models]]\nname = "x"\n[[models]]\nfile = "../x"\n')
     ran = llmaas("models", "pull", "x")
     assert ran.code == 3

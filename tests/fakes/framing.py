@@ -83,7 +83,8 @@ def _line_chunks(events: Iterable[Event], behaviour: Behaviour, model: str) -> I
     for number, event in enumerate(events):
         yield from _inserted(behaviour, number)
         if behaviour.error_at == number:
-            yield Chunk(dumps({"error": _error(behaviour, model)["error"]["message"]}) + end)
+            error = _error(behaviour, model)["error"]
+            yield Chunk(dumps({"error": error if isinstance(error, str) else error["message"]}) + end)
             return
         if event.data["done"]:
             marks = behaviour.done_marks

@@ -154,58 +154,66 @@ class Connection(asyncio.Protocol):
             await self._write(body.head(announce_close=not keep and behaviour.close != "silent"), record, behaviour)
         await self._moment("after_head", record, behaviour, b"")
         ended = False
-        first = body.next_chunk()
-        await self._moment(0, record, behaviour, first.data if first else b"")
-        chunk = first
+        chunk = body.next_chunk()
+        await self._moment(0, record, behaviour, chunk.data if chunk else b"")
         while chunk is not None:
             if chunk.ends and not ended:
                 ended = True
                 await self._moment("before_end", record, behaviour, chunk.data)
             record.tokens_sent += chunk.tokens
-            await self._write(chunk.data, record, behaviour)
+            following = body.next_chunk()
+            await self._write(chunk.data, record, behaviour, last=following is None and not body.has_tail)
             record.chunks_sent += chunk.counts
-            counted = chunk.counts
-            chunk = body.next_chunk()
-            if counted:
-                await self._moment(record.chunks_sent, record, behaviour, chunk.data if chunk else b"")
+            if chunk.counts:
+                await self._moment(record.chunks_sent, record, behaviour, following.data if following else b"")
             if behaviour.chunk_pause_ms:
                 await asyncio.sleep(behaviour.chunk_pause_ms / 1000)
+            chunk = following
         if not ended:
             await self._moment("before_end", record, behaviour, b"")
-        await self._write(body.tail() + behaviour.extra_after, record, behaviour)
-        await self._flush(behaviour)
-        self._log.finish(record, "complete")
+        await self._write(body.tail(), record, behaviour, last=True)
+        await self._flush(record, last=True)
         if not keep:
             self._end("fin")
             raise _ConnectionOver
 
     async def _moment(self, now: Position, record: Record, behaviour: Behaviour, coming: bytes) -> None:
         if now in behaviour.pause_at:
-            await self._flush(behaviour)
+            await self._flush(record)
             await self._log.pause(record)
         if behaviour.cut_at == now:
             await self._write(_part(coming, behaviour.cut_inside), record, behaviour)
-            await self._flush(behaviour)
+            await self._flush(record)
             self._log.finish(record, "cut")
             self._end(behaviour.cut)
             raise _ConnectionOver
 
-    async def _write(self, data: bytes, record: Record, behaviour: Behaviour) -> None:
+    async def _write(self, data: bytes, record: Record, behaviour: Behaviour, *, last: bool = False) -> None:
         record.bytes_sent += len(data)
         if behaviour.burst:
             self._held += data
             return
+        left = len(data)
         for piece in _slices(data, behaviour.slice_bytes):
-            self._transport.write(piece)
-            await self._drained()
+            left -= len(piece)
+            await self._put(piece, record, last=last and not left)
             if behaviour.slice_pause_ms:
                 await asyncio.sleep(behaviour.slice_pause_ms / 1000)
 
-    async def _flush(self, behaviour: Behaviour) -> None:
-        if self._held:
-            self._transport.write(bytes(self._held))
-            self._held.clear()
+    async def _flush(self, record: Record, *, last: bool = False) -> None:
+        held = bytes(self._held)
+        self._held.clear()
+        await self._put(held, record, last=last)
+
+    async def _put(self, data: bytes, record: Record, *, last: bool) -> None:
+        """An answer is complete once the kernel has it: by then nobody can have read its end before the log says so."""
+        if data:
+            self._transport.write(data)
+        if last and not self._transport.get_write_buffer_size():
+            self._log.finish(record, "complete")
         await self._drained()
+        if last:
+            self._log.finish(record, "complete")
 
     async def _drained(self) -> None:
         """The kernel has everything. The loop turns once, so that each write can be a packet of its own."""
@@ -235,6 +243,7 @@ class _Body:
             self._chunks = iter(chunks)
         self._length = None if size is None else size + behaviour.length_delta
         self._gzip = zlib.compressobj(wbits=31) if behaviour.gzip and not response.raw else None
+        self._after = behaviour.extra_after
         plain = behaviour.framing == "close" or response.raw
         self._chunked = not plain and (behaviour.framing == "chunked" or size is None or self._gzip is not None)
         if plain or self._chunked:
@@ -264,9 +273,13 @@ class _Body:
             data = self._gzip.compress(data) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
         return Chunk(self._framed(data), chunk.tokens, chunk.ends, chunk.counts)
 
+    @property
+    def has_tail(self) -> bool:
+        return self._chunked or bool(self._after)
+
     def tail(self) -> bytes:
         rest = self._framed(self._gzip.flush()) if self._gzip is not None else b""
-        return rest + (b"0\r\n\r\n" if self._chunked else b"")
+        return rest + (b"0\r\n\r\n" if self._chunked else b"") + self._after
 
     def _framed(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data

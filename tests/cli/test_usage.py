@@ -1,0 +1,184 @@
+"""`usage` and `ledger check`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from llmaas.domain.usage import COLUMNS
+from tests.cli.ledgers import NOON_MS, record, spool, usage_row
+from tests.cli.running import Cli
+
+PRICED = '[[models]]\nid = "granite"\nprice = { input = "1.80", output = "8.00" }\n'
+
+
+def filled(llmaas: Cli) -> Cli:
+    llmaas.good("projects", "create", "lab")
+    record(
+        llmaas.data_dir,
+        [
+            usage_row(1),
+            usage_row(2, key_id="k2", model_id="other"),
+            usage_row(3, project_id="lab", end_user="=cmd|' /C calc'!A0", machine_name="\x1b[31mred"),
+            usage_row(4, started_ms=NOON_MS - 86_400_000, currency="USD", cost_nano=1_234_567_891),
+        ],
+    )
+    return llmaas
+
+
+def test_nothing_yet(llmaas: Cli) -> None:
+    ran = llmaas.good("usage")
+    assert (ran.out, ran.err) == ("", "no usage yet\nno requests yet\n")
+    assert llmaas.good("usage", "--json").json == []
+    assert llmaas.good("usage", "--rows", "--json").json == []
+    assert llmaas.good("ledger", "check").out == "ok\n"
+
+
+def test_people_see_sums_and_the_latest_requests(llmaas: Cli) -> None:
+    out = filled(llmaas).good("usage").out
+    sums, latest = out.split("Latest requests\n")
+    assert sums.splitlines()[1].split() == [
+        *("MODEL", "REQUESTS", "INPUT", "CACHED", "INPUT", "OUTPUT", "REASONING", "TOKENS", "COST", "CURRENCY")
+    ]
+    assert sums.splitlines()[2].split() == ["granite", "2", "20", "2", "200", "14", "236", "0.00", "EUR"]
+    head, first, *_ = latest.splitlines()
+    assert "TTFT MS" in head
+    assert first.split()[:10] == [
+        *("2026-05-29", "12:00:03Z", f"chatcmpl-{3:032x}", "granite", "11", "107", "250", "900", "vllm", "\\x1b[31mred")
+    ]
+    assert out.replace("\n", "").isprintable()
+
+
+def test_sums_by_what_is_asked_for(llmaas: Cli) -> None:
+    filled(llmaas)
+    by_key = llmaas.good("usage", "--by", "key,model", "--json").json
+    assert [(s["key"], s["model"], s["currency"], s["requests"], s["total_tokens"]) for s in by_key] == [
+        ("k1", "granite", "EUR", 2, 236),
+        ("k1", "granite", "USD", 1, 118),
+        ("k2", "other", "EUR", 1, 118),
+    ]
+    assert [s["cost"] for s in by_key] == ["0.00", "1.234567891", "0.00"]
+    days = llmaas.good("usage", "--by", "day", "--json").json
+    assert [(s["day"], s["requests"]) for s in days] == [("2026-05-28", 1), ("2026-05-29", 3)]
+    (lab,) = llmaas.good("usage", "--project", "lab", "--by", "project,end-user,outcome,backend", "--json").json
+    assert (lab["project"], lab["end_user"], lab["backend"]) == ("lab", "=cmd|' /C calc'!A0", "b1")
+    kinds = llmaas.good("usage", "--by", "token-type", "--json").json
+    assert {s["token_type"]: s["tokens"] for s in kinds[:4]} == {
+        "input": 30,
+        "cached_input": 3,
+        "output": 300,
+        "reasoning": 21,
+    }
+
+
+def test_a_span_of_time_has_its_start_and_not_its_end(llmaas: Cli) -> None:
+    filled(llmaas)
+
+    def ids(*span: str) -> list[int]:
+        rows = llmaas.good("usage", "--rows", "--json", *span).json
+        return sorted(int(row["id"].removeprefix("chatcmpl-"), 16) for row in rows)
+
+    assert ids("--from", "2026-05-29") == [1, 2, 3]
+    assert ids("--to", "2026-05-29") == [4]
+    assert ids("--from", "2026-05-29T12:00:02", "--to", "2026-05-29T12:00:03Z") == [2]
+    assert ids("--from", "2026-05-29T14:00:02+02:00") == [2, 3]
+    assert ids("--from", "5000w") == [1, 2, 3, 4]
+
+
+def test_rows_for_programs_have_every_column(llmaas: Cli) -> None:
+    filled(llmaas)
+    rows = llmaas.good("usage", "--rows", "--json").json
+    assert [int(row["id"].removeprefix("chatcmpl-"), 16) for row in rows] == [3, 2, 1, 4]
+    assert set(rows[0]) == {*COLUMNS, "cost", "started"}
+    assert (rows[0]["streamed"], rows[0]["started"]) == (True, "2026-05-29T12:00:03.000Z")
+    assert rows[3]["cost"] == "1.234567891"
+    assert [row["id"] for row in llmaas.good("usage", "--rows", "--limit", "2", "--json").json] == [
+        rows[0]["id"],
+        rows[1]["id"],
+    ]
+
+
+def test_A02_a_spreadsheet_finds_no_formula(llmaas: Cli) -> None:
+    filled(llmaas)
+    for options in (["--rows"], ["--by", "end-user,model"]):
+        text = llmaas.good("usage", "--csv", *options).out
+        cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+        assert "'=cmd|' /C calc'!A0" in cells
+    head, *rows = csv.reader(io.StringIO(llmaas.good("usage", "--rows", "--csv").out))
+    assert head == [*COLUMNS, "cost", "started"]
+    assert len(rows) == 4
+
+
+def test_many_rows_are_cut_for_people_only(llmaas: Cli) -> None:
+    record(llmaas.data_dir, [usage_row(n) for n in range(60)])
+    shown = llmaas.good("usage", "--rows")
+    assert len(shown.out.splitlines()) == 51
+    assert "there are more" in shown.err
+    assert len(llmaas.good("usage", "--rows", "--json").json) == 60
+    assert len(llmaas.good("usage", "--rows", "--limit", "60").out.splitlines()) == 61
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--by", "colour"], "Invalid value for --by: 'colour' is none of backend, day, end-user, key, model"),
+        (["--from", "soon"], "Invalid value for --from: 'soon' is no time; write for example 2026-01-31"),
+        (["--to", "2026-02-31"], "Invalid value for --to: '2026-02-31' is no time"),
+        (["--csv", "--json"], "Invalid value for --csv: cannot go with --json"),
+        (["--rows", "--by", "key"], "Invalid value for --by: cannot go with --rows"),
+        (["--limit", "0"], "Invalid value for '--limit'"),
+    ],
+)
+def test_wrong_options_are_usage_errors(options: list[str], error: str, llmaas: Cli) -> None:
+    ran = llmaas("usage", *options)
+    assert ran.code == 2
+    assert ran.errors[0].startswith(error)
+
+
+def test_an_unknown_project_is_told(llmaas: Cli) -> None:
+    ran = llmaas("usage", "--project", "nowhere")
+    assert (ran.code, ran.errors) == (1, ["There is no project `nowhere`."])
+
+
+def test_a_clean_ledger_is_ok(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=PRICED)
+    cost = (10 + 1) * 1800 + (100 + 7) * 8000
+    record(llmaas.data_dir, [usage_row(1, price_version=1, cost_nano=cost)])
+    ran = llmaas.good("ledger", "check")
+    assert (ran.out, ran.err) == ("ok\n", "")
+
+
+def test_every_fault_of_the_ledger_is_a_line(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=PRICED)
+    record(
+        llmaas.data_dir,
+        [
+            usage_row(1, price_version=1, cost_nano=7),
+            usage_row(2, price_version=99),
+            usage_row(3, outcome="great", output_tokens=-1),
+            usage_row(4),
+        ],
+    )
+    ran = llmaas("ledger", "check")
+    assert ran.code == 1
+    assert "ok" not in ran.out.splitlines()
+    assert [line.split(": ")[0][-1] for line in ran.out.splitlines()] == ["3", "3", "2", "1"]
+    assert "it costs 7, its tokens and price version make" in ran.out
+
+
+def test_rows_in_the_spool_are_mentioned_aside(llmaas: Cli) -> None:
+    spool(llmaas.data_dir, [usage_row(1), usage_row(2)])
+    ran = llmaas.good("ledger", "check")
+    assert ran.out == "ok\n"
+    assert ran.err.startswith("2 rows wait in the spool")
+
+
+def test_json_is_one_object_a_line(llmaas: Cli) -> None:
+    filled(llmaas)
+    lines = llmaas.good("usage", "--rows", "--json").out.splitlines()
+    assert (lines[0], lines[-1]) == ("[", "]")
+    assert [json.loads(line.rstrip(","))["key_id"] for line in lines[1:-1]] == ["k1", "k2", "k1", "k1"]
