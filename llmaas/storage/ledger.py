@@ -26,7 +26,8 @@ from llmaas.storage.spool import Spool, SyncFailed
 
 _BUSY_TIMEOUT_MS = 500
 _RETRY_S = 1.0
-_GATHER_S = 0.002
+_GATHER_S = 0.001
+_GATHER_MOST_S = 0.005
 _MAX_BATCH = 1_000
 _CHUNKS = (64, 16, 4, 1)
 _INSERTS = {
@@ -107,7 +108,7 @@ class SqliteLedger:
             return [], True
         if self._last_batch > 1:
             # Under load a commit of one row costs ten times its share of a commit of ten: let a few more arrive.
-            time.sleep(_GATHER_S)
+            time.sleep(min(_GATHER_S * self._last_batch, _GATHER_MOST_S))
         batch = [first]
         while len(batch) < _MAX_BATCH:
             try:
