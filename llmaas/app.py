@@ -60,8 +60,9 @@ from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.tasks import TaskSet
 from llmaas.upstreams.base import Upstream
+from llmaas.upstreams.embedded import EmbeddedLocations
 from llmaas.upstreams.http import HttpTransport, Timeouts
-from llmaas.upstreams.locations import EmbeddedLocations, RemoteLocations
+from llmaas.upstreams.locations import RemoteLocations
 from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
 from llmaas.web.auth import Authenticator

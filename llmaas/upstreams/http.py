@@ -166,6 +166,7 @@ class Exchange:
         "_paused",
         "_phase",
         "_timer",
+        "_timer_s",
         "_total_deadline_s",
         "_waiter",
         "connecting",
@@ -195,7 +196,8 @@ class Exchange:
         self._total_deadline_s = now_s + timeouts.total_s
         self._phase: Phase = "connect"
         self._deadline_s = min(now_s + timeouts.connect_s, self._total_deadline_s)
-        self._timer: asyncio.TimerHandle | None = loop.call_at(self._deadline_s, self._tick)
+        self._timer_s = self._deadline_s
+        self._timer: asyncio.TimerHandle | None = loop.call_at(self._timer_s, self._tick)
 
     @property
     def over(self) -> bool:
@@ -218,7 +220,7 @@ class Exchange:
                 return b""
             between = self._phase == "between_chunks"
             window_s = self.timeouts.between_chunks_s if between else self.timeouts.first_byte_s
-            self._deadline_s = min(self.loop.time() + window_s, self._total_deadline_s)
+            self._expect_within(window_s)
             await self._wait()
         self._phase = "between_chunks"
         chunks = self._chunks
@@ -266,7 +268,7 @@ class Exchange:
     def attached(self, connection: _Connection) -> None:
         self._connection = connection
         self._phase = "first_byte"
-        self._deadline_s = min(self.loop.time() + self.timeouts.first_byte_s, self._total_deadline_s)
+        self._expect_within(self.timeouts.first_byte_s)
 
     def detached(self) -> None:
         """The connection is lost, and another one is tried."""
@@ -298,6 +300,16 @@ class Exchange:
         finally:
             self._waiter = None
 
+    def _expect_within(self, window_s: float) -> None:
+        self._deadline_s = min(self.loop.time() + window_s, self._total_deadline_s)
+        if self._deadline_s < self._timer_s and self._timer is not None:
+            self._timer.cancel()
+            self._set_timer(self._deadline_s)
+
+    def _set_timer(self, when_s: float) -> None:
+        self._timer_s = when_s
+        self._timer = self.loop.call_at(when_s, self._tick)
+
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -310,21 +322,17 @@ class Exchange:
         self._wake()
 
     def _tick(self) -> None:
-        # One timer an exchange: progress only moves the deadline, and the timer looks when it fires.
+        # One timer an exchange: progress only moves the deadline back, and the timer looks when it fires.
         now_s = self.loop.time()
         waiting = self._waiter is not None or self._phase == "connect"
         if now_s < self._deadline_s or (not waiting and now_s < self._total_deadline_s):
             # While nobody waits (a slow reader holds us back), the engine is not the one to blame.
-            self._timer = self.loop.call_at(max(self._deadline_s, now_s + 0.05), self._tick)
+            self._set_timer(max(self._deadline_s, now_s + 0.05))
             return
         self._timer = None
         phase: Phase = "total" if now_s >= self._total_deadline_s else self._phase
-        error: LlmaasError
-        if phase == "connect":
-            error = EngineFailed("The engine could not be reached in time.")
-        else:
-            error = EngineTimeout("The engine took too long to answer.", phase=phase)
-        self.abort(error)
+        what = "could not be reached in time" if phase == "connect" else "took too long to answer"
+        self.abort(EngineTimeout(f"The engine {what}.", phase=phase))
 
 
 class _Connection(asyncio.Protocol):

@@ -1,11 +1,10 @@
-"""Where a backend listens and with which credential: from the catalogue, or for embedded engines from their launcher."""
+"""Where a backend listens and with which credential, from the catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from llmaas.domain.models import Backend
-from llmaas.domain.ports import Launcher
 from llmaas.errors import NoBackend
 from llmaas.settings import Secret
 from llmaas.upstreams.http import Origin
@@ -29,14 +28,3 @@ class RemoteLocations:
                 raise NoBackend("The provider of this model is not usable at the moment.", retry_after_s=10)
             return *located, credential
         return *located, None
-
-
-class EmbeddedLocations:
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-
-    def __call__(self, _backend: Backend, root: str) -> tuple[Origin, str, Secret | None]:
-        """Raises Loading, NoBackend."""
-        address = self._launcher.ensure_ready(root)
-        origin, path = Origin.of(address.base_url)
-        return origin, f"{path}/v1", Secret(address.api_key) if address.api_key else None

@@ -204,6 +204,7 @@ class _Lines:
         self._rest = b""
         self._done = False
         self._calls = 0
+        self._failure: LlmaasError | None = None
 
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
@@ -216,25 +217,35 @@ class _Lines:
 
     async def next(self) -> Sequence[EngineAnswer] | None:
         while not self._done:
+            if self._failure is not None:
+                self._exchange.abort(self._failure)
+                raise self._failure
             data = await self._exchange.read()
             *lines, self._rest = (self._rest + data).split(b"\n")
             if not data and self._rest:
                 lines, self._rest = [self._rest], b""
-            try:
-                if len(self._rest) > MAX_EVENT_BYTES:
-                    raise EngineFailed("The engine sent a line that is too long.")
-                answers = [self._answer(line) for line in lines if line.strip()]
-            except EngineError as error:
-                self._exchange.abort(error)
-                raise
+            answers = self._answers(lines)
             if answers:
                 return answers
-            if not data:
+            if not data and self._failure is None:
                 break
         return None
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
+
+    def _answers(self, lines: Sequence[bytes]) -> list[EngineAnswer]:
+        """What came before a failure is given first: whether both arrive in one packet must make no difference."""
+        answers: list[EngineAnswer] = []
+        try:
+            for line in lines:
+                if line.strip():
+                    answers.append(self._answer(line))
+            if len(self._rest) > MAX_EVENT_BYTES:
+                raise EngineFailed("The engine sent a line that is too long.")
+        except LlmaasError as error:
+            self._failure = error
+        return answers
 
     def _answer(self, raw: bytes) -> EngineAnswer:
         try:

@@ -117,6 +117,7 @@ class _Stream:
         self._exchange = exchange
         self._sse = SseDecoder()
         self._done = False
+        self._failure: LlmaasError | None = None
 
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
@@ -135,6 +136,9 @@ class _Stream:
         if self._done:
             return None
         while True:
+            if self._failure is not None:
+                self._exchange.abort(self._failure)
+                raise self._failure
             data = await self._exchange.read()
             try:
                 payloads = self._sse.feed(data) if data else self._sse.finish()
@@ -147,14 +151,15 @@ class _Stream:
                 self._finish_quietly()
             if answers:
                 return answers
-            if self._done or not data:
+            if self._failure is None and (self._done or not data):
                 return None
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
 
     def _decode(self, payloads: Sequence[bytes]) -> list[EngineAnswer]:
-        answers = []
+        """What came before a failure is given first: whether both arrive in one packet must make no difference."""
+        answers: list[EngineAnswer] = []
         for payload in payloads:
             if payload.startswith(DONE):
                 self._done = True
@@ -162,13 +167,11 @@ class _Stream:
             try:
                 answer = answer_decoder.decode(payload)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
-                error = EngineFailed("The engine sent something that is not an answer.", hint=str(cause))
-                self._exchange.abort(error)
-                raise error from cause
+                self._failure = EngineFailed("The engine sent something that is not an answer.", hint=str(cause))
+                break
             if given(answer.error) and bytes(answer.error) != b"{}":
-                failure = from_error_body(0, bytes(answer.error))
-                self._exchange.abort(failure)
-                raise failure
+                self._failure = from_error_body(0, bytes(answer.error))
+                break
             answers.append(answer)
         return answers
 
