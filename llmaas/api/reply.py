@@ -52,7 +52,7 @@ class AsgiReply:
     async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:  # noqa: ARG002 - the head carries the id already
         self._begun = True
         head = [*_STREAM_HEAD, (b"backend", _json.encode(backend))]
-        await self._request.send({"type": "http.response.start", "status": 200, "headers": head})
+        await self._request.send(self._request.head(200, head))
         self._last_sent_s = self._loop.time()
         self._ping_timer = self._loop.call_later(self._ping_interval_s, self._ping)
 

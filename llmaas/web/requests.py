@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from llmaas.errors import BodyTooLarge, ClientGone, InvalidRequest, UnsupportedMediaType
@@ -17,9 +17,27 @@ _MAX_REQUEST_ID = 128
 
 
 class Request:
-    """One request. `uuid` is ours; `request_id` is the caller's own when it is sane, else `uuid`."""
+    """One request. `uuid` is ours; `request_id` is the caller's own when it is sane, else `uuid`.
 
-    __slots__ = ("headers", "method", "path", "path_rest", "receive", "request_id", "scope", "send", "started_ms", "started_s", "uuid")
+    `status`: of the answer, 0 until its head is sent. `id_prefix`: what the answer's id has before the `uuid`.
+    """
+
+    __slots__ = (
+        "headers",
+        "id_prefix",
+        "method",
+        "more_headers",
+        "path",
+        "path_rest",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "started_ms",
+        "started_s",
+        "status",
+        "uuid",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, uuid: str, started_ms: int, started_s: float) -> None:
         raw: list[tuple[bytes, bytes]] = scope["headers"]
@@ -33,8 +51,25 @@ class Request:
         self.uuid = uuid
         own = self.headers.get(b"x-request-id")
         self.request_id = own.decode("ascii") if own is not None and _is_sane(own) else uuid
+        self.id_prefix = "req-"
+        self.status = 0
+        self.more_headers: list[tuple[bytes, bytes]] = []
         self.started_ms = started_ms
         self.started_s = started_s
+
+    def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Message:
+        """The message that begins the answer, with what every answer carries: `id`, `x-request-id`, cross-origin headers."""
+        self.status = status
+        return {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                *headers,
+                (b"id", (self.id_prefix + self.uuid).encode()),
+                (b"x-request-id", self.request_id.encode()),
+                *self.more_headers,
+            ],
+        }
 
     def check(self) -> None:
         """Raises InvalidRequest for what different servers would read differently."""

@@ -12,6 +12,5 @@ JSON = (b"content-type", b"application/json")
 
 async def respond(request: Request, status: int, headers: Headers, body: bytes) -> None:
     """Send a whole answer; a HEAD gets the same head without the body."""
-    head = [*headers, (b"content-length", b"%d" % len(body))]
-    await request.send({"type": "http.response.start", "status": status, "headers": head})
+    await request.send(request.head(status, (*headers, (b"content-length", b"%d" % len(body)))))
     await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
