@@ -19,6 +19,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
+from llmaas.api import openapi
 from llmaas.api.errors import render as render_error
 from llmaas.api.health import HealthHandlers
 from llmaas.api.inference import InferenceHandlers
@@ -230,7 +231,7 @@ class Installation:
         return token, successor
 
     async def credential_of(self, provider: Provider) -> Secret | None:
-        """What we show to a provider; None when it asks for none. Raises NotFound when the one that it names is not there."""
+        """What we show to a provider; None when it asks for none. Raises NotFound when what it names is not there."""
         sealed = (await self.catalogue.sealed_secrets()).get(provider.id)
         if sealed is not None:
             try:
@@ -260,7 +261,7 @@ def pull_model(settings: Settings, name: str, progress: Progress) -> Path:
 
 
 def find_model_file(settings: Settings, name: str) -> Path | None:
-    """The verified file of a model of the manifest; None: not pulled yet. Raises NotFound, EngineFailed when it is corrupt."""
+    """The verified file of a model of the manifest; None: not pulled yet. Raises NotFound, EngineFailed if corrupt."""
     return ModelStore(settings.models_path).find(_known_model(settings, name))
 
 
@@ -268,7 +269,8 @@ def _known_model(settings: Settings, name: str) -> ModelSpec:
     manifest = load_manifest(settings.data_dir)
     wanted = manifest.get(name)
     if wanted is None:
-        raise NotFound(f"There is no model `{name}` in the manifest. It knows: {', '.join(manifest.names)}.", param="name")
+        known = ", ".join(manifest.names)
+        raise NotFound(f"There is no model `{name}` in the manifest. It knows: {known}.", param="name")
     return wanted
 
 
@@ -374,8 +376,9 @@ class GatewayWorker:
         inference = InferenceHandlers(
             self.service, self._tasks, max_body_bytes=settings.max_body_bytes, ping_interval_s=settings.ping_interval_s
         )
-        landing = Route("GET", "/", "public", LandingPage().show)
-        self.routes = RouteTable([*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing])
+        landing = Route("GET", "/", "public", LandingPage().show, operation=openapi.PAGE)
+        table = [*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing]
+        self.routes = RouteTable([*table, openapi.Document(table).route])
         self.asgi = self._surface(self.routes)
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
 

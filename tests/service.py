@@ -15,6 +15,7 @@ import msgspec
 
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
+from llmaas.domain.usage import UsageFilter, UsageRow
 from tests.fakes.behaviour import NAMED
 from tests.fakes.raw_http import RawConnection, RawResponse
 from tests.fakes.record import Record
@@ -135,6 +136,13 @@ class Service:
 
     async def embed(self, text: Any, model: str = "embed", **more: Any) -> RawResponse:
         return await self.post(EMBEDDINGS, {"model": model, "input": text, **more})
+
+    async def row(self, answer: RawResponse) -> UsageRow:
+        """The one row of this answer."""
+        usage = (await self.gateway.installation()).usage
+        rows = [row async for row in usage.rows(UsageFilter(), limit=5) if row.id == answer.header("id")]
+        assert len(rows) == 1
+        return rows[0]
 
     async def post(self, path: str, body: Any, *, key: str | None = None, headers: dict[str, str] | None = None) -> RawResponse:
         return await self.gateway.post(path, body, key=key, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmaas.api import openapi
 from llmaas.api.health import HealthHandlers
 from llmaas.api.inference import InferenceHandlers
 from llmaas.api.models import ModelHandlers
@@ -12,12 +13,12 @@ from llmaas.web.routes import Route
 def routes(inference: InferenceHandlers, models: ModelHandlers, health: HealthHandlers) -> list[Route]:
     use, measure = Permission.INFERENCE_USE, Permission.METRICS_READ
     return [
-        Route("POST", "/v1/chat/completions", use, inference.chat, "chatcmpl-"),
-        Route("POST", "/v1/completions", use, inference.complete, "cmpl-"),
-        Route("POST", "/v1/embeddings", use, inference.embed, "embd-"),
-        Route("GET", "/v1/models", use, models.list),
-        Route("GET", "/v1/models/{rest}", use, models.get),
-        Route("GET", "/healthz", "public", health.healthz),
-        Route("GET", "/readyz", "public", health.readyz),
-        Route("GET", "/metrics", measure, health.metrics),
+        Route("POST", "/v1/chat/completions", use, inference.chat, "chatcmpl-", openapi.CHAT),
+        Route("POST", "/v1/completions", use, inference.complete, "cmpl-", openapi.COMPLETION),
+        Route("POST", "/v1/embeddings", use, inference.embed, "embd-", openapi.EMBEDDING),
+        Route("GET", "/v1/models", use, models.list, operation=openapi.MODELS),
+        Route("GET", "/v1/models/{rest}", use, models.get, operation=openapi.MODEL),
+        Route("GET", "/healthz", "public", health.healthz, operation=openapi.HEALTH),
+        Route("GET", "/readyz", "public", health.readyz, operation=openapi.READY),
+        Route("GET", "/metrics", measure, health.metrics, operation=openapi.METRICS),
     ]

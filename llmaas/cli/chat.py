@@ -17,6 +17,7 @@ from llmaas.settings import Secret, read_client_key
 
 _INTERRUPTED = 130
 _LONGEST_WAIT_S = 1800.0
+_SHORTEST_WAIT_S, _LONGEST_STEP_S = 0.1, 5.0
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 _HELP = """/reset            forget the conversation
 /system TEXT      set the system prompt (no text: show it) and begin anew
@@ -186,7 +187,8 @@ def _answer(talk: Talk, question: str) -> Told:
                 raise
             _show_progress(loading)
             waited = True
-            time.sleep(min(loading.retry_after_s or 1.0, 5.0))
+            wait_s = 1.0 if loading.retry_after_s is None else loading.retry_after_s
+            time.sleep(min(max(wait_s, _SHORTEST_WAIT_S), _LONGEST_STEP_S))
             continue
         except LlmaasError:
             if waited:

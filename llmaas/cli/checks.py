@@ -243,4 +243,4 @@ async def _providers(installation: Installation) -> AsyncIterator[Finding]:
             if result["ok"]:
                 yield good(where, f"{result['server']}, {len(result['models'])} models")
             else:
-                yield fail(where, result["error"], f"then see `llmaas providers test {provider.id}`")
+                yield fail(where, result["error"], f"correct that; `llmaas providers test {provider.id}` looks again")

@@ -13,6 +13,7 @@ from llmaas.domain.values import printable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NOTHING = "-"
+_WHOLE = frozenset({"id", "started", "created", "expires"})
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
@@ -84,14 +85,16 @@ def note(text: str) -> None:
 def _rich_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None
 ) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    drawn = Table(box=None, title=title, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
     for column, right in zip(columns, numeric, strict=True):
-        drawn.add_column(column, justify="right" if right else "left", overflow="fold")
+        # A number or a time that is broken over lines cannot be read; names can.
+        drawn.add_column(
+            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in _WHOLE
+        )
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(drawn)

@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     except LlmaasError as error:
         _say(error.message)
         if error.hint:
-            print(f"hint: {printable(error.hint)}", file=sys.stderr)
+            print(f"hint: {printable(error.hint.splitlines()[0])}", file=sys.stderr)
         return _FAILED
     except (typer.Abort, EOFError):
         return _FAILED

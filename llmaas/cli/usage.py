@@ -44,7 +44,7 @@ def usage(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Up to, without, this day or time.")] = None,
     rows: Annotated[bool, typer.Option("--rows", help="Single requests, newest first, instead of sums.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many single requests.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many single requests.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -71,7 +71,7 @@ def usage(
         await _show_sums(installation, where, form, groups)
         if by is None and not as_json and not as_csv:
             latest = [row async for row in installation.usage.rows(where, limit or _LATEST)]
-            _table_of_rows(latest, "Latest requests")
+            _table_of_rows(latest, "Latest requests", ids=False)
 
     place.run(work)
 
@@ -149,7 +149,7 @@ async def _show_rows(installation: Installation, where: UsageFilter, form: _Form
     else:
         shown = limit or _MOST_SHOWN
         found = [row async for row in installation.usage.rows(where, shown + 1)]
-        _table_of_rows(found[:shown], None)
+        _table_of_rows(found[:shown], None, ids=True)
         if len(found) > shown:
             output.note("there are more: --limit N shows more, --json and --csv all")
 
@@ -159,40 +159,25 @@ def _record(row: UsageRow) -> dict[str, Any]:
     return {**values, "cost": format_amount(row.cost_nano), "started": output.moment(row.started_ms)}
 
 
-def _table_of_rows(rows: Sequence[UsageRow], title: str | None) -> None:
-    columns = [
-        "started",
-        "id",
-        "model",
-        "input",
-        "output",
-        "ttft ms",
-        "total ms",
-        "engine",
-        "machine",
-        "outcome",
-        "cost",
-    ]
+def _table_of_rows(rows: Sequence[UsageRow], title: str | None, *, ids: bool) -> None:
     if not rows:
         output.note("no requests yet")
         return
-    output.table(
-        columns,
-        [
-            [
-                output.day_and_time(row.started_ms),
-                row.id,
-                row.model_id,
-                row.input_tokens + row.cached_input_tokens,
-                row.output_tokens + row.reasoning_tokens,
-                row.ttft_ms,
-                row.duration_ms,
-                row.engine_type,
-                row.machine_name,
-                row.outcome,
-                f"{format_amount(row.cost_nano)} {row.currency}",
-            ]
-            for row in rows
-        ],
-        title=title,
-    )
+    columns = ["started", "model", "input", "output", "ttft ms", "total ms", "engine", "machine", "outcome", "cost"]
+    shown = [[*_cells(row), *([row.id] if ids else [])] for row in rows]
+    output.table([*columns, *(["id"] if ids else [])], shown, title=title)
+
+
+def _cells(row: UsageRow) -> list[object]:
+    return [
+        output.day_and_time(row.started_ms),
+        row.model_id,
+        row.input_tokens + row.cached_input_tokens,
+        row.output_tokens + row.reasoning_tokens,
+        row.ttft_ms,
+        row.duration_ms,
+        row.engine_type,
+        row.machine_name,
+        row.outcome,
+        f"{format_amount(row.cost_nano)} {row.currency}",
+    ]

@@ -30,7 +30,6 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     _check_stream_options(request)
-    request.timings_per_token = None
     asked = request.max_completion_tokens or request.max_tokens
     cap = _output_cap(asked, model)
     if request.max_completion_tokens is not None:
@@ -51,7 +50,6 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     if request.best_of is not None and request.best_of < (request.n or 1):
         raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
     _check_stream_options(request)
-    request.timings_per_token = None
     request.max_tokens = _output_cap(request.max_tokens, model)
     choices = (request.n or 1) * len(prompts)
     made = max(request.best_of or 1, request.n or 1) * len(prompts)

@@ -14,7 +14,8 @@ from llmaas.protocol.usage import Reported, read_timings, read_usage
 _BYTES_PER_TOKEN = 4
 _TEMPLATE_TOKENS = 4096
 _SLACK_PIECES = 64
-_CEILING = 2**40
+_CEILING = 2**21
+"""Tokens of one choice where the request sets no bound of its own: more than the window of any model of today."""
 
 
 class Meter:
@@ -29,6 +30,7 @@ class Meter:
         self._pieces = Pieces(choices=choices, split_thinking=split_thinking)
         self._prompt_bytes = prompt_bytes
         self._output_bound = output_bound
+        self._ceiling = _CEILING * choices
         self._whole = whole
         self._text_chars = 0
         self._usage = NOTHING
@@ -78,7 +80,7 @@ class Meter:
             seen=seen,
             seen_reasoning=self._pieces.seen_reasoning,
             prompt_bound=self._prompt_bytes + _TEMPLATE_TOKENS,
-            completion_bound=self._output_bound if self._output_bound is not None else _CEILING,
+            completion_bound=self._ceiling if self._output_bound is None else min(self._output_bound, self._ceiling),
         )
         return tokens, UsageSource.ENGINE, bent
 

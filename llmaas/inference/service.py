@@ -116,7 +116,7 @@ class InferenceService:
             raise InvalidRequest(f"The model `{entry.model.id}` does not make embeddings.", param="model")
         if not request.input:
             raise InvalidRequest("'input' must not be empty.", param="input")
-        prompt_list(request.input)
+        prompt_list(request.input, "input")
         settlement = self._settlement(call, catalogue, entry, request.model, request.user, "embedding", streamed=False)
         task = self._begin()
         try:

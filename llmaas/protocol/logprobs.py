@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 
+from llmaas.errors import EngineFailed
+
 _json = msgspec.json.Encoder()
 
 
 def chat_form(raw: msgspec.Raw) -> msgspec.Raw:
     """`{"content": […], "refusal": null}`, whether or not the engine gave the second member."""
-    value = msgspec.json.decode(raw)
+    value = _decode(raw)
     if not isinstance(value, dict) or "refusal" in value:
         return raw
     return msgspec.Raw(_json.encode({**value, "refusal": None}))
@@ -22,7 +24,7 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
 
     `offset`: characters of the choice's text before these tokens.
     """
-    value = msgspec.json.decode(raw)
+    value = _decode(raw)
     if not isinstance(value, dict) or not isinstance(value.get("content"), list):
         return raw
     out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
@@ -37,3 +39,10 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
         out["text_offset"].append(offset)
         offset += len(token)
     return msgspec.Raw(_json.encode(out))
+
+
+def _decode(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineFailed("The engine sent log probabilities that can't be read.", hint=str(error)) from error

@@ -17,13 +17,15 @@ class ThinkSplitter:
         """(reasoning, content) that this piece settles; what may be part of a tag is held back."""
         if self._state == "content":
             return "", text
+        if self._state == "gap":
+            return "", self._leave(text.lstrip("\n"))
         self._held += text
         if self._state == "start":
             stripped = self._held.lstrip()
             if not stripped or (_OPEN.startswith(stripped) and stripped != _OPEN):
                 return "", ""
             if not stripped.startswith(_OPEN):
-                return "", self._leave()
+                return "", self._leave(self._held)
             self._state, self._held = "thinking", stripped[len(_OPEN) :]
         return self._think()
 
@@ -35,14 +37,16 @@ class ThinkSplitter:
     def _think(self) -> tuple[str, str]:
         before, tag, after = self._held.partition(_CLOSE)
         if tag:
-            self._held = after.lstrip("\n")
-            return before, self._leave()
+            self._state = "gap"
+            return before, self._leave(after.lstrip("\n"))
         keep = next((n for n in range(len(_CLOSE) - 1, 0, -1) if before.endswith(_CLOSE[:n])), 0)
         cut = len(before) - keep
         self._held = before[cut:]
         return before[:cut], ""
 
-    def _leave(self) -> str:
-        self._state = "content"
-        held, self._held = self._held, ""
-        return held
+    def _leave(self, text: str) -> str:
+        """The newlines between reasoning and content belong to neither, in however many pieces they come."""
+        self._held = ""
+        if text:
+            self._state = "content"
+        return text

@@ -28,7 +28,6 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 class StreamOptions(Struct, omit_defaults=True):
     include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
 
 
 class TextPart(Struct, tag="text", tag_field="type"):
@@ -136,8 +135,6 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: EndUser | None = None
-    timings_per_token: bool | None = None
-    """llama.cpp's word for counts on each piece; ours to set, never taken from a caller."""
 
 
 class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
@@ -161,7 +158,6 @@ class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: EndUser | None = None
-    timings_per_token: bool | None = None
 
 
 class EmbeddingRequest(Struct, omit_defaults=True, kw_only=True):
@@ -186,18 +182,19 @@ embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 disguise_decoder = msgspec.json.Decoder(Disguise)
 
 
-def prompt_list(prompt: Prompt | None) -> list[str | list[int]]:
-    """The prompts that a `prompt` or `input` holds: itself, or each of its strings or lists of token ids. Raises InvalidRequest."""
+def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[int]]:
+    """The prompts that the parameter of that name holds: itself, or each of its strings or lists of token ids. Raises
+    InvalidRequest."""
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise InvalidRequest("'prompt' must not be empty.", param="prompt")
+        raise InvalidRequest(f"'{name}' must not be empty.", param=name)
     kinds = {type(item) for item in prompt}
     if len(kinds) != 1:
-        raise InvalidRequest("'prompt' must hold either strings, token ids or lists of token ids.", param="prompt")
+        raise InvalidRequest(f"'{name}' must hold either strings, token ids or lists of token ids.", param=name)
     if kinds == {int}:
         prompt = [[item for item in prompt if isinstance(item, int)]]
     items = [item for item in prompt if not isinstance(item, int)]
     if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
-        raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param="prompt")
+        raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param=name)
     return items

@@ -103,7 +103,7 @@ def _object(raw: msgspec.Raw) -> dict[str, Any] | None:
         return None
     try:
         value = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -52,8 +52,11 @@ class Database:
 
     async def faults(self) -> list[str]:
         """What SQLite's own check of the file finds; nothing when it is sound."""
-        async with self.connect() as connection:
-            found = (await connection.exec_driver_sql("PRAGMA integrity_check(20)")).scalars().all()
+        try:
+            async with self.connect() as connection:
+                found = (await connection.exec_driver_sql("PRAGMA integrity_check(20)")).scalars().all()
+        except Unavailable as error:
+            return [(error.hint or error.message).splitlines()[0]]
         return [fault for fault in found if fault != "ok"]
 
     async def close(self) -> None:

@@ -60,7 +60,10 @@ class SqlKeyStore:
             return _to_key(changed)
 
     async def rotate(self, kid: str, successor: Key, stop_ms: int) -> None:
-        """Add the successor and stop the old key at `stop_ms`, together. Raises NotFound, Conflict when it is stopped already."""
+        """Add the successor and stop the old key at `stop_ms`, together.
+
+        Raises NotFound, Conflict when the old key is stopped already.
+        """
         async with self._database.begin() as connection:
             row = (await connection.execute(sa.select(keys).where(keys.c.id == kid))).mappings().first()
             if row is None:

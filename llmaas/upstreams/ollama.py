@@ -107,7 +107,7 @@ class OllamaUpstream:
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
-        items = prompt_list(request.input)
+        items = prompt_list(request.input, "input")
         if any(not isinstance(item, str) for item in items):
             raise InvalidRequest("The engine of this model takes text, not token ids.", param="input")
         body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}

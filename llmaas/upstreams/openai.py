@@ -53,9 +53,16 @@ TRAITS: Mapping[ProviderKind, Traits] = {
 }
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+_TIMED = b'{"timings_per_token":true,'
 _json = msgspec.json.Encoder()
 Locate = Callable[[Backend, str], tuple[Origin, str, Secret | None]]
 """Backend and root to its origin, the path under which `/chat/completions` stands, and the credential. May raise Loading."""
+
+
+class _CountingOptions(StreamOptions):
+    """vLLM's word for counts on each chunk; ours to set, never a caller's."""
+
+    continuous_usage_stats: bool | None = None
 
 
 class OpenAiUpstream:
@@ -74,7 +81,10 @@ class OpenAiUpstream:
                 return InTurn([partial(self.generate, target, one, stream=stream) for one in each], request.n or 1)
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
-        exchange = self._send(target, "/chat/completions" if chat else "/completions", _json.encode(built))
+        body = _json.encode(built)
+        if stream and self.traits.exact_while_streaming and self._kind is not ProviderKind.VLLM:
+            body = _TIMED + body[1:]  # llama.cpp's word for counts on each chunk; ours to set, never a caller's
+        exchange = self._send(target, "/chat/completions" if chat else "/completions", body)
         return _Stream(exchange) if stream else _Whole(exchange)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
@@ -83,18 +93,14 @@ class OpenAiUpstream:
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         options: StreamOptions | None = None
-        timings: bool | None = None
-        if stream:
+        if stream and self._kind is ProviderKind.VLLM:
+            options = _CountingOptions(include_usage=True, continuous_usage_stats=True)
+        elif stream:
             options = StreamOptions(include_usage=True)
-            if self._kind is ProviderKind.VLLM:
-                options.continuous_usage_stats = True
-            elif self.traits.exact_while_streaming:
-                timings = True
         common: dict[str, Any] = {
             "model": target.deployment.root,
             "stream": stream or None,
             "stream_options": options,
-            "timings_per_token": timings,
             "user": None,
         }
         if isinstance(request, CompletionRequest):

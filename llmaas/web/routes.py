@@ -29,6 +29,10 @@ class Route:
     id_prefix: str = "req-"
     operation: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.access != "public" and self.access not in frozenset(Permission):
+            raise ValueError(f"{self.method} {self.path} has to declare which permission it needs, or that it is public")
+
 
 class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:

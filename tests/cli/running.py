@@ -6,14 +6,14 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmaas.cli.program import run
+from llmaas.cli.program import run, tree
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -57,3 +57,14 @@ class Cli:
 def finish(process: subprocess.Popen[str], stdin: str = "") -> Ran:
     out, err = process.communicate(stdin, timeout=60)
     return Ran(process.returncode, out, err)
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in (group or tree()).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        elif not command.hidden:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands())

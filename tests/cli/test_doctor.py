@@ -6,6 +6,7 @@ import shutil
 import socket
 import sqlite3
 import time
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -56,11 +57,14 @@ def test_wrong_settings(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None
     assert list(doctor(1)) == ["settings"]
 
 
-def test_the_port_is_taken_by_another_program(doctor: Doctor) -> None:
-    with socket.create_server(("127.0.0.1", doctor.port)) as taken:
-        taken.listen()
-        found = doctor(1)["port"]
-    assert "another program listens" in found["text"]
+def test_the_port_is_taken_by_another_program(doctor: Doctor, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang_up(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        handler.close_connection = True
+
+    monkeypatch.setenv("LLMAAS_PORT", peer.url.rpartition(":")[2])
+    peer.answers["/readyz"] = hang_up
+    assert "another program listens" in doctor(1)["port"]["text"]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._internal = internal
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
+        self._lost = False
         self._number = 0
         self._url = b""
         self._headers: list[tuple[str, str]] = []
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._log.open_connections -= 1
         for record in self._open:
             self._log.finish(record, "cancelled")
@@ -84,7 +86,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        return self._transport.is_closing()
+        return self._lost
 
     async def stop(self) -> None:
         self._end("rst")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -62,6 +64,20 @@ async def gateway(shared_gateway: GatewayProcess, upstream: FakeUpstream) -> Asy
     yield shared_gateway
 
 
+async def hang_up_noticed(gateway: GatewayProcess) -> None:
+    """Wait until the gateway has closed its side, and its event loop has turned since."""
+    local = f":{gateway.port:04X}"
+    established, close_wait = "01", "08"
+    async with asyncio.timeout(5):
+        while any(
+            fields[1].endswith(local) and fields[3] in (established, close_wait)
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+            if (fields := line.split())
+        ):
+            await asyncio.sleep(0.002)
+    assert (await gateway.get("/healthz")).status == 200
+
+
 async def hang_up(
     gateway: GatewayProcess,
     upstream: FakeUpstream,
@@ -92,6 +108,7 @@ async def hang_up(
         await upstream.log.until(record.cancelled.is_set, "the engine is freed", 1.0)
     else:
         # An engine that is paid for must be read to its end although nobody listens.
+        await hang_up_noticed(gateway)
         await upstream.release()
         await upstream.log.until(lambda: record.outcome == "complete", "read to its end")
     rows = await gateway.wait_rows(len(before) + 1)
@@ -123,7 +140,7 @@ async def test_B05_stream_cut_stops_the_engine(
 async def test_B05_stream_cut_is_read_to_its_end_where_it_is_paid_for(
     gateway: GatewayProcess, upstream: FakeUpstream, name: str
 ) -> None:
-    row, record = await hang_up(gateway, upstream, "openai", STREAM_CUTS[name], stream=True, stops=False, how="rst")
+    row, record = await hang_up(gateway, upstream, "openai", STREAM_CUTS[name], stream=True, stops=False, how="fin")
     assert (row.outcome, row.billing_reason, row.usage_source) == ("client_aborted", "read_to_end", "engine")
     assert (row.input_tokens, row.output_tokens) == (3, record.tokens_sent) == (3, TOKENS)
 
@@ -156,7 +173,7 @@ async def test_B05_whole_answer_cut_of_a_plain_engine_is_free(
 async def test_B05_whole_answer_cut_is_read_to_its_end_where_it_is_paid_for(
     gateway: GatewayProcess, upstream: FakeUpstream, flavour: Flavour, name: str
 ) -> None:
-    row, _ = await hang_up(gateway, upstream, flavour, WHOLE_CUTS[name], stream=False, stops=False, how="rst")
+    row, _ = await hang_up(gateway, upstream, flavour, WHOLE_CUTS[name], stream=False, stops=False, how="fin")
     assert (row.outcome, row.billing_reason) == ("client_aborted", "read_to_end")
     assert (row.input_tokens, row.output_tokens) == (3, TOKENS)
 

@@ -1,0 +1,116 @@
+"""The gateway is killed at a moment of its writing: every answer that a caller saw complete is in the ledger, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.upstream import FakeUpstream
+from tests.faults.caller import Heard, ask, chat
+from tests.faults.test_ledger import locked
+from tests.faults.tracing import inject
+from tests.gateway import GatewayProcess, fleet_of
+
+CALLERS = 6
+
+
+class Traffic:
+    """Callers who go on until the gateway is gone. Each prompt is of another length, so that rows and the engine's
+    own log can be told to belong together."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._gateway = gateway
+        self._words = 0
+        self.heard: list[Heard] = []
+
+    async def until_killed(self) -> None:
+        assert self._gateway.process is not None
+        await asyncio.gather(*(self._call() for _ in range(CALLERS)))
+        await asyncio.wait_for(self._gateway.process.wait(), 10)
+
+    async def _call(self) -> None:
+        while True:
+            self._words += 1
+            heard = await ask(self._gateway, chat("m", words=self._words, stream=self._words % 2 == 0))
+            if not heard.status:
+                return
+            self.heard.append(heard)
+
+
+async def check(gateway: GatewayProcess, upstream: FakeUpstream, heard: list[Heard]) -> None:
+    rows = await gateway.rows()
+    ids = [row.id for row in rows]
+    assert len(ids) == len(set(ids))
+    lost = {h.answer_id for h in heard if h.complete} - set(ids)
+    assert not lost, f"{len(lost)} answers that were seen complete are not in the ledger"
+    served = Counter(len(record.json["messages"][0]["content"].split()) for record in upstream.requests)
+    billed = Counter(row.input_tokens for row in rows if row.outcome == "completed")
+    assert billed <= served
+    assert await gateway.ledger_faults() == []
+
+
+async def settled(gateway: GatewayProcess) -> None:
+    """Started again, and the spool is empty."""
+    await gateway.start()
+    async with asyncio.timeout(10):
+        while list((gateway.data_dir / "spool").glob("*.rows")):
+            await asyncio.sleep(0.02)
+
+
+async def kill_at(gateway: GatewayProcess, upstream: FakeUpstream, faults: list[tuple[str, int]]) -> None:
+    """One life after the other, each killed at the n-th call of its kind; the last one survives."""
+    await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+    traffic = Traffic(gateway)
+    for call, number in faults:
+        await gateway.start(prefix=inject(f"{call}:signal=KILL:when={number}"))
+        await traffic.until_killed()
+        await check(gateway, upstream, [])
+    assert any(h.complete for h in traffic.heard) or max(n for _, n in faults) < 5
+    await settled(gateway)
+    await check(gateway, upstream, traffic.heard)
+
+
+async def test_B04_killed_at_a_write_of_the_database(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await kill_at(gateway, upstream, [("fdatasync", 1), ("pwrite64", 8), ("fdatasync", 9)])
+
+
+async def test_B04_killed_at_a_write_of_the_spool(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        traffic = Traffic(gateway)
+        with locked(gateway.data_dir / "llmaas.db"):
+            await gateway.start(prefix=inject("fdatasync:signal=KILL:when=5"))
+            await traffic.until_killed()
+        assert any(h.complete for h in traffic.heard)
+        await settled(gateway)
+        await check(gateway, upstream, traffic.heard)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("first", range(1, 101, 10))
+async def test_B04_killed_at_each_of_a_hundred_writes(gateway: GatewayProcess, first: int) -> None:
+    async with FakeUpstream() as upstream:
+        faults = [(call, n) for n in range(first, first + 10) for call in ("fdatasync", "pwrite64")]
+        await kill_at(gateway, upstream, faults)
+
+
+async def test_B04_killed_during_a_hundred_streams(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        await gateway.start()
+        upstream.script(*(Behaviour(tokens=1 + 2 * n, chunk_pause_ms=5) for n in range(100)))
+        asked = [asyncio.create_task(ask(gateway, chat("m", words=n + 1, stream=True))) for n in range(100)]
+        await upstream.wait_requests(100)
+        await upstream.wait_complete(30)
+        await gateway.kill()
+        heard = await asyncio.gather(*asked)
+        complete = sum(h.complete for h in heard)
+        assert 1 <= complete < 100
+        await settled(gateway)
+        await check(gateway, upstream, list(heard))
+        assert len(await gateway.rows()) >= complete

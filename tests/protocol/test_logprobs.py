@@ -1,0 +1,53 @@
+"""Log probabilities in chat's form and in the older one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmaas.errors import EngineFailed
+from llmaas.protocol.logprobs import chat_form, completion_form
+
+
+def raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def entry(token: str, *top: str) -> dict[str, Any]:
+    return {"token": token, "logprob": -0.5, "bytes": list(token.encode()), "top_logprobs": [{"token": t, "logprob": -1.0} for t in top]}
+
+
+def test_chats_form_has_both_members() -> None:
+    assert msgspec.json.decode(chat_form(raw({"content": [entry("a")]}))) == {"content": [entry("a")], "refusal": None}
+    whole = raw({"content": [], "refusal": []})
+    assert chat_form(whole) is whole
+
+
+def test_chats_form_becomes_the_older_one() -> None:
+    given = raw({"content": [entry("señal", "a", "b"), entry(" 日"), entry("x")]})
+    assert msgspec.json.decode(completion_form(given, 10)) == {
+        "tokens": ["señal", " 日", "x"],
+        "token_logprobs": [-0.5, -0.5, -0.5],
+        "top_logprobs": [{"a": -1.0, "b": -1.0}, {}, {}],
+        "text_offset": [10, 15, 17],
+    }
+
+
+def test_the_older_one_stays() -> None:
+    older = raw({"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": None, "text_offset": [0]})
+    assert completion_form(older, 0) is older
+
+
+@pytest.mark.parametrize("value", [{"content": None}, {"content": [5, {}, None]}, {"content": [{"top_logprobs": [5]}]}, {}, [], 5])
+def test_odd_ones_do_not_fail(value: Any) -> None:
+    msgspec.json.decode(chat_form(raw(value)))
+    msgspec.json.decode(completion_form(raw(value), 0))
+
+
+@pytest.mark.parametrize("text", [b'{"a":"\xff"}', b"[" * 100_000, b"{"])
+def test_what_cannot_be_read_is_the_engines_failure(text: bytes) -> None:
+    for form in (chat_form, lambda value: completion_form(value, 0)):
+        with pytest.raises(EngineFailed):
+            form(msgspec.Raw(text))

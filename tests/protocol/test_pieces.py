@@ -1,0 +1,138 @@
+"""From whatever engines send to one regular form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmaas.errors import EngineFailed
+from llmaas.protocol.engine import answer_decoder
+from llmaas.protocol.pieces import Piece, Pieces
+
+
+def fed(*chunks: dict[str, Any], choices: int = 1, think: bool = False) -> tuple[list[Piece], Pieces]:
+    pieces = Pieces(choices=choices, split_thinking=think)
+    out = [piece for chunk in chunks for piece in pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)))]
+    return out + pieces.finish(), pieces
+
+
+def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
+
+
+def call(arguments: Any = None, name: str | None = None, **fields: Any) -> dict[str, Any]:
+    return delta(tool_calls=[{**fields, "function": {"name": name, "arguments": arguments}}])
+
+
+def calls_of(pieces: list[Piece]) -> list[tuple[str, str, str]]:
+    """Id, name and arguments of each call, put together as an SDK does it."""
+    out: dict[int, list[str]] = {}
+    for tool in [piece.tool for piece in pieces if piece.tool is not None]:
+        parts = out.setdefault(tool.index, ["", "", ""])
+        for at, text in enumerate((tool.id, tool.name, tool.arguments)):
+            parts[at] += text or ""
+    assert list(out) == list(range(len(out)))
+    return [(parts[0], parts[1], parts[2]) for parts in out.values()]
+
+
+END = delta(finish="tool_calls")
+WHOLE = [("a", "f", '{"x":1}'), ("b", "g", "{}")]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([call('{"x"', "f", index=0, id="a"), call(":1}", index=0), call("{}", "g", index=1, id="b")], id="proper"),
+        pytest.param([call('{"x"', "f", index=0, id="a"), call("{}", "g", index=1, id="b"), call(":1}", index=0)], id="mixed"),
+        pytest.param([call('{"x"', "f", id="a"), call(":1}"), call("{}", "g", id="b")], id="no index"),
+        pytest.param([call('{"x"', "f", id="a"), call(":1}", "f", id="a"), call("{}", "g", id="b")], id="repeated without index"),
+        pytest.param([call('{"x"', "f", index=0, id="a"), call(":1}", "f", index=0, id="a"), call("{}", "g", index=1, id="b")], id="repeated"),
+        pytest.param([call({"x": 1}, "f", index=0, id="a"), call({}, "g", index=1, id="b")], id="objects"),
+        pytest.param([call('{"x":1}', "f", index=3, id="a"), call("{}", "g", index=7, id="b")], id="wild indexes"),
+        pytest.param([call(None, "f", index=0, id="a"), call('{"x":1}', index=0), call("{}", "g", index=1, id="b")], id="null arguments"),
+    ],
+)
+def test_tool_calls_become_regular(chunks: list[dict[str, Any]]) -> None:
+    pieces, seen = fed(*chunks, END)
+    assert calls_of(pieces) == WHOLE
+    assert pieces[-1] == Piece(0, finish="tool_calls")
+    assert seen.finish_reason == "tool_calls"
+
+
+def test_calls_without_ids_get_some() -> None:
+    pieces, _ = fed(call("{}", "f"), call("{}", "f"), END)
+    made = calls_of(pieces)
+    assert [(name, arguments) for _, name, arguments in made] == [("f", "{}"), ("f", "{}")]
+    assert len({id_ for id_, _, _ in made}) == 2
+    assert all(id_.startswith("call_") for id_, _, _ in made)
+
+
+@pytest.mark.parametrize(
+    ("said", "calls", "told"),
+    [("stop", False, "stop"), ("stop", True, "tool_calls"), ("tool_calls", False, "stop"), ("tool_calls", True, "tool_calls")]
+    + [("length", True, "length"), ("content_filter", False, "content_filter"), ("eos", False, "stop"), ("abort", True, "tool_calls")],
+)
+def test_finish_reasons(said: str, calls: bool, told: str) -> None:
+    first = call("{}", "f", index=0, id="a") if calls else delta(content="a")
+    pieces, _ = fed(first, delta(finish=said))
+    assert [piece.finish for piece in pieces if piece.finish] == [told]
+
+
+def test_the_finish_comes_alone_and_last() -> None:
+    pieces, seen = fed(delta(role="assistant", content="a", finish="stop"), delta(content="after the end"))
+    assert pieces == [Piece(0, content="a"), Piece(0, finish="stop")]
+    assert seen.finished
+
+
+def test_without_a_finish_it_is_not_finished() -> None:
+    _, seen = fed(delta(content="a"))
+    assert not seen.finished
+    _, seen = fed(delta(0, "stop", content="a"), delta(1, content="b"), choices=2)
+    assert not seen.finished
+    _, seen = fed()
+    assert not seen.finished
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_both_names_of_reasoning(field: str) -> None:
+    pieces, seen = fed(delta(**{field: "why"}), delta(content="a", finish="stop"))
+    assert pieces[0] == Piece(0, reasoning="why")
+    assert (seen.seen, seen.seen_reasoning) == (2, 1)
+
+
+def test_think_tags_over_pieces() -> None:
+    chunks = [delta(content=text) for text in ("<th", "ink>wh", "y</thi", "nk>", "answer")]
+    pieces, seen = fed(*chunks, delta(finish="stop"), think=True)
+    assert "".join(piece.reasoning or "" for piece in pieces) == "why"
+    assert "".join(piece.content or "" for piece in pieces) == "answer"
+    assert seen.seen == 5
+
+
+def test_what_is_held_back_comes_at_the_end() -> None:
+    pieces, _ = fed(delta(content="<thi"), delta(finish="stop"), think=True)
+    assert pieces == [Piece(0, content="<thi"), Piece(0, finish="stop")]
+
+
+def test_empty_deltas_are_nothing() -> None:
+    pieces, seen = fed(delta(role="assistant", content=""), delta(content=None, tool_calls=None), delta(finish="stop"))
+    assert pieces == [Piece(0, finish="stop")]
+    assert seen.seen == 0
+
+
+@pytest.mark.parametrize("index", [-1, 1, 2**40])
+def test_choices_that_nobody_asked_for(index: int) -> None:
+    with pytest.raises(EngineFailed):
+        fed(delta(index, content="a"))
+
+
+def test_too_many_tool_calls() -> None:
+    with pytest.raises(EngineFailed):
+        fed(*[call("{}", "f", index=number, id=str(number)) for number in range(200)])
+
+
+@pytest.mark.parametrize("bad", [{"choices": 5}, {"choices": [5]}, {"choices": [{"delta": {"content": 5}}]}, [], 5, None])
+def test_wrong_shapes_do_not_pass(bad: Any) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        answer_decoder.decode(msgspec.json.encode(bad))
