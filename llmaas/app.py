@@ -260,6 +260,11 @@ def pull_model(settings: Settings, name: str, progress: Progress) -> Path:
     return puller_of(settings).pull(_known_model(settings, name), progress)
 
 
+def check_manifest(settings: Settings) -> None:
+    """Raises ConfigurationError with every mistake of the model manifest."""
+    load_manifest(settings.data_dir)
+
+
 def find_model_file(settings: Settings, name: str) -> Path | None:
     """The verified file of a model of the manifest; None: not pulled yet. Raises NotFound, EngineFailed if corrupt."""
     return ModelStore(settings.models_path).find(_known_model(settings, name))

@@ -82,7 +82,7 @@ class Upstreams:
 
     def _models(self) -> Iterator[Model]:
         for kind in KINDS:
-            for name in NAMED:
+            for name in (*NAMED, "fake-verdict"):
                 tags = frozenset({"think-tags"} if name in _THINKS else ())
                 id_ = model_of(kind, name)
                 yield Model(id=id_, kind=ModelKind.CHAT, created_ms=0, capabilities=tags, max_model_len=WINDOW)
@@ -103,7 +103,7 @@ class Upstreams:
 
 def _deployments() -> Iterator[Deployment]:
     for kind in KINDS:
-        for name in (*NAMED, "embed", "plain"):
+        for name in (*NAMED, "embed", "plain", "fake-verdict"):
             yield Deployment(model_of(kind, name), f"{kind}-1", name)
     yield Deployment("granite3.3:8b", "vllm-1", "ibm-granite/granite-3.3-8b-instruct")
 

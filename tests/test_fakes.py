@@ -319,6 +319,15 @@ async def test_extra_bytes_and_bad_endings_of_kept_connections(up: FakeUpstream)
     assert len(up.requests) == 4
 
 
+async def test_many_connections_at_once(up: FakeUpstream) -> None:
+    async def status() -> int:
+        async with await RawConnection.open(up.url) as raw:
+            return (await raw.post(CHAT, ask())).status
+
+    assert await asyncio.gather(*(status() for _ in range(30))) == [200] * 30
+    await up.wait_connections(0)
+
+
 async def test_it_can_go_away_and_come_back(up: FakeUpstream, raw: RawConnection) -> None:
     asking = asyncio.create_task(raw.post(CHAT, ask("fake-hang")))
     await up.wait_paused()
@@ -392,7 +401,7 @@ def test_tiny_model_is_the_same_for_a_seed(tmp_path: Path) -> None:
 
 
 async def test_tiny_model_answers_in_llama_cpp(engine: str) -> None:
-    async with openai.AsyncOpenAI(api_key="none", base_url=f"{engine}/v1", max_retries=0) as client:
+    async with openai.AsyncOpenAI(api_key="none", base_url=f"{engine}/v1") as client:
         question: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hola"}], "max_tokens": 7}
         whole = await client.chat.completions.create(**question, temperature=0)
         content = whole.choices[0].message.content
@@ -422,7 +431,7 @@ async def test_tiny_model_calls_tools_and_keeps_to_a_schema(engine: str) -> None
     }
     tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
     asked: Any = {"role": "user", "content": "hola"}
-    async with openai.AsyncOpenAI(api_key="none", base_url=f"{engine}/v1", max_retries=0) as client:
+    async with openai.AsyncOpenAI(api_key="none", base_url=f"{engine}/v1") as client:
         answer = await client.chat.completions.create(model="tiny", messages=[asked], tools=tools, temperature=0)
         assert answer.choices[0].finish_reason == "tool_calls"
         (call,) = answer.choices[0].message.tool_calls or []

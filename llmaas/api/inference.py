@@ -55,7 +55,7 @@ class InferenceHandlers:
             caller=caller,
             answer_id=prefix + request.uuid,
             request_id=request.request_id,
-            body_bytes=len(body),
+            body=body,
             explain=request.headers.get(b"x-llmaas-explain") == b"1",
             started_ms=request.started_ms,
             started_s=request.started_s,

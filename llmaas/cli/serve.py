@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 import uvloop
 from rich.console import Console
 
 from llmaas import log
-from llmaas.app import FirstStart, Installation, serve_engines, serve_gateway
+from llmaas.app import FirstStart, Installation, check_manifest, serve_engines, serve_gateway
 from llmaas.errors import ConfigurationError
 from llmaas.settings import Settings
 
@@ -28,6 +31,7 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
 _KILL_AFTER_S = 10.0
 _PR_SET_PDEATHSIG = 1
+_LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothing may load a library
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.supervisor")
 
@@ -64,7 +68,7 @@ class Supervisor:
         self._ready = asyncio.Event()
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT. 0 after an orderly stop, 1 when the gateway does not come up."""
+        """Until SIGTERM or SIGINT. 0 after an orderly stop, else the code with which the gateway refused to run."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -72,29 +76,29 @@ class Supervisor:
         gateway_task = loop.create_task(self._keep(self._gateway))
         stop = loop.create_task(self._stopping.wait())
         await asyncio.wait({stop, gateway_task, engines}, return_when=asyncio.FIRST_COMPLETED)
-        failed = not self._stopping.is_set()
         self._stopping.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._kill_all)
         await self._stop(self._gateway, self._settings.drain_timeout_s + _KILL_AFTER_S)
-        await gateway_task
+        code = await gateway_task
         await self._stop(self._engines, self._settings.drain_timeout_s + _KILL_AFTER_S)
         await engines
-        return 1 if failed else 0
+        stop.cancel()
+        return code
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
-    async def _keep(self, child: _Child) -> None:
-        """Start a process again whenever it ends, until we stop. Returns early only when it never came up."""
+    async def _keep(self, child: _Child) -> int:
+        """Start a process again whenever it ends, until we stop. Returns early, with its code, only when its settings are wrong."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             started_s = loop.time()
             code = await self._run_once(child)
             if self._stopping.is_set():
-                return
+                break
             if code == ConfigurationError.EXIT_CODE and child is self._gateway:
-                return
+                return code
             child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
             _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
@@ -102,6 +106,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             except TimeoutError:
                 continue
+        return 0
 
     async def _run_once(self, child: _Child) -> int:
         read_fd, write_fd = os.pipe()
@@ -111,8 +116,13 @@ class Supervisor:
             child.process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=(write_fd,), start_new_session=True, preexec_fn=_die_with_parent
             )
+        except OSError:
+            os.close(read_fd)
+            raise
         finally:
             os.close(write_fd)
+        if self._stopping.is_set():  # it was too late to be told
+            child.process.terminate()
         loop = asyncio.get_running_loop()
         loop.add_reader(read_fd, self._heard, child, read_fd)
         code = await child.process.wait()
@@ -147,29 +157,66 @@ class Supervisor:
 def _die_with_parent() -> None:
     """Linux: a supervisor that is killed takes its processes along, in an orderly way."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def check_port(settings: Settings) -> None:
-    """Raises ConfigurationError when the address can't be listened on."""
+    """Raises ConfigurationError when an address can't be listened on."""
+    addresses = [("port", settings.host, settings.port)]
+    if settings.metrics_listen:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        addresses.append(("metrics_listen", host, int(port)))
+    problems = []
+    for setting, host, port_number in addresses:
+        try:
+            family = socket.getaddrinfo(host, port_number, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port_number))
+        except OSError as error:
+            remedy = f"set --{setting.replace('_', '-')} or LLMAAS_{setting.upper()}"
+            problems.append(f"{setting}: can't listen on {host}:{port_number}: {error.strerror}; free it, or {remedy}")
+    if problems:
+        raise ConfigurationError(problems)
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Raises ConfigurationError when the data directory is another `serve`'s or can't be written to."""
+    folder = settings.data_dir
     try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = (folder / "serve.lock").open("a+")
     except OSError as error:
-        raise ConfigurationError(
-            [
-                f"port: can't listen on {settings.host}:{settings.port}: {error.strerror}; free it, or set --port or LLMAAS_PORT"
-            ]
-        ) from error
+        problem = f"data_dir: {folder} is not writable: {error.strerror}; set --data-dir or LLMAAS_DATA_DIR"
+        raise ConfigurationError([problem]) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            other = handle.read().strip()
+            problem = f"data_dir: another `llmaas serve` (process {other}) works on {folder}; stop it, or set --data-dir"
+            raise ConfigurationError([problem]) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
 
 
 def serve(settings: Settings, arguments: Sequence[str]) -> int:
-    """Everything that `llmaas serve` does; gives the exit code."""
+    """Everything that `llmaas serve` does; gives the exit code. ConfigurationError with all that stands against a start."""
     log.configure(settings.log_level, settings.log_format, process="supervisor")
-    check_port(settings)
-    return uvloop.run(_serve(settings, arguments))
+    with ExitStack() as held:
+        problems: list[str] = []
+        for check in (lambda: held.enter_context(only_one(settings)), lambda: check_port(settings), lambda: check_manifest(settings)):
+            try:
+                check()
+            except ConfigurationError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigurationError(problems)
+        return uvloop.run(_serve(settings, arguments))
 
 
 async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
@@ -185,17 +232,19 @@ async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
     running = asyncio.get_running_loop().create_task(supervisor.run())
     ready = asyncio.get_running_loop().create_task(supervisor.wait_ready())
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if ready.done():
-        _greet(settings, first, models)
+    if ready.done() or first is not None:
+        _greet(settings, first, models, is_ready=ready.done())
     ready.cancel()
     return await running
 
 
-def _greet(settings: Settings, first: FirstStart | None, models: Sequence[str]) -> None:
+def _greet(settings: Settings, first: FirstStart | None, models: Sequence[str], *, is_ready: bool) -> None:
+    """Once ready; what is shown only once also when it never came so far."""
     console = Console(highlight=False, soft_wrap=True)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else host}:{settings.port}"  # noqa: S104
-    console.print(f"\n[bold]llmaas is ready[/bold] at {base}/v1  (data: {settings.data_dir})", markup=True)
+    if is_ready:
+        console.print(f"\nllmaas is ready at {base}/v1  (data: {settings.data_dir})", style="bold", markup=False)
     if models:
         console.print(f"models: {', '.join(models)}", markup=False)
     else:

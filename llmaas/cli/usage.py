@@ -71,6 +71,7 @@ def usage(
         await _show_sums(installation, where, form, groups)
         if by is None and not as_json and not as_csv:
             latest = [row async for row in installation.usage.rows(where, limit or _LATEST)]
+            print(end="\n" if latest else "")
             _table_of_rows(latest, "Latest requests", ids=False)
 
     place.run(work)

@@ -12,10 +12,12 @@ import msgspec
 import structlog
 
 from llmaas.domain.ports import EngineAddress
-from llmaas.engine.states import EngineState, Order, state_decoder
-from llmaas.errors import Loading, NoBackend
+from llmaas.engine.states import EngineState, Order, states_decoder
+from llmaas.engine.socket_path import openable
+from llmaas.errors import ConfigurationError, Loading, NoBackend
 
 _RECONNECT_S = 0.2
+_TOUCH_S = 1.0
 _RETRY_AFTER_S = {"pulling": 15.0, "failed": 30.0}
 _TEXT = {
     "idle": "The model `{model}` is being started.",
@@ -34,6 +36,7 @@ class EngineClient:
     def __init__(self, socket_path: Path) -> None:
         self._path = socket_path
         self._states: dict[str, EngineState] = {}
+        self._touched_s: dict[str, float] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -55,6 +58,7 @@ class EngineClient:
         if state is None:
             raise NoBackend(f"The model `{root}` can't be run here.", hint="it is not in the model manifest", retry_after_s=60)
         if state.state == "ready":
+            self._touch(root)
             return EngineAddress(state.base_url, state.api_key)
         self._writer.write(_json.encode(Order("want", root)) + b"\n")
         if state.state == "failed":
@@ -68,18 +72,27 @@ class EngineClient:
             retry_after_s=wait_s,
         )
 
+    def _touch(self, root: str) -> None:
+        """Tell the host now and then that the model is in use, so that it is not unloaded as idle."""
+        now_s = asyncio.get_running_loop().time()
+        if self._writer is not None and now_s - self._touched_s.get(root, -_TOUCH_S) >= _TOUCH_S:
+            self._touched_s[root] = now_s
+            self._writer.write(_json.encode(Order("want", root)) + b"\n")
+
     async def _follow(self) -> None:
         while True:
+            writer: asyncio.StreamWriter | None = None
             try:
-                reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+                with openable(self._path) as path:
+                    reader, writer = await asyncio.open_unix_connection(path)
                 while line := await reader.readline():
-                    state = state_decoder.decode(line)
-                    self._states[state.model] = state
-            except (OSError, msgspec.MsgspecError) as error:
+                    self._states.update({state.model: state for state in states_decoder.decode(line)})
+                    self._writer = writer  # not before the first line, which has the state of every model
+            except (OSError, ValueError, ConfigurationError) as error:
                 _log.debug("engine_host_away", reason=str(error))
             finally:
-                if self._writer is not None:
-                    self._writer.close()
                 self._writer = None
                 self._states.clear()
+                if writer is not None:
+                    writer.close()
             await asyncio.sleep(_RECONNECT_S)

@@ -9,16 +9,19 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from llmaas.clock import Clock, SystemClock
+from llmaas.engine.child import engine_command
 from llmaas.engine.hub import HubFetcher
 from llmaas.engine.manifest import FileSource, HubSource, Manifest, PypiSource, load_manifest
-from llmaas.engine.process import EngineOptions, EngineProcess, engine_command
+from llmaas.engine.process import EngineOptions, EngineProcess
 from llmaas.engine.pull import FileFetcher, Puller
 from llmaas.engine.pypi import PypiFetcher
+from llmaas.engine.socket_path import openable
 from llmaas.engine.states import EngineState, order_decoder
 from llmaas.engine.store import ModelStore
 from llmaas.settings import Settings
@@ -49,15 +52,15 @@ class EngineHost:
         if engine is not None:
             engine.want()
 
-    async def serve(self, socket_path: str) -> asyncio.Server:
-        """Listen at a Unix socket that only this user can open."""
-        if os.path.lexists(socket_path):
-            os.unlink(socket_path)
-        mask = os.umask(0o177)
-        try:
-            return await asyncio.start_unix_server(self._connected, socket_path)
-        finally:
-            os.umask(mask)
+    async def serve(self, socket_path: Path) -> asyncio.Server:
+        """Listen at a Unix socket that only this user can open. ConfigurationError when there can't be one."""
+        socket_path.unlink(missing_ok=True)
+        with openable(socket_path) as path:
+            mask = os.umask(0o177)
+            try:
+                return await asyncio.start_unix_server(self._connected, path)
+            finally:
+                os.umask(mask)
 
     async def stop(self) -> None:
         """Drain and end every engine."""
@@ -66,10 +69,9 @@ class EngineHost:
             writer.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         try:
-            for engine in self._engines.values():
-                writer.write(_line(engine.state))
+            writer.write(_line(*(engine.state for engine in self._engines.values())))
+            self._writers.add(writer)
             while line := await reader.readline():
                 try:
                     order = order_decoder.decode(line)
@@ -105,7 +107,7 @@ async def run_engine_host(settings: Settings, preload: Sequence[str], ready_fd: 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = await host.serve(str(settings.engine_socket_path))
+    server = await host.serve(settings.engine_socket_path)
     for model in preload:
         host.want(model)
     if ready_fd is not None:
@@ -114,7 +116,8 @@ async def run_engine_host(settings: Settings, preload: Sequence[str], ready_fd: 
     await stop.wait()
     server.close()
     await host.stop()
+    settings.engine_socket_path.unlink(missing_ok=True)
 
 
-def _line(state: EngineState) -> bytes:
-    return _json.encode(state) + b"\n"
+def _line(*states: EngineState) -> bytes:
+    return _json.encode(states) + b"\n"

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from llmaas.engine.manifest import HubSource, Source
 from llmaas.engine.pull import Progress, PullCancelled, SourceFailed
@@ -46,31 +47,44 @@ class HubFetcher:
                 progress(min(self.done_bytes, size), size)
                 return None
 
-        try:
-            path = hf_hub_download(
-                source.repository,
-                source.filename,
-                revision=source.revision,
-                local_dir=partial,
-                endpoint=self._url or None,
-                token=self._token.reveal() or False,
-                etag_timeout=_TIMEOUT_S,
-                tqdm_class=Bar,
-            )
-        except PullCancelled:
-            raise
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise SourceFailed(f"the hub does not give it: {_first_line(error)}") from error
-        return Path(path)
+        before = -1
+        while True:
+            try:
+                path = hf_hub_download(
+                    source.repository,
+                    source.filename,
+                    revision=source.revision,
+                    local_dir=partial,
+                    endpoint=self._url or None,
+                    token=self._token.reveal() or False,
+                    etag_timeout=_TIMEOUT_S,
+                    tqdm_class=Bar,
+                )
+                return Path(path)
+            except PullCancelled:
+                raise
+            except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+                raise SourceFailed(f"the hub does not give it: {_first_line(error)}") from error
+            except Exception as error:
+                # The connection broke, in one of the many ways that the client's HTTP library has classes for.
+                # As long as each try brings some more, the next goes on from there.
+                present = sum(file.stat().st_size for file in partial.rglob("*.incomplete"))
+                if present <= before:
+                    raise SourceFailed(f"the hub does not give it: {_first_line(error)}") from error
+                before = present
+                progress(present, size)
 
 
 def _reach(url: str) -> None:
     """The client tries for half a minute before it gives up; an address that nobody answers at is known sooner."""
     parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     try:
         socket.create_connection((parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=_TIMEOUT_S).close()
     except OSError as error:
-        raise SourceFailed(f"the hub {parts.hostname} can't be reached: {error.strerror or error}") from error
+        raise SourceFailed(f"{parts.hostname}, the way to the hub, can't be reached: {error.strerror or error}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,9 @@ def main() -> None:
     parser.add_argument("--ctx-size", type=int, required=True)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--threads", type=int, default=-1)
+    parser.add_argument("--threads-http", type=int, default=-1)
+    parser.add_argument("--batch-size", type=int, default=0)
+    parser.add_argument("--ubatch-size", type=int, default=0)
     parser.add_argument("--embeddings", action="store_true")
     for flag in ("--jinja", "--slots", "--no-webui", "--no-context-shift"):
         parser.add_argument(flag, action="store_true")
@@ -37,8 +40,11 @@ def main() -> None:
     params.ctx_shift = False
     params.ui = False
     params.embedding = given.embeddings
-    if given.embeddings:
-        params.n_ubatch = params.n_batch = given.ctx_size // given.parallel
+    params.n_threads_http = given.threads_http
+    if given.batch_size:
+        params.n_batch = given.batch_size
+    if given.ubatch_size:
+        params.n_ubatch = given.ubatch_size
     if given.alias:
         params.model_alias = {given.alias}
     if given.threads > 0:
@@ -46,7 +52,10 @@ def main() -> None:
     key = read_credential("LLAMA_API_KEY")
     if key is not None:
         params.api_keys = [key.reveal()]
-    server = xlc.Server(params)
+    try:
+        server = xlc.Server(params)
+    except RuntimeError as error:
+        raise SystemExit(f"llama.cpp: {error}") from None
     print(f"listening at {server.listening_address}", flush=True)  # noqa: T201 - this is the engine's log
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 

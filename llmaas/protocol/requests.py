@@ -198,3 +198,14 @@ def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[
     if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
         raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param=name)
     return items
+
+
+_OURS = frozenset(ChatRequest.__struct_fields__) | frozenset(CompletionRequest.__struct_fields__)
+_members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def extra_members(body: bytes, names: frozenset[str]) -> dict[str, msgspec.Raw]:
+    """Members of a request that we do not know but a provider takes as they are; never one of those that we know."""
+    if not names:
+        return {}
+    return {k: v for k, v in _members_decoder.decode(body).items() if k in names and k not in _OURS}

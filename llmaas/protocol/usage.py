@@ -120,15 +120,15 @@ def usage_json(*, prompt: int, cached: int, completion: int, reasoning: int) -> 
     }
 
 
-def add_usage(first: msgspec.Raw, second: msgspec.Raw) -> msgspec.Raw:
-    """Two `usage` objects as one; what one of them lacks or lies about counts as the other says."""
+def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = False) -> msgspec.Raw:
+    """Two `usage` objects as one; `same_prompt`: both are of one prompt, which counts once. One that is not there adds nothing."""
     one, other = read_usage(first), read_usage(second)
     if one is None or other is None:
         return first if other is None else second
     total: dict[str, Any] = {
-        "prompt_tokens": one.prompt + other.prompt,
+        "prompt_tokens": one.prompt if same_prompt else one.prompt + other.prompt,
         "completion_tokens": one.completion + other.completion,
-        "prompt_tokens_details": {"cached_tokens": one.cached + other.cached},
+        "prompt_tokens_details": {"cached_tokens": one.cached if same_prompt else one.cached + other.cached},
     }
     if one.reasoning is not None or other.reasoning is not None:
         total["completion_tokens_details"] = {"reasoning_tokens": (one.reasoning or 0) + (other.reasoning or 0)}

@@ -30,7 +30,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._engine: AsyncEngine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        self._engine: AsyncEngine = create_async_engine(f"sqlite+aiosqlite:///{path}", hide_parameters=True)
         sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
         sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
 
@@ -128,7 +128,7 @@ def migrate(path: Path) -> tuple[str | None, str]:
 def _engine(path: Path) -> Iterator[sa.Connection]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = sa.create_engine(f"sqlite:///{path}")
+        engine = sa.create_engine(f"sqlite:///{path}", hide_parameters=True)
         sa.event.listen(engine, "connect", _set_pragmas)
         sa.event.listen(engine, "begin", _begin_immediate)
         try:

@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -86,16 +86,24 @@ class SqliteLedger:
         return future
 
     def _run(self) -> None:
-        self._replay_spool()
+        self._safely(self._replay_spool)
         stopping = False
         while not stopping:
             batch, stopping = self._gather()
             if batch:
                 self._settle(batch)
             elif not stopping:
-                self._heal()
+                self._safely(self._heal)
         self._close_database()
         self._spool.close()
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - the thread's edge: without the thread no request would ever be settled
+            _log.exception("ledger_writer_failed")
+            self._close_database()
+            self._database_retry_at = time.monotonic() + _RETRY_S
 
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows that wait now, at least one unless it is time to look after a fault, and whether to stop afterwards."""
@@ -123,7 +131,13 @@ class SqliteLedger:
 
     def _settle(self, batch: Sequence[_Item]) -> None:
         rows = [row for row, _ in batch]
-        durable = self._write(rows)
+        durable = False
+
+        def write() -> None:
+            nonlocal durable
+            durable = self._write(rows)
+
+        self._safely(write)
         if durable != self._accepting:
             self._accepting = durable
             (_log.info if durable else _log.critical)("ledger_accepting" if durable else "ledger_refusing")
@@ -166,7 +180,7 @@ class SqliteLedger:
         if self._database_retry_at:
             self._database_retry_at = 0.0
             _log.info("ledger_database_back")
-            self._replay_spool()
+            self._safely(self._replay_spool)
         return True
 
     def _replay_spool(self) -> None:
@@ -195,10 +209,11 @@ class SqliteLedger:
             self._database_retry_at = self._database_retry_at if self._spool.files() else 0.0
 
     def _probe(self) -> bool:
-        """A committed write that changes nothing: an empty transaction would touch no disk."""
+        """A committed write that changes nothing. SQLite leaves out pages that an UPDATE does not change; it always
+        writes the page of this number, which means nothing to us."""
         try:
             connection = self._connection or self._open_database()
-            connection.execute("UPDATE revisions SET number = number WHERE name = 'keys'")
+            connection.execute("PRAGMA user_version = 0")
         except sqlite3.Error:
             self._close_database()
             return False

@@ -20,7 +20,7 @@ def read_or_make_master_key(path: Path) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 os.write(handle, os.urandom(_KEY_BYTES))
@@ -60,5 +60,5 @@ class SecretBox:
         """Raises ValueError when it was sealed with another master key, for another owner, or was changed."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode()).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise ValueError(f"the stored credential of `{owner}` does not open with this master key") from None

@@ -56,7 +56,7 @@ class Spool:
 
     def files(self) -> list[Path]:
         """Files with rows that await the database, oldest first."""
-        return sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.is_dir() else []
+        return sorted(self._folder.glob(f"[0-9]*-[0-9]*{_SUFFIX}")) if self._folder.is_dir() else []
 
     def read(self, file: Path) -> Iterator[UsageRow]:
         """The rows of a file. A torn last line was never acknowledged and is left out."""

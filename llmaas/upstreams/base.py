@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from llmaas.domain.catalogue import Target
 from llmaas.errors import LlmaasError
@@ -12,6 +14,7 @@ from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 GenerationRequest = ChatRequest | CompletionRequest
+Extra = Mapping[str, msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Traits:
     `exact_while_streaming`: its streams tell the counts as they grow, so an abandoned answer is still counted exactly;
     answers that the caller wants whole are then read as a stream too.
     `always_streams`: it is read as a stream even where a whole answer would carry more (log probabilities).
+    `counts_each_choice`: its streams report usage for each choice by itself, so the reports are added up.
+    `names_tools`: it honours a `tool_choice` that names a tool.
     `unsupported`: parameters that change the meaning of an answer and that it can't do: refused with 400, not dropped.
     """
 
@@ -29,6 +34,8 @@ class Traits:
     merges_system: bool = True
     unsupported: frozenset[str] = frozenset()
     prompt_lists: bool = False
+    counts_each_choice: bool = False
+    names_tools: bool = True
 
 
 class Generation(Protocol):
@@ -59,8 +66,9 @@ class Upstream(Protocol):
     @property
     def traits(self) -> Traits: ...
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
-        """Ask for an answer, as a stream or whole. `request` is not changed. Raises Loading or NoBackend when the
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
+        """Ask for an answer, as a stream or whole. `request` is not changed; `extra` are members that the provider takes
+        as the caller gave them. Raises Loading or NoBackend when the
         engine is not there yet."""
         ...
 

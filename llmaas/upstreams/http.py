@@ -421,6 +421,10 @@ class _Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._exchange is None:
+            self.close()  # an answer that nobody asked for would be taken for the next one's
+
     def on_status(self, _status: bytes) -> None:
         self._headers = {}
 

@@ -37,7 +37,7 @@ from llmaas.protocol.requests import (
     prompt_list,
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
-from llmaas.upstreams.base import Embedding, Generation, GenerationRequest, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, from_error_body, merge_system, refusal
@@ -96,13 +96,13 @@ class OllamaUpstream:
         self._locate = locate
         self._timeouts = timeouts
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if isinstance(request, ChatRequest):
-            return _Lines(self._send(target, "/api/chat", _chat_body(target, request)))
+            return _Lines(self._send(target, "/api/chat", _with(_chat_body(target, request), extra)))
         prompts = prompt_list(request.prompt)
         if any(not isinstance(prompt, str) for prompt in prompts):
             raise InvalidRequest("The engine of this model takes text, not token ids.", param="prompt")
-        bodies = [_prompt_body(target, request, str(prompt)) for prompt in prompts]
+        bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
         starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body)) for body in bodies]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
@@ -130,6 +130,11 @@ def _common(target: Target, request: GenerationRequest, max_tokens: int | None) 
     if request.stop is not None:
         options["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
     return {"model": target.deployment.root, "stream": True, "truncate": False, "shift": False, "options": options}
+
+
+def _with(body: dict[str, Any], extra: Extra) -> dict[str, Any]:
+    """What a provider takes beyond the common parameters are Ollama's options."""
+    return {**body, "options": {**body["options"], **extra}} if extra else body
 
 
 def _chat_body(target: Target, request: ChatRequest) -> dict[str, Any]:

@@ -25,35 +25,49 @@ from llmaas.errors import (
     InvalidRequest,
     LlmaasError,
 )
-from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings, answer_decoder, embeddings_decoder, given
+from llmaas.protocol.engine import (
+    NOTHING,
+    EngineAnswer,
+    EngineEmbeddings,
+    answer_decoder,
+    embeddings_decoder,
+    given,
+    says_something,
+)
 from llmaas.protocol.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     Message,
+    NamedToolChoice,
     StreamOptions,
     prompt_list,
 )
 from llmaas.protocol.sse import DONE, SseDecoder
+from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
-from llmaas.upstreams.base import Embedding, Generation, GenerationRequest, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _WINDOW = re.compile(r"maximum context length(?: is|:)? (\d+)|context (?:size|window|length)[^0-9]{0,20}(\d+)")
-_TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context length", "context size", "input length exceeds")
+_TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context length", "context size", "input length exceeds", "too large to process")
+_NOT_ABLE = ("image input is not supported",)
 
+LLAMA_CPP = Traits(exact_while_streaming=True, always_streams=True, counts_each_choice=True, names_tools=False)
 TRAITS: Mapping[ProviderKind, Traits] = {
-    ProviderKind.EMBEDDED: Traits(exact_while_streaming=True),
-    ProviderKind.LLAMA_CPP: Traits(exact_while_streaming=True),
+    ProviderKind.EMBEDDED: LLAMA_CPP,
+    ProviderKind.LLAMA_CPP: LLAMA_CPP,
     ProviderKind.VLLM: Traits(exact_while_streaming=True, prompt_lists=True),
     ProviderKind.OPENAI: Traits(merges_system=False, prompt_lists=True),
 }
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
-_TIMED = b'{"timings_per_token":true,'
+_LLAMA_CPP = b'{"timings_per_token":true,"return_progress":true,'
+"""llama.cpp's words, ours to set, never a caller's: counts on each chunk; and progress while it reads the prompt, without which
+it notices only by chance that nobody listens any more."""
 _json = msgspec.json.Encoder()
 Locate = Callable[[Backend, str], tuple[Origin, str, Secret | None]]
 """Backend and root to its origin, the path under which `/chat/completions` stands, and the credential. May raise Loading."""
@@ -73,19 +87,23 @@ class OpenAiUpstream:
         self._locate = locate
         self._timeouts = timeouts
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool) -> Generation:
+    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
                 each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
-                return InTurn([partial(self.generate, target, one, stream=stream) for one in each], request.n or 1)
+                return InTurn([partial(self.generate, target, one, stream=stream, extra=extra) for one in each], request.n or 1)
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
         body = _json.encode(built)
         if stream and self.traits.exact_while_streaming and self._kind is not ProviderKind.VLLM:
-            body = _TIMED + body[1:]  # llama.cpp's word for counts on each chunk; ours to set, never a caller's
+            body = _LLAMA_CPP + body[1:]
+        if extra:
+            body = _json.encode(extra)[:-1] + b"," + body[1:]
         exchange = self._send(target, "/chat/completions" if chat else "/completions", body)
-        return _Stream(exchange) if stream else _Whole(exchange)
+        if not stream:
+            return _Whole(exchange)
+        return _Stream(exchange, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
@@ -107,6 +125,9 @@ class OpenAiUpstream:
             return msgspec.structs.replace(request, **common)
         if self._kind is not ProviderKind.OPENAI and request.max_completion_tokens is not None:
             common |= {"max_tokens": request.max_completion_tokens, "max_completion_tokens": None}
+        if not self.traits.names_tools and isinstance(request.tool_choice, NamedToolChoice):
+            name = request.tool_choice.function.name
+            common |= {"tools": [t for t in request.tools or () if t.function.name == name], "tool_choice": "required"}
         if self.traits.merges_system:
             common["messages"] = merge_system(request.messages)
         return msgspec.structs.replace(request, **common)
@@ -117,11 +138,13 @@ class OpenAiUpstream:
 
 
 class _Stream:
-    """Server-sent events of an engine."""
+    """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
         self._sse = SseDecoder()
+        self._counts_each_choice = counts_each_choice
+        self._usage = NOTHING
         self._done = False
         self._failure: LlmaasError | None = None
 
@@ -133,10 +156,13 @@ class _Stream:
             error = EngineFailed("The engine did not answer with a stream.")
             self._exchange.abort(error)
             raise error
-        answers = await self.next()
-        if answers is None:
-            raise EngineFailed("The engine ended its answer before it began.")
-        return answers
+        held: list[EngineAnswer] = []
+        while (answers := await self.next()) is not None:
+            # A role or a report on the prompt's progress is no beginning: until there is one, another engine may be tried.
+            held = [*held[-1:], *answers]
+            if any(says_something(answer) for answer in answers):
+                return held
+        raise EngineFailed("The engine ended its answer before it began.")
 
     async def next(self) -> Sequence[EngineAnswer] | None:
         if self._done:
@@ -170,6 +196,8 @@ class _Stream:
             if payload.startswith(DONE):
                 self._done = True
                 break
+            if payload == b"null":
+                continue  # llama.cpp begins streams of several prompts so
             try:
                 answer = answer_decoder.decode(payload)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
@@ -178,6 +206,8 @@ class _Stream:
             if given(answer.error) and bytes(answer.error) != b"{}":
                 self._failure = from_error_body(0, bytes(answer.error))
                 break
+            if self._counts_each_choice and given(answer.usage):
+                answer.usage = self._usage = add_usage(self._usage, answer.usage, same_prompt=True)
             answers.append(answer)
         return answers
 
@@ -251,6 +281,8 @@ def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) 
     lowered = text.lower()
     if status in (0, 400, 413, 422, 500) and any(sign in lowered for sign in _TOO_LONG):
         return _too_long(lowered)
+    if any(sign in lowered for sign in _NOT_ABLE):
+        return EngineRefused("The engine of this model can't take this request: a part of it is not supported.")
     if status == 429 or status == 503:
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         return EngineBusy("The engine is busy.", retry_after_s=seconds)

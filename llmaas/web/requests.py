@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from llmaas.errors import BodyTooLarge, ClientGone, InvalidRequest, UnsupportedMediaType
+from llmaas.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_SINGLE = (b"host", b"authorization", b"content-type", b"content-length")
+_SINGLE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
 _MAX_REQUEST_ID = 128
 
 
@@ -20,9 +20,11 @@ class Request:
     """One request. `uuid` is ours; `request_id` is the caller's own when it is sane, else `uuid`.
 
     `status`: of the answer, 0 until its head is sent. `id_prefix`: what the answer's id has before the `uuid`.
+    `closing`: no other request may follow on the same connection.
     """
 
     __slots__ = (
+        "closing",
         "headers",
         "id_prefix",
         "method",
@@ -48,6 +50,7 @@ class Request:
         self.path: str = scope["path"]
         self.path_rest = ""
         self.headers = dict(raw)
+        self.closing = b"transfer-encoding" in self.headers
         self.uuid = uuid
         own = self.headers.get(b"x-request-id")
         self.request_id = own.decode("ascii") if own is not None and _is_sane(own) else uuid
@@ -60,16 +63,15 @@ class Request:
     def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Message:
         """The message that begins the answer, with what every answer carries: `id`, `x-request-id`, cross-origin headers."""
         self.status = status
-        return {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                *headers,
-                (b"id", (self.id_prefix + self.uuid).encode()),
-                (b"x-request-id", self.request_id.encode()),
-                *self.more_headers,
-            ],
-        }
+        sent = [
+            *headers,
+            (b"id", (self.id_prefix + self.uuid).encode()),
+            (b"x-request-id", self.request_id.encode()),
+            *self.more_headers,
+        ]
+        if self.closing:
+            sent.append((b"connection", b"close"))
+        return {"type": "http.response.start", "status": status, "headers": sent}
 
     def check(self) -> None:
         """Raises InvalidRequest for what different servers would read differently."""
@@ -79,6 +81,10 @@ class Request:
             for name in _SINGLE:
                 if names.count(name) > 1:
                     raise InvalidRequest(f"The header '{name.decode()}' may be given only once.")
+        if self.closing:
+            # Servers disagree on where a chunked body ends, so nothing may follow one, and there is one way to write it.
+            if self.headers[b"transfer-encoding"].lower() != b"chunked" or b"content-length" in self.headers:
+                raise InvalidRequest("The header 'transfer-encoding' may only be 'chunked', without a 'content-length'.")
         if not self.headers.get(b"host") and self.scope["http_version"] == "1.1":
             raise InvalidRequest("The header 'host' is missing.")
 
@@ -100,7 +106,7 @@ class Request:
 
     async def json_body(self, limit_bytes: int) -> bytes:
         """The body of a JSON request. Type and announced size are judged before a byte is read, so that a caller who
-        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, ClientGone."""
+        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest."""
         kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise UnsupportedMediaType("The content type of requests must be 'application/json'.")
@@ -116,7 +122,7 @@ class Request:
         if message.get("more_body"):
             return await self._rest_of_body(body, limit_bytes)
         if message["type"] == "http.disconnect":
-            raise ClientGone("The caller hung up.")
+            raise _broken_off()
         return body
 
     async def _rest_of_body(self, first: bytes, limit_bytes: int) -> bytes:
@@ -126,7 +132,7 @@ class Request:
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone("The caller hung up.")
+                raise _broken_off()
             part: bytes = message.get("body", b"")
             size += len(part)
             if size > limit_bytes:
@@ -142,3 +148,8 @@ def _is_sane(value: bytes) -> bool:
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request body is larger than the limit of {limit_bytes} bytes.")
+
+
+def _broken_off() -> InvalidRequest:
+    """Servers report broken chunks as a hang-up too, so there may still be somebody to tell."""
+    return InvalidRequest("The body of the request broke off.")

@@ -21,26 +21,30 @@ ENVIRONMENT = {"FAKE_KEY": PROVIDER_KEY, "LLMAAS_FIRST_BYTE_TIMEOUT_S": "5", "LL
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def session_target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     upstreams = Upstreams()
-    await upstreams.start()
     gateway = GatewayProcess(tmp_path_factory.mktemp("target"))
-    await gateway.apply(upstreams.fleet())
-    await gateway.start(ENVIRONMENT)
-    service = Service(gateway, upstreams)
-    for _ in range(50):
-        assert (await service.chat("plain")).status == 200
-    assert gateway.process is not None
-    process = Process(gateway.process.pid)
-    files, memory = process.files(), process.memory_bytes()
-    yield service
-    await upstreams.stop()
-    async with asyncio.timeout(5):
-        while process.files() > files + FILES_GROWTH:
-            await asyncio.sleep(0.05)
-    assert process.memory_bytes() <= memory + MEMORY_GROWTH_BYTES
-    log = gateway.log
-    assert "request_failed" not in log, log[-3000:]
-    assert "Traceback" not in log, log[-3000:]
-    await gateway.close()
+    try:
+        await upstreams.start()
+        await gateway.apply(upstreams.fleet())
+        await gateway.start(ENVIRONMENT)
+        service = Service(gateway, upstreams)
+        for _ in range(50):
+            assert (await service.chat("plain")).status == 200
+        assert gateway.process is not None
+        process = Process(gateway.process.pid)
+        files, memory = process.files(), process.memory_bytes()
+        yield service
+        upstreams.reset()
+        await upstreams.stop()
+        async with asyncio.timeout(5):
+            while process.files() > files + FILES_GROWTH:
+                await asyncio.sleep(0.05)
+        assert process.memory_bytes() <= memory + MEMORY_GROWTH_BYTES
+        log = gateway.log
+        assert "request_failed" not in log, log[-3000:]
+        assert "Traceback" not in log, log[-3000:]
+    finally:
+        await upstreams.stop()
+        await gateway.close()
 
 
 @pytest.fixture

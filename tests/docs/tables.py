@@ -1,4 +1,4 @@
-"""The tables of docs/ that are made from the code. `python -m tests.docs.tables` writes them anew, between their marks."""
+"""The tables of docs/ that are made from the code: `python -m tests.docs.tables` writes them between their marks."""
 
 from __future__ import annotations
 

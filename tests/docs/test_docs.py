@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,9 +17,20 @@ from llmaas.api.errors import TABLE
 from llmaas.app import GatewayWorker, Installation
 from llmaas.cli.fleet import read_fleet, write_fleet
 from llmaas.cli.program import program
-from llmaas.domain.fleet import NOUNS, Fleet
+from llmaas.domain.fleet import NOUNS, Fleet, Noun
 from llmaas.domain.keys import Permission
-from llmaas.domain.models import ModelKind, Phase, ProviderKind
+from llmaas.domain.models import (
+    Backend,
+    Deployment,
+    Lifecycle,
+    Model,
+    ModelKind,
+    Phase,
+    Provider,
+    ProviderKind,
+)
+from llmaas.domain.prices import Price
+from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import LlmaasError
 from tests.docs.tables import DOCS, GENERATED, with_table
@@ -30,6 +43,14 @@ _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PATH = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml|html)|(?:[a-z_]+/)+)`")
 _WRITTEN_BY_READERS = frozenset({"llmaas.toml", "fleet.toml", "models.toml"})
+_DECLARED: dict[Noun, list[Any]] = {
+    "tier": [Tier],
+    "provider": [Provider],
+    "backend": [Backend],
+    "model": [Model, Price, Lifecycle],
+    "deployment": [Deployment],
+}
+_NOT_DECLARED = frozenset({"created_ms", "valid_from_ms", "version"})
 _IN_DATA_DIR = frozenset({"spool/", "models/", "logs/"})
 
 
@@ -147,7 +168,7 @@ def _rows(text: str) -> Iterator[tuple[str, list[str]]]:
             yield first.strip("` "), [cell.strip(" |") for cell in cells]
 
 
-def _commands(command: typer.core.TyperCommand | typer.core.TyperGroup, prefix: str = "") -> Iterator[str]:
+def _commands(command: Any, prefix: str = "") -> Iterator[str]:
     for name, child in getattr(command, "commands", {}).items():
         if child.hidden:
             continue
@@ -158,18 +179,10 @@ def _commands(command: typer.core.TyperCommand | typer.core.TyperGroup, prefix: 
 
 
 def _keys_of_a_fleet() -> Iterator[tuple[str, str]]:
-    """The keys that each table may have, as the refusal of an unknown one would know them."""
-    from llmaas.domain import declarations
-    from llmaas.domain.values import Mistake, Table
-
-    for noun in NOUNS:
-        mistakes: list[Mistake] = []
-        table = Table(noun, (), {}, mistakes)
-        if noun == "backend":
-            declarations._backend(table, {})
-        else:
-            getattr(declarations, f"_{noun}")(table)
-        yield from ((noun, key) for key in sorted(table._asked))
+    for noun, kinds in _DECLARED.items():
+        for kind in kinds:
+            names = {field.name.removesuffix("_id") for field in dataclasses.fields(kind)} - _NOT_DECLARED
+            yield from ((noun, name) for name in sorted(names - ({"model"} if kind is Price else set())))
 
 
 def _anchors(page: Path) -> set[str]:

@@ -34,7 +34,7 @@ class Connection(asyncio.Protocol):
         self._internal = internal
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
-        self._lost = False
+        self.closed = False
         self._number = 0
         self._url = b""
         self._headers: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
+        self.closed = True
         self._log.open_connections -= 1
         for record in self._open:
             self._log.finish(record, "cancelled")
@@ -84,12 +84,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    @property
-    def closed(self) -> bool:
-        return self._lost
-
     async def stop(self) -> None:
-        self._end("rst")
+        if self._number:
+            self._end("rst")
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -37,6 +37,7 @@ class Traffic:
             heard = await ask(self._gateway, chat("m", words=self._words, stream=self._words % 2 == 0))
             if not heard.status:
                 return
+            assert heard.status == 200, heard
             self.heard.append(heard)
 
 
@@ -81,6 +82,7 @@ async def test_B04_killed_at_a_write_of_the_database(gateway: GatewayProcess) ->
 async def test_B04_killed_at_a_write_of_the_spool(gateway: GatewayProcess) -> None:
     async with FakeUpstream() as upstream:
         await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        gateway.key = await gateway.create_key()
         traffic = Traffic(gateway)
         with locked(gateway.data_dir / "llmaas.db"):
             await gateway.start(prefix=inject("fdatasync:signal=KILL:when=5"))

@@ -166,7 +166,8 @@ async def test_B07_a_failed_sync_ends_new_work_until_the_next_start(gateway: Gat
     if gateway.process is not None and gateway.process.returncode is None:
         await gateway.terminate()
     before = len(await gateway.rows())
-    await gateway.start(prefix=inject("fdatasync:error=EIO:when=2", "fsync:error=EIO:when=2"))
+    # The first commit of a process syncs the log and, once, its directory; the third sync is the second commit's.
+    await gateway.start(prefix=inject("fdatasync:error=EIO:when=3"))
     heard = [await ask(gateway, body) for body in MIXED[:6]]
     assert heard[0].complete
     assert not heard[-1].complete

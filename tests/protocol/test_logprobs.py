@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from llmaas.errors import EngineFailed
-from llmaas.protocol.logprobs import chat_form, completion_form
+from llmaas.protocol.logprobs import chat_form, completion_form, joined
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -38,6 +38,12 @@ def test_chats_form_becomes_the_older_one() -> None:
 def test_the_older_one_stays() -> None:
     older = raw({"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": None, "text_offset": [0]})
     assert completion_form(older, 0) is older
+
+
+def test_those_of_pieces_become_one() -> None:
+    one = raw({"content": [entry("a")], "refusal": None})
+    assert joined([one]) is one
+    assert msgspec.json.decode(joined([one, raw({"content": [entry("b")]}), raw(None)])) == {"content": [entry("a"), entry("b")]}
 
 
 @pytest.mark.parametrize("value", [{"content": None}, {"content": [5, {}, None]}, {"content": [{"top_logprobs": [5]}]}, {}, [], 5])

@@ -1,0 +1,250 @@
+"""The HTTP transport: kept connections, every framing, broken answers, time-outs of each phase."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from llmaas.errors import ClientGone, EngineFailed, EngineTimeout
+from llmaas.settings import Secret
+from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
+from tests.fakes.behaviour import Behaviour, Position
+from tests.fakes.upstream import FakeUpstream
+
+PATIENT = Timeouts(5, 5, 5, 5)
+
+
+@pytest.fixture
+async def up() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    made = HttpTransport()
+    yield made
+    await made.close()
+
+
+def send(transport: HttpTransport, up: FakeUpstream, timeouts: Timeouts = PATIENT, *, stream: bool = False) -> Exchange:
+    origin, base = Origin.of(up.base_url)
+    body = b'{"model":"fake","messages":[],"stream":%b}' % (b"true" if stream else b"false")
+    return transport.send(origin, build_post(origin, base + "/chat/completions", body, None), timeouts)
+
+
+async def whole(exchange: Exchange) -> tuple[int, bytes]:
+    return await exchange.head(), await exchange.read_all(2**20)
+
+
+async def test_connections_are_kept_and_used_again(up: FakeUpstream, transport: HttpTransport) -> None:
+    for stream in (False, True, False):
+        status, body = await whole(send(transport, up, stream=stream))
+        assert (status, b"hello" in body) == (200, True)
+    assert [request.connection for request in up.requests] == [1, 1, 1]
+
+
+async def test_requests_at_once_have_a_connection_each(up: FakeUpstream, transport: HttpTransport) -> None:
+    await asyncio.gather(*[whole(send(transport, up)) for _ in range(5)])
+    assert up.log.connections == 5
+    await asyncio.gather(*[whole(send(transport, up)) for _ in range(5)])
+    assert up.log.connections == 5
+    await transport.close()
+    await up.wait_connections(0)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_a_connection_that_went_stale_costs_nothing(up: FakeUpstream, transport: HttpTransport, how: str) -> None:
+    up.script(Behaviour(next_request="fin" if how == "fin" else "rst"))
+    await whole(send(transport, up))
+    assert (await whole(send(transport, up)))[0] == 200
+    assert (up.log.dropped, [request.connection for request in up.requests]) == (1, [1, 2])
+
+
+async def test_a_new_connection_that_breaks_is_not_tried_again(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(cut_at="before_head"))
+    with pytest.raises(EngineFailed):
+        await whole(send(transport, up))
+    assert len(up.requests) == 1
+
+
+async def test_closed_while_idle(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(close="silent"))
+    await whole(send(transport, up))
+    await up.wait_connections(0)
+    assert (await whole(send(transport, up)))[0] == 200
+    assert up.log.connections == 2
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(close="announced"), Behaviour(framing="close"), Behaviour(extra_after=b"HTTP/1.1 200 OK\r\n\r\n")])
+async def test_connections_that_are_not_to_be_used_again(up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour) -> None:
+    up.script(behaviour)
+    status, body = await whole(send(transport, up))
+    assert (status, body.endswith(b"}")) == (200, True)
+    await up.wait_connections(0)
+    assert (await whole(send(transport, up)))[0] == 200
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), Behaviour(framing="chunked"), Behaviour(framing="length"), Behaviour(framing="close")])
+@pytest.mark.parametrize("slices", [0, 3])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_framing(up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour, slices: int, stream: bool) -> None:
+    plain = await whole(send(transport, up, stream=stream))
+    values = {name: getattr(behaviour, name) for name in behaviour.__struct_fields__}
+    up.script(Behaviour(**{**values, "slice_bytes": slices}))
+    other = await whole(send(transport, up, stream=stream))
+    assert other[0] == plain[0]
+    assert other[1].replace(b"fake-2", b"fake-1") == plain[1]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(framing="length", length_delta=10, close="silent"),
+        Behaviour(gzip=True),
+        Behaviour(cut_at="after_head"),
+        Behaviour(cut_at=2),
+        Behaviour(cut_at=2, cut="rst"),
+        Behaviour(cut_at="before_head", cut="rst"),
+        Behaviour(raw=b"SSH-2.0-OpenSSH_9.6\r\n"),
+        Behaviour(raw=b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
+        Behaviour(raw=b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"),
+        Behaviour(raw=b"HTTP/1.1 200 OK\r\nx: " + b"a" * 100_000),
+        Behaviour(raw=b"HTTP/1.1 200 OK\r\n" + b"x: a\r\n" * 20_000),
+        Behaviour(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, close="silent"),
+        Behaviour(raw=b"", close="silent"),
+    ],
+    ids=lambda behaviour: str(behaviour)[10:60],
+)
+async def test_broken_answers_are_failures(up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour) -> None:
+    up.script(behaviour)
+    with pytest.raises(EngineFailed):
+        await whole(send(transport, up))
+    await up.wait_connections(0)
+    assert (await whole(send(transport, up)))[0] == 200, "the next one is not hurt"
+
+
+async def test_interim_answers_are_passed_over(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+    assert await whole(send(transport, up)) == (200, b"ok")
+
+
+async def test_redirects_are_not_followed(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(status=307, headers=(("location", f"{up.url}/v1/chat/completions"),), body=b""))
+    assert await whole(send(transport, up)) == (307, b"")
+    assert len(up.requests) == 1
+
+
+async def test_an_answer_that_is_too_long(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(tokens=10_000))
+    exchange = send(transport, up)
+    await exchange.head()
+    with pytest.raises(EngineFailed, match="too long"):
+        await exchange.read_all(1000)
+    await up.wait_connections(0)
+
+
+@pytest.mark.parametrize("moment", ["before_head", "after_head", 1])
+async def test_abort_in_any_phase_ends_the_connection(up: FakeUpstream, transport: HttpTransport, moment: Position) -> None:
+    up.script(Behaviour(pause_at=(moment,)))
+    exchange = send(transport, up, stream=True)
+    reading = asyncio.create_task(whole(exchange))
+    await up.wait_paused()
+    exchange.abort(ClientGone("gone"))
+    with pytest.raises(ClientGone):
+        await reading
+    await up.wait_cancelled(timeout_s=1)
+    await up.wait_connections(0)
+
+
+@pytest.mark.parametrize(
+    ("moment", "timeouts", "phase"),
+    [
+        ("before_head", Timeouts(5, 0.1, 5, 5), "first_byte"),
+        ("after_head", Timeouts(5, 0.1, 5, 5), "first_byte"),
+        (2, Timeouts(5, 5, 0.1, 5), "between_chunks"),
+        ("before_head", Timeouts(5, 5, 5, 0.1), "total"),
+        (2, Timeouts(5, 5, 5, 0.1), "total"),
+    ],
+    ids=str,
+)
+async def test_time_outs(up: FakeUpstream, transport: HttpTransport, moment: Position, timeouts: Timeouts, phase: str) -> None:
+    up.script(Behaviour(pause_at=(moment,)))
+    with pytest.raises(EngineTimeout) as caught:
+        await whole(send(transport, up, timeouts, stream=True))
+    assert caught.value.phase == phase
+    await up.wait_cancelled(timeout_s=1)
+
+
+async def test_total_holds_while_something_always_comes(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(tokens=1000, chunk_pause_ms=5))
+    with pytest.raises(EngineTimeout) as caught:
+        await whole(send(transport, up, Timeouts(5, 5, 5, 0.2), stream=True))
+    assert caught.value.phase == "total"
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """A listener whose queue is full: connections to it neither succeed nor fail."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    port = listener.getsockname()[1]
+    waiting = []
+    for _ in range(3):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", port))
+        waiting.append(sock)
+    yield f"http://127.0.0.1:{port}"
+    for sock in (*waiting, listener):
+        sock.close()
+
+
+async def test_a_connection_that_does_not_come_about(transport: HttpTransport, deaf: str) -> None:
+    origin, _ = Origin.of(deaf)
+    exchange = transport.send(origin, b"", Timeouts(0.1, 5, 5, 5))
+    with pytest.raises(EngineTimeout, match="in time") as caught:
+        await exchange.head()
+    assert caught.value.phase == "connect"
+
+
+async def test_nobody_there(transport: HttpTransport) -> None:
+    origin, _ = Origin.of("http://127.0.0.1:9")
+    with pytest.raises(EngineFailed, match="could not be reached"):
+        await transport.send(origin, b"", PATIENT).head()
+
+
+async def test_a_slow_reader_holds_the_engine_back_and_blames_nobody(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(endless=True))
+    exchange = send(transport, up, Timeouts(5, 5, 0.1, 5), stream=True)
+    await exchange.head()
+    await exchange.read()
+    before = -1
+    while before != up.last.bytes_sent:  # until the engine can write no more
+        before = up.last.bytes_sent
+        await asyncio.sleep(0.15)
+    assert before < 32 * 2**20
+    assert await exchange.read()
+    exchange.abort(ClientGone("gone"))
+    await up.wait_cancelled(timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority", "path"),
+    [
+        ("http://a:8000/v1/", "a:8000", "/v1"),
+        ("https://a/v1", "a", "/v1"),
+        ("http://[::1]:8000", "[::1]:8000", ""),
+        ("http://A.example:80/x/v1", "a.example", "/x/v1"),
+    ],
+)
+def test_origins(url: str, authority: str, path: str) -> None:
+    origin, base = Origin.of(url)
+    assert (origin.authority, base) == (authority, path)
+    request = build_post(origin, "/p", b"{}", Secret("s3cret"))
+    assert request.split(b"\r\n")[:2] == [b"POST /p HTTP/1.1", f"host: {authority}".encode()]
+    assert b"authorization: Bearer s3cret\r\n" in request

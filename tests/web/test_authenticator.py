@@ -1,0 +1,161 @@
+"""Guessing keys: what it costs us and what it brings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from llmaas.clock import ManualClock
+from llmaas.domain import keys
+from llmaas.domain.keys import Key
+from llmaas.domain.projects import Project
+from llmaas.errors import NotAuthenticated, RateLimited
+from llmaas.storage.database import Database, prepare
+from llmaas.storage.keys import SqlKeyStore
+from llmaas.storage.projects import SqlProjectStore
+from llmaas.web.auth import Authenticator
+
+PEPPER = bytes(range(32))
+SIZE = 64
+
+
+class CountingStore:
+    """A real store, and how often it was asked. Implements `KeyStore`."""
+
+    def __init__(self, store: SqlKeyStore) -> None:
+        self.store = store
+        self.asked = 0
+
+    async def get(self, kid: str) -> Key | None:
+        self.asked += 1
+        return await self.store.get(kid)
+
+    async def get_many(self, kids: Sequence[str]) -> dict[str, Key]:
+        self.asked += 1
+        return await self.store.get_many(kids)
+
+    async def add(self, **fields: object) -> str:
+        token, parts = keys.mint()
+        key = Key(parts.kid, "default", "test", keys.hash_secret(parts, PEPPER), 0)
+        await self.store.add(dataclasses.replace(key, **fields))  # type: ignore[arg-type]
+        return token
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[CountingStore]:
+    prepare(tmp_path / "llmaas.db")
+    database = Database(tmp_path / "llmaas.db")
+    await SqlProjectStore(database).add(Project("default", "Default", 1))
+    yield CountingStore(SqlKeyStore(database))
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def authenticator(store: CountingStore, clock: ManualClock) -> Authenticator:
+    return Authenticator(store, PEPPER, clock, SIZE)
+
+
+async def _refused(authenticator: Authenticator, token: str, address: str = "10.0.0.1") -> type[Exception]:
+    with pytest.raises((NotAuthenticated, RateLimited)) as caught:
+        await authenticator.caller(token, address)
+    return caught.type
+
+
+async def test_A09_guesses_with_a_wrong_checksum_touch_no_store(store: CountingStore, authenticator: Authenticator) -> None:
+    real = await store.add()
+    await authenticator.caller(real, "10.0.0.1")
+    asked = store.asked
+    for number in range(100_000):
+        guess = f"llmaas_{number:012d}_{number:040d}{number % 1_000_000:06d}"
+        if keys.parse(guess) is None:
+            assert await _refused(authenticator, guess) is NotAuthenticated
+    assert store.asked == asked
+    assert (await authenticator.caller(real, "10.0.0.1")).key.project_id == "default"
+
+
+async def test_A09_guesses_with_a_right_checksum_are_limited_by_address(
+    store: CountingStore, authenticator: Authenticator, clock: ManualClock
+) -> None:
+    real = await store.add()
+    await authenticator.caller(real, "10.0.0.1")
+    asked = store.asked
+    guesses = [keys.mint()[0] for _ in range(2_000)]
+    kinds = [await _refused(authenticator, guesses[number % 2_000]) for number in range(100_000)]
+    assert store.asked - asked == 20
+    assert kinds.count(RateLimited) > 90_000
+    # The real key goes on from the same address, a new real one from another; later the address may try again.
+    await authenticator.caller(real, "10.0.0.1")
+    assert store.asked - asked == 20
+    await authenticator.caller(await store.add(), "10.0.0.2")
+    clock.advance(5)
+    assert [await _refused(authenticator, keys.mint()[0]) for _ in range(11)].count(RateLimited) == 1
+
+
+async def test_A09_ids_that_are_nobodys_are_remembered(store: CountingStore, authenticator: Authenticator) -> None:
+    guess, _ = keys.mint()
+    for _ in range(1_000):
+        assert await _refused(authenticator, guess) is NotAuthenticated
+    assert store.asked == 1
+
+
+async def test_A09_a_known_id_with_a_wrong_secret_is_limited_too(store: CountingStore, authenticator: Authenticator) -> None:
+    real = await store.add()
+    kid = real.split("_")[1]
+    kinds = []
+    for _ in range(1_000):
+        body = f"llmaas_{kid}_{keys.mint()[0].split('_')[2][:40]}"
+        kinds.append(await _refused(authenticator, body + keys._checksum(body)))  # noqa: SLF001 - forgers know it
+    assert kinds.count(NotAuthenticated) == 20
+    assert store.asked == 20
+
+
+async def test_A01_the_cache_is_bounded(store: CountingStore, authenticator: Authenticator) -> None:
+    tokens = [await store.add() for _ in range(SIZE + 10)]
+    for token in tokens:
+        await authenticator.caller(token, "10.0.0.1")
+    asked = store.asked
+    for token in tokens[-SIZE:]:
+        await authenticator.caller(token, "10.0.0.1")
+    assert store.asked == asked
+    await authenticator.caller(tokens[0], "10.0.0.1")
+    assert store.asked == asked + 1
+
+
+async def test_A01_the_clock_alone_ends_a_cached_key(
+    store: CountingStore, authenticator: Authenticator, clock: ManualClock
+) -> None:
+    expiring = await store.add(expires_ms=clock.now_ms() + 1_000)
+    rotated = await store.add(revoked_ms=clock.now_ms() + 2_000)
+    for token in (expiring, rotated):
+        await authenticator.caller(token, "10.0.0.1")
+    clock.advance(1)
+    assert await _refused(authenticator, expiring) is NotAuthenticated
+    await authenticator.caller(rotated, "10.0.0.1")
+    clock.advance(1)
+    assert await _refused(authenticator, rotated) is NotAuthenticated
+
+
+async def test_A01_a_refresh_keeps_what_is_good(store: CountingStore, authenticator: Authenticator, clock: ManualClock) -> None:
+    kept, stopped = await store.add(), await store.add()
+    for token in (kept, stopped):
+        await authenticator.caller(token, "10.0.0.1")
+    await store.store.revoke(stopped.split("_")[1], clock.now_ms())
+    await authenticator.refresh()
+    asked = store.asked
+    await authenticator.caller(kept, "10.0.0.1")
+    assert await _refused(authenticator, stopped) is NotAuthenticated
+    assert store.asked == asked
+
+
+@pytest.mark.parametrize("token", ["", "\x00", "é" * 66, "llmaas__", "llmaas_" + "a" * 59, "\r\n" * 33])
+async def test_tokens_of_no_form_are_refused(authenticator: Authenticator, store: CountingStore, token: str) -> None:
+    assert await _refused(authenticator, token) is NotAuthenticated
+    assert store.asked == 0
