@@ -1,4 +1,4 @@
-"""One gateway for the whole session with a scriptable engine of each kind behind it: for tests that change nothing in it.
+"""One gateway for the whole session with a scriptable engine of each kind behind it, for tests that change nothing.
 
 Fake models: every name of `behaviour.NAMED` on an engine of kind `openai`, and as `vllm/NAME`, `llama.cpp/NAME` and
 `ollama/NAME` on the other kinds.
@@ -144,11 +144,19 @@ class Service:
         assert len(rows) == 1
         return rows[0]
 
-    async def post(self, path: str, body: Any, *, key: str | None = None, headers: dict[str, str] | None = None) -> RawResponse:
+    async def post(
+        self, path: str, body: Any, *, key: str | None = None, headers: dict[str, str] | None = None
+    ) -> RawResponse:
         return await self.gateway.post(path, body, key=key, headers=headers)
 
     async def request(
-        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None, *, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        key: str | None = None,
     ) -> RawResponse:
         """Any request; `key` empty: none is sent."""
         token = self.key if key is None else key

@@ -63,19 +63,28 @@ def _operation(name: str, summary: str, answer: Json, errors: Iterable[int] = ()
     return {"operationId": name, "summary": summary, **more, "responses": {"200": answer, **failures}}
 
 
-def _generation(name: str, summary: str, body: type[msgspec.Struct], answer: type[msgspec.Struct], *, streams: bool) -> Json:
+def _generation(
+    name: str, summary: str, body: type[msgspec.Struct], answer: type[msgspec.Struct], *, streams: bool
+) -> Json:
     content = {"application/json": _struct(answer)}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-sent events; the last is `[DONE]`."}}
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": "Server-sent events; the last is `[DONE]`."}
+        }
     request = {"required": True, "content": {"application/json": _struct(body)}}
     return _operation(name, summary, _ok("The answer.", content, "backend"), _GENERATING, requestBody=request)
 
 
 CHAT = _generation("createChatCompletion", "Answer a conversation.", ChatRequest, shapes.ChatCompletion, streams=True)
 COMPLETION = _generation("createCompletion", "Continue a text.", CompletionRequest, shapes.Completion, streams=True)
-EMBEDDING = _generation("createEmbedding", "Turn texts into vectors.", EmbeddingRequest, shapes.EmbeddingList, streams=False)
+EMBEDDING = _generation(
+    "createEmbedding", "Turn texts into vectors.", EmbeddingRequest, shapes.EmbeddingList, streams=False
+)
 MODELS = _operation(
-    "listModels", "The models that this key may use.", _ok("The list.", {"application/json": _struct(shapes.ModelList)}), _WITH_KEY
+    "listModels",
+    "The models that this key may use.",
+    _ok("The list.", {"application/json": _struct(shapes.ModelList)}),
+    _WITH_KEY,
 )
 MODEL = _operation(
     "retrieveModel",
@@ -84,15 +93,24 @@ MODEL = _operation(
     (*_WITH_KEY, 404),
     parameters=[{"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}],
 )
-HEALTH = _operation("isAlive", "Whether the process answers.", _ok("It does.", {"application/json": _struct(shapes.Status)}))
+HEALTH = _operation(
+    "isAlive", "Whether the process answers.", _ok("It does.", {"application/json": _struct(shapes.Status)})
+)
 _NOT_READY = _ok("No new work is taken.", {"application/json": _struct(shapes.Status)}, "retry-after")
 READY = _operation("isReady", "Whether new work is taken.", _ok("It is.", {"application/json": _struct(shapes.Status)}))
 READY["responses"]["503"] = _NOT_READY
 METRICS = _operation(
-    "readMetrics", "Measurements, in Prometheus' text form.", _ok("All of them.", {"text/plain": {"schema": {"type": "string"}}}), _WITH_KEY
+    "readMetrics",
+    "Measurements, in Prometheus' text form.",
+    _ok("All of them.", {"text/plain": {"schema": {"type": "string"}}}),
+    _WITH_KEY,
 )
-_DOCUMENT = _operation("readDocument", "This document.", _ok("It.", {"application/json": {"schema": {"type": "object"}}}))
-PAGE = _operation("readPage", "How to call this service.", _ok("A page.", {"text/html": {"schema": {"type": "string"}}}))
+_DOCUMENT = _operation(
+    "readDocument", "This document.", _ok("It.", {"application/json": {"schema": {"type": "object"}}})
+)
+PAGE = _operation(
+    "readPage", "How to call this service.", _ok("A page.", {"text/html": {"schema": {"type": "string"}}})
+)
 
 
 class Document:

@@ -1,5 +1,6 @@
 """What answers look like, for the OpenAPI document: the wire contract as types. Answers themselves are built elsewhere
-(`protocol/answers.py`, `api/models.py`, …); tests hold the two together."""
+(`protocol/answers.py`, `api/models.py`, …); tests hold the two together.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "insufficient_quota", "server_error"]
+ErrorType = Literal[
+    "invalid_request_error", "permission_error", "rate_limit_error", "insufficient_quota", "server_error"
+]
 Finish = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
@@ -19,8 +22,8 @@ class ErrorObject(Struct):
     param: str | None
     code: str | None
     state: str | UnsetType = UNSET
-    progress: float | None | UnsetType = UNSET
-    eta_seconds: float | None | UnsetType = UNSET
+    progress: float | UnsetType | None = UNSET
+    eta_seconds: float | UnsetType | None = UNSET
 
 
 class Error(Struct, forbid_unknown_fields=True):
@@ -122,7 +125,7 @@ class ChunkChoice(Struct, forbid_unknown_fields=True):
     index: int
     delta: Delta
     finish_reason: Finish | None
-    logprobs: dict[str, Any] | None | UnsetType = UNSET
+    logprobs: dict[str, Any] | UnsetType | None = UNSET
 
 
 class ChatCompletionChunk(Struct, forbid_unknown_fields=True):

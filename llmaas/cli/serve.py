@@ -1,7 +1,7 @@
 """`llmaas serve`: the supervisor, and the two kinds of processes that it runs (`gateway`, `engines`: not for people).
 
-The supervisor owns no request and no engine: it starts the processes, starts them again when they die, and stops them in
-order. Either kind can die without the other.
+The supervisor owns no request and no engine: it starts the processes, starts them again when they die, and stops them
+in order. Either kind can die without the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +29,7 @@ from llmaas.settings import Settings
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
+_GIVE_UP_AFTER = 3
 _KILL_AFTER_S = 10.0
 _PR_SET_PDEATHSIG = 1
 _LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothing may load a library
@@ -90,16 +91,19 @@ class Supervisor:
         await self._ready.wait()
 
     async def _keep(self, child: _Child) -> int:
-        """Start a process again whenever it ends, until we stop. Returns early, with its code, only when its settings are wrong."""
+        """Start a process again whenever it ends, until we stop. Returns early, with its code, when its settings are
+        wrong or it never comes up.
+        """
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             started_s = loop.time()
             code = await self._run_once(child)
             if self._stopping.is_set():
                 break
-            if code == ConfigurationError.EXIT_CODE and child is self._gateway:
-                return code
             child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
+            never_up = child.failures >= _GIVE_UP_AFTER and not self._ready.is_set()
+            if child is self._gateway and (never_up or code == ConfigurationError.EXIT_CODE):
+                return code or 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
             _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
             try:
@@ -132,9 +136,8 @@ class Supervisor:
         return code
 
     def _heard(self, child: _Child, read_fd: int) -> None:
-        if os.read(read_fd, 1):
-            if child is self._gateway:
-                self._ready.set()
+        if os.read(read_fd, 1) and child is self._gateway:
+            self._ready.set()
         asyncio.get_running_loop().remove_reader(read_fd)
 
     async def _stop(self, child: _Child, limit_s: float) -> None:
@@ -174,8 +177,8 @@ def check_port(settings: Settings) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port_number))
         except OSError as error:
-            remedy = f"set --{setting.replace('_', '-')} or LLMAAS_{setting.upper()}"
-            problems.append(f"{setting}: can't listen on {host}:{port_number}: {error.strerror}; free it, or {remedy}")
+            remedy = f"free it, or set --{setting.replace('_', '-')} or LLMAAS_{setting.upper()}"
+            problems.append(f"{setting}: can't listen on {host}:{port_number}: {error.strerror}; {remedy}")
     if problems:
         raise ConfigurationError(problems)
 
@@ -196,8 +199,8 @@ def only_one(settings: Settings) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             other = handle.read().strip()
-            problem = f"data_dir: another `llmaas serve` (process {other}) works on {folder}; stop it, or set --data-dir"
-            raise ConfigurationError([problem]) from None
+            problem = f"data_dir: another `llmaas serve` (process {other}) works on {folder}"
+            raise ConfigurationError([f"{problem}; stop it, or set --data-dir or LLMAAS_DATA_DIR"]) from None
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")
         handle.flush()
@@ -205,11 +208,18 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 
 def serve(settings: Settings, arguments: Sequence[str]) -> int:
-    """Everything that `llmaas serve` does; gives the exit code. ConfigurationError with all that stands against a start."""
+    """Everything that `llmaas serve` does; gives the exit code. Raises ConfigurationError with all that stands against a
+    start.
+    """
     log.configure(settings.log_level, settings.log_format, process="supervisor")
     with ExitStack() as held:
         problems: list[str] = []
-        for check in (lambda: held.enter_context(only_one(settings)), lambda: check_port(settings), lambda: check_manifest(settings)):
+        checks: list[Callable[[], None]] = [
+            lambda: held.enter_context(only_one(settings)),
+            lambda: check_port(settings),
+            lambda: check_manifest(settings),
+        ]
+        for check in checks:
             try:
                 check()
             except ConfigurationError as error:

@@ -1,4 +1,6 @@
-"""Models from the hub, by its own client, which resumes by itself. Xet is off: plain HTTP resumes and shows progress everywhere."""
+"""Models from the hub, by its own client's HTTP functions. Its whole-file function no longer resumes what another process
+began, so the partial file is ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from llmaas.engine.pull import Progress, PullCancelled, SourceFailed
 from llmaas.settings import Secret
 
 _TIMEOUT_S = 10.0
+_SHA256_LENGTH = 64
 
 
 class HubFetcher:
@@ -24,55 +27,70 @@ class HubFetcher:
 
     def fetch(self, source: Source, partial: Path, progress: Progress) -> Path:
         # Imported here because it takes half a second, which no other command should pay.
-        from huggingface_hub import constants, hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-        from tqdm import tqdm
+        from huggingface_hub import constants  # noqa: PLC0415
 
         assert isinstance(source, HubSource)  # noqa: S101 - by the table of fetchers
         _reach(self._url or constants.ENDPOINT)
-        constants.HF_HUB_DISABLE_XET = True
-        size = source.size_bytes
-
-        class Bar(tqdm):  # type: ignore[misc]
-            """What the client reports its progress to."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                kwargs |= {"disable": True}
-                kwargs.pop("name", None)
-                super().__init__(*args, **kwargs)
-                self.done_bytes = int(kwargs.get("initial") or 0)
-
-            def update(self, n: float | None = 1) -> bool | None:
-                self.done_bytes += int(n or 0)
-                progress(min(self.done_bytes, size), size)
-                return None
-
+        if partial.exists() and partial.stat().st_size > source.size_bytes:
+            partial.unlink()
         before = -1
         while True:
             try:
-                path = hf_hub_download(
-                    source.repository,
-                    source.filename,
-                    revision=source.revision,
-                    local_dir=partial,
-                    endpoint=self._url or None,
-                    token=self._token.reveal() or False,
-                    etag_timeout=_TIMEOUT_S,
-                    tqdm_class=Bar,
-                )
-                return Path(path)
-            except PullCancelled:
+                self._fetch_once(source, partial, progress)
+                return partial
+            except (PullCancelled, SourceFailed):
                 raise
-            except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-                raise SourceFailed(f"the hub does not give it: {_first_line(error)}") from error
             except Exception as error:
-                # The connection broke, in one of the many ways that the client's HTTP library has classes for.
-                # As long as each try brings some more, the next goes on from there.
-                present = sum(file.stat().st_size for file in partial.rglob("*.incomplete"))
-                if present <= before:
+                # The connection broke, in one of the many ways that the client's HTTP library has classes for, or the
+                # hub said no. As long as each try brings some more, the next goes on from there.
+                present = partial.stat().st_size if partial.exists() else 0
+                if present <= max(before, 0):
                     raise SourceFailed(f"the hub does not give it: {_first_line(error)}") from error
                 before = present
-                progress(present, size)
+
+    def _fetch_once(self, source: HubSource, partial: Path, progress: Progress) -> None:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
+        from huggingface_hub.file_download import http_get  # noqa: PLC0415
+        from huggingface_hub.utils._headers import build_hf_headers  # noqa: PLC0415
+
+        token = self._token.reveal() or False
+        endpoint = self._url or None
+        url = hf_hub_url(source.repository, source.filename, revision=source.revision, endpoint=endpoint)
+        facts = get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=_TIMEOUT_S)
+        # Of a large file the hub knows the sha256: better to hear now than after a gigabyte.
+        other = facts.etag is not None and len(facts.etag) == _SHA256_LENGTH and facts.etag != source.sha256
+        if other or facts.size != source.size_bytes:
+            raise SourceFailed(f"the file is not the expected one ({facts.size} bytes, etag {facts.etag})")
+        stays = urlsplit(facts.location).netloc == urlsplit(url).netloc
+        with partial.open("ab") as file:
+            http_get(
+                facts.location,
+                file,
+                resume_size=file.tell(),
+                headers=build_hf_headers(token=token if stays else False),
+                expected_size=source.size_bytes,
+                displayed_filename=source.filename,
+                tqdm_class=_bar(progress, source.size_bytes),
+            )
+
+
+def _bar(progress: Progress, size: int) -> Any:
+    """What the client reports its progress to."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self.done_bytes = int(kwargs.get("initial") or 0)
+            progress(min(self.done_bytes, size), size)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.done_bytes += int(n or 0)
+            progress(min(self.done_bytes, size), size)
+            return None
+
+    return Bar
 
 
 def _reach(url: str) -> None:

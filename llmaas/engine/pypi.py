@@ -63,7 +63,7 @@ class PypiFetcher:
     def _install(self, installer: Sequence[str], requirement: str, target: Path, waiting: Callable[[], None]) -> None:
         """`waiting` is called all the while; when it raises, the installer is killed. Nothing is cached, as the disk may
         have no room for the file twice."""
-        command = [*installer, "install", "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
+        command = [*installer, "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
         with tempfile.TemporaryFile("w+") as complaints:
             process = subprocess.Popen(
                 [*command, *self._options, requirement],
@@ -110,13 +110,13 @@ def _environment() -> dict[str, str]:
 def _installer() -> list[str]:
     """pip of this interpreter, else uv beside it or on PATH: environments made by uv have no pip."""
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+        return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
     environment = Path(sys.prefix)
     beside = [environment / "bin" / "uv", environment.parent / ".venv-uv" / "bin" / "uv"]
     found = next((str(path) for path in beside if path.is_file()), None) or shutil.which("uv")
     if found is None:
         raise SourceFailed("neither pip nor uv is here to fetch packages; install pip into this environment")
-    return [found, "pip"]
+    return [found, "pip", "install", "--python", sys.executable]
 
 
 def _member(folder: Path, member: str) -> Path:

@@ -33,6 +33,7 @@ class Meter:
         self._ceiling = _CEILING * choices
         self._whole = whole
         self._text_chars = 0
+        self._after_end = 0
         self._usage = NOTHING
         self._timings = NOTHING
 
@@ -50,6 +51,10 @@ class Meter:
             self._text_chars += sum(len(p.content or "") + len(p.reasoning or "") for p in out)
         if self._output_bound is not None and self._pieces.seen > self._output_bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
+        if not out and self._pieces.finished:
+            self._after_end += len(answers)
+            if self._after_end > _SLACK_PIECES:
+                raise EngineFailed("The engine went on after its end.")
         return out
 
     def finish(self) -> list[Piece]:

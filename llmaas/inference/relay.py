@@ -125,8 +125,8 @@ def ending_of(error: BaseException, meter: Meter | None) -> Ending:
 async def settle_failure(settlement: Settlement, error: BaseException, meter: Meter | None) -> None:
     """Settle what an error ended, unless it is settled; wait until that is durable, if it can be."""
     durable = settlement.settle(ending_of(error, meter))
-    if isinstance(error, asyncio.CancelledError):
-        return
+    if isinstance(error, asyncio.CancelledError) or durable.cancelled():
+        return  # the row is on its way all the same
     try:
         await asyncio.shield(durable)
     except LedgerUnavailable:

@@ -12,12 +12,16 @@ from llmaas.errors import InvalidRequest
 T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 _FIELD = re.compile(r"(?:required|unknown) field `([^`]+)`")
-_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_LARGE_BYTES = 1024 * 1024
+_MOST_VALUES = 500_000
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Raises InvalidRequest; its message is bounded and safe to send back."""
-    if b"\\u0000" in body and _ESCAPED_NUL.search(body):
+    if len(body) > _LARGE_BYTES and body.count(b",") + body.count(b"[") > _MOST_VALUES:
+        # Looked at before decoding, since each value takes many times the memory of its text.
+        raise InvalidRequest("The body holds too many values.")
+    if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
         raise InvalidRequest("The body holds a NUL character, which no model can take.")
     try:
         return decoder.decode(body)

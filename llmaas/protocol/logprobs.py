@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -51,6 +52,9 @@ def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:
         for name, entries in value.items() if isinstance(value, dict) else ():
             if isinstance(entries, list):
                 whole.setdefault(name, []).extend(entries)
+    if "text_offset" in whole:
+        lengths = [len(str(token)) for token in whole.get("tokens", ())]
+        whole["text_offset"] = list(accumulate(lengths, initial=0))[:-1]  # those of a piece may begin at the piece
     return msgspec.Raw(_json.encode(whole))
 
 

@@ -23,6 +23,7 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = str | Annotated[list[str], Meta(max_length=4)]
 Prompt = str | list[str | int | list[int]]
 EndUser = Annotated[str, Meta(max_length=512)]
+_MOST_PROMPTS = 2048
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -195,6 +196,8 @@ def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[
     if kinds == {int}:
         prompt = [[item for item in prompt if isinstance(item, int)]]
     items = [item for item in prompt if not isinstance(item, int)]
+    if len(items) > _MOST_PROMPTS:
+        raise InvalidRequest(f"One request can hold at most {_MOST_PROMPTS} prompts.", param="prompt")
     if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
         raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param=name)
     return items

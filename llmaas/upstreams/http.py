@@ -394,7 +394,7 @@ class _Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._exchange is exchange:
                 exchange.fail(EngineFailed("The engine's answer is not valid HTTP.", hint=str(error)))
             else:

@@ -5,6 +5,7 @@ A wrong checksum never reaches a store, and an address that keeps guessing may c
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections import OrderedDict
 from hashlib import blake2b
@@ -59,6 +60,7 @@ class Authenticator:
         self._known: OrderedDict[bytes, Caller] = OrderedDict()
         self._nobodys: OrderedDict[str, None] = OrderedDict()
         self._guesses = GuessLimit(clock)
+        self._looking: dict[bytes, asyncio.Task[Caller]] = {}
 
     async def caller(self, token: str | None, address: str) -> Caller:
         """Raises NotAuthenticated with one text for every reason, RateLimited, or Unavailable when the store is away."""
@@ -67,7 +69,7 @@ class Authenticator:
         digest = blake2b(token.encode("latin-1"), digest_size=32, key=self._pepper).digest()
         caller = self._known.get(digest)
         if caller is None:
-            caller = await self._look_up(token, digest, address)
+            caller = await self._look_up_once(token, digest, address)
         else:
             self._known.move_to_end(digest)
         if not caller.key.usable_at(self._clock.now_ms()):
@@ -83,6 +85,15 @@ class Authenticator:
             else:
                 del self._known[digest]
         self._nobodys.clear()
+
+    async def _look_up_once(self, token: str, digest: bytes, address: str) -> Caller:
+        """Requests that come together with a token that is new here share one look-up: a burst is no guessing."""
+        looking = self._looking.get(digest)
+        if looking is None:
+            looking = asyncio.create_task(self._look_up(token, digest, address))
+            self._looking[digest] = looking
+            looking.add_done_callback(lambda _: self._looking.pop(digest))
+        return await asyncio.shield(looking)
 
     async def _look_up(self, token: str, digest: bytes, address: str) -> Caller:
         presented = keys.parse(token)

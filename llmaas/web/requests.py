@@ -14,6 +14,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 _SINGLE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
 _MAX_REQUEST_ID = 128
+_SKIPPED = 4
+"""Bodies of up to so many times the limit are read to their end before they are refused."""
+_MANY_PARTS = 4096
+_SMALL_PART_BYTES = 64
 
 
 class Request:
@@ -114,16 +118,26 @@ class Request:
             raise UnsupportedMediaType("Compressed requests are not supported.")
         announced = self.headers.get(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
+            if b"expect" not in self.headers and int(announced) <= limit_bytes * _SKIPPED:
+                await self._skip_body()
             raise _too_large(limit_bytes)
         message = await self.receive()
         body: bytes = message.get("body", b"")
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)
         if message.get("more_body"):
+            if announced is not None and announced.isdigit() and int(announced) == len(body):
+                return body  # all of it: asking the server once more would cost as much as the rest of the request
             return await self._rest_of_body(body, limit_bytes)
         if message["type"] == "http.disconnect":
             raise _broken_off()
         return body
+
+    async def _skip_body(self) -> None:
+        """A caller who is cut off while sending sees a broken connection instead of our answer."""
+        message = await self.receive()
+        while message["type"] == "http.request" and message.get("more_body"):
+            message = await self.receive()
 
     async def _rest_of_body(self, first: bytes, limit_bytes: int) -> bytes:
         parts = [first]
@@ -138,6 +152,8 @@ class Request:
             if size > limit_bytes:
                 raise _too_large(limit_bytes)
             parts.append(part)
+            if len(parts) > _MANY_PARTS and size < len(parts) * _SMALL_PART_BYTES:
+                raise InvalidRequest("The body comes in too many small pieces.")
             more = bool(message.get("more_body"))
         return b"".join(parts)
 

@@ -53,7 +53,9 @@ async def test_an_answer_has_exactly_the_documented_shape(service: Service) -> N
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_id_and_backend_are_headers_too_and_the_id_is_the_rows_key(service: Service, kind: ProviderKind, stream: bool) -> None:
+async def test_id_and_backend_are_headers_too_and_the_id_is_the_rows_key(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
     answer = await service.chat(model_of(kind, "plain"), stream=stream)
     id_ = answer.header("id")
     assert id_ is not None
@@ -77,7 +79,9 @@ async def test_ids_grow_with_time(service: Service) -> None:
 
 @pytest.mark.parametrize("kind", [ProviderKind.OPENAI, ProviderKind.VLLM, ProviderKind.LLAMA_CPP])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_cached_and_reasoning_tokens_are_classes_of_their_own(service: Service, kind: ProviderKind, stream: bool) -> None:
+async def test_cached_and_reasoning_tokens_are_classes_of_their_own(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
     model = model_of(kind, "plain")
     service.fake(kind).script(Behaviour(prompt_tokens=100, cached_tokens=64, reasoning_tokens=3), model="plain")
     options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -131,7 +135,10 @@ async def test_tool_calls_carry_their_arguments_as_a_string(service: Service, ki
     assert message["content"] is None
     calls = message["tool_calls"]
     assert [set(call) for call in calls] == [{"id", "type", "function"}] * 2
-    assert [(c["type"], c["function"]["name"]) for c in calls] == [("function", "get_weather"), ("function", "get_time")]
+    assert [(c["type"], c["function"]["name"]) for c in calls] == [
+        ("function", "get_weather"),
+        ("function", "get_time"),
+    ]
     assert len({call["id"] for call in calls}) == 2
     arguments = [msgspec.json.decode(call["function"]["arguments"]) for call in calls]
     assert arguments == [{"city": "Málaga"}, {"zone": "Europe/Madrid"}]

@@ -25,7 +25,9 @@ async def test_a_completion_has_the_older_shape(service: Service, kind: Provider
 
 
 @pytest.mark.parametrize("kind", [ProviderKind.OPENAI, ProviderKind.VLLM, ProviderKind.LLAMA_CPP])
-@pytest.mark.parametrize(("prompt", "tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3), (["a b", "c"], 3), (["a b c"], 3)], ids=str)
+@pytest.mark.parametrize(
+    ("prompt", "tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3), (["a b", "c"], 3), (["a b c"], 3)], ids=str
+)
 async def test_every_form_of_prompt(service: Service, kind: ProviderKind, prompt: Any, tokens: int) -> None:
     body = (await service.complete(prompt, model_of(kind, "plain"), max_tokens=2)).json()
     many = len(prompt) if isinstance(prompt[0], list | str) else 1

@@ -62,7 +62,14 @@ async def test_the_other_format_than_asked_is_converted(service: Service) -> Non
 
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b'{"data":null}', b'{"data":[{"embedding":"%%%"}]}', b'{"data":[{"embedding":"abc="}]}', b'{"data":[5]}', b"no"],
+    [
+        b"{}",
+        b'{"data":null}',
+        b'{"data":[{"embedding":"%%%"}]}',
+        b'{"data":[{"embedding":"abc="}]}',
+        b'{"data":[5]}',
+        b"no",
+    ],
     ids=repr,
 )
 async def test_what_is_no_embedding_is_the_engines_failure(service: Service, body: bytes) -> None:
@@ -72,7 +79,10 @@ async def test_what_is_no_embedding_is_the_engines_failure(service: Service, bod
 
 
 async def test_errors_of_engines(service: Service) -> None:
-    cases: list[tuple[Shape, int, str]] = [("context_openai", 400, "context_length_exceeded"), ("server", 502, "engine_failed")]
+    cases: list[tuple[Shape, int, str]] = [
+        ("context_openai", 400, "context_length_exceeded"),
+        ("server", 502, "engine_failed"),
+    ]
     for shape, status, code in cases:
         service.fake().script(Behaviour(error=shape))
         answer = await service.embed("a")

@@ -17,7 +17,9 @@ JSON = msgspec.json.encode(BODY)
 POSTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/v1/chat", "/v2/chat/completions", "/v1/chat/completions/", "/v1/models/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing", "/v1", "/v1/chat", "/v2/chat/completions", "/v1/chat/completions/", "/v1/models/"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_unknown_paths(service: Service, method: str, path: str) -> None:
     answer = await service.request(method, path, body=b"{}" if method == "POST" else None)
@@ -37,14 +39,18 @@ async def test_wrong_methods_name_the_right_ones(service: Service, method: str, 
     assert allow == ("OPTIONS, POST" if right == "POST" else "GET, HEAD, OPTIONS")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonp"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonp"]
+)
 @pytest.mark.parametrize("path", POSTS)
 async def test_other_content_types_are_415(service: Service, path: str, kind: str) -> None:
     answer = await service.request("POST", path, {"content-type": kind}, JSON)
     assert (answer.status, error_of(answer)["code"]) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("kind", ["application/json", "APPLICATION/JSON", "application/json; charset=utf-8", "application/json;x=1"])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "APPLICATION/JSON", "application/json; charset=utf-8", "application/json;x=1"]
+)
 async def test_json_content_types_are_taken(service: Service, kind: str) -> None:
     assert (await service.request("POST", CHAT, {"content-type": kind}, JSON)).status == 200
 
@@ -95,11 +101,15 @@ async def test_who_expects_is_refused_before_the_body_by_key_size_and_type(servi
     assert (await _expecting(service, [key, kind, size], JSON)).status == 200
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic dXNlcjpwYXNz", "bearer llmaas_x", "Bearer ñ"])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic dXNlcjpwYXNz", "bearer llmaas_x", "Bearer ñ"]
+)
 @pytest.mark.parametrize("path", [*POSTS, "/v1/models", "/v1/models/granite"])
 async def test_without_a_key_everything_looks_the_same(service: Service, path: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"authorization": authorization}
-    answer = await service.request("POST" if path in POSTS else "GET", path, headers, b"no json" if path in POSTS else None, key="")
+    answer = await service.request(
+        "POST" if path in POSTS else "GET", path, headers, b"no json" if path in POSTS else None, key=""
+    )
     assert (answer.status, answer.header("www-authenticate")) == (401, "Bearer")
     assert error_of(answer) == {
         "message": "Incorrect API key provided. Send a valid key as 'Authorization: Bearer KEY'.",
@@ -176,15 +186,34 @@ async def test_else_it_is_ours(service: Service, given: str | None) -> None:
 
 
 async def test_every_answer_carries_an_id(service: Service) -> None:
-    for method, path, prefix in (("POST", CHAT, "chatcmpl-"), ("POST", EMBEDDINGS, "embd-"), ("GET", "/v1/nothing", "req-")):
+    for method, path, prefix in (
+        ("POST", CHAT, "chatcmpl-"),
+        ("POST", EMBEDDINGS, "embd-"),
+        ("GET", "/v1/nothing", "req-"),
+    ):
         answer = await service.request(method, path, body=b"{" if method == "POST" else None)
         assert (answer.header("id") or "").startswith(prefix)
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b'"x"', b"42", b"null", b"{}{}", b"\xff", b"\xef\xbb\xbf{}", b'{"model":NaN}', b"[" * 100_000]
-    + [b'{"a":' * 100_000, b'{"model":"\\ud800"}', b'{"model":"a\\u0000"}', b'{"model":"\x01"}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"42",
+        b"null",
+        b"{}{}",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b'{"model":NaN}',
+        b"[" * 100000,
+        b'{"a":' * 100000,
+        b'{"model":"\\ud800"}',
+        b'{"model":"a\\u0000"}',
+        b'{"model":"\x01"}',
+    ],
     ids=lambda body: repr(body[:20]),
 )
 @pytest.mark.parametrize("path", POSTS)

@@ -1,4 +1,4 @@
-"""Every misbehaviour of engines ends in a valid answer, a valid stream or a valid error; never in our 500, never in a leak."""
+"""Every misbehaviour of engines ends in a valid answer, stream or error; never in our 500, never in a leak."""
 
 from __future__ import annotations
 
@@ -116,8 +116,21 @@ async def test_text_that_is_no_unicode_is_the_engines_failure(service: Service, 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b"42", b"{}", b'{"choices":null}', b'{"choices":[]}', b'{"choices":[{}]}', b'{"choices":[{"index":7}]}']
-    + [b'{"choices":[{"message":{"content":5}}]}', b"[" * 100_000, b'{"error":"x"}', b'{"choices":[{"index":-1}]}'],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"42",
+        b"{}",
+        b'{"choices":null}',
+        b'{"choices":[]}',
+        b'{"choices":[{}]}',
+        b'{"choices":[{"index":7}]}',
+        b'{"choices":[{"message":{"content":5}}]}',
+        b"[" * 100000,
+        b'{"error":"x"}',
+        b'{"choices":[{"index":-1}]}',
+    ],
     ids=lambda body: body[:30].decode(),
 )
 async def test_whole_answers_that_are_none(service: Service, body: bytes) -> None:

@@ -85,7 +85,10 @@ async def test_a_key_sees_only_its_models(service: Service) -> None:
     listed = (await service.gateway.get("/v1/models", key=key)).json()["data"]
     assert [entry["id"] for entry in listed] == ["granite3.3:8b"]
     assert (await service.gateway.get("/v1/models/granite", key=key)).status == 200
-    hidden, unknown = await service.gateway.get("/v1/models/plain", key=key), await service.gateway.get("/v1/models/nope", key=key)
+    hidden, unknown = (
+        await service.gateway.get("/v1/models/plain", key=key),
+        await service.gateway.get("/v1/models/nope", key=key),
+    )
     assert (hidden.status, unknown.status) == (404, 404)
     assert hidden.body.replace(b"plain", b"nope") == unknown.body
     body = {"model": "plain", "messages": [{"role": "user", "content": "hi"}]}

@@ -15,56 +15,89 @@ USER = {"role": "user", "content": "hi"}
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {}}}
 TOOL = {"type": "function", "function": FUNCTION}
 
+
+def _values(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
+def each(name: str, *values: Any) -> list[tuple[str, Any]]:
+    """The parameter of that name with each of these values."""
+    return [(name, value) for value in values]
+
+
 COMMON_BAD: list[tuple[str, Any]] = [
-    *[("max_tokens", bad) for bad in (0, -1, 1.5, "7", True, 2**40)],
-    *[("temperature", bad) for bad in (-0.1, 2.1, "1", True, [1])],
-    *[("top_p", bad) for bad in (-0.1, 1.1, "1")],
-    *[("n", bad) for bad in (0, -1, 129, 1.5, "2")],
-    *[("stop", bad) for bad in (5, {"a": 1}, ["a"] * 5, [1])],
-    *[("seed", bad) for bad in (1.5, "1", 2**64)],
-    *[("presence_penalty", bad) for bad in (-2.1, 2.1, "0")],
-    *[("frequency_penalty", bad) for bad in (-2.1, 2.1, "0")],
-    *[("logit_bias", bad) for bad in (5, [1], {"1": "x"})],
-    *[("stream", bad) for bad in (1, "true", [])],
-    *[("stream_options", bad) for bad in (1, [], {"include_usage": 1})],
-    *[("user", bad) for bad in (5, {}, "x" * 513)],
-    *[("model", bad) for bad in (None, 5, "", "x" * 513, [])],
+    *each("max_tokens", 0, -1, 1.5, "7", True, 2**40),
+    *each("temperature", -0.1, 2.1, "1", True, [1]),
+    *each("top_p", -0.1, 1.1, "1"),
+    *each("n", 0, -1, 129, 1.5, "2"),
+    *each("stop", 5, {"a": 1}, ["a"] * 5, [1]),
+    *each("seed", 1.5, "1", 2**64),
+    *each("presence_penalty", -2.1, 2.1, "0"),
+    *each("frequency_penalty", -2.1, 2.1, "0"),
+    *each("logit_bias", 5, [1], {"1": "x"}),
+    *each("stream", 1, "true", []),
+    *each("stream_options", 1, [], {"include_usage": 1}),
+    *each("user", 5, {}, "x" * 513),
+    *each("model", None, 5, "", "x" * 513, []),
 ]
 CHAT_BAD: list[tuple[str, Any]] = [
     *COMMON_BAD,
-    *[("max_completion_tokens", bad) for bad in (0, -1, "7")],
-    *[("logprobs", bad) for bad in (1, "yes")],
-    *[("top_logprobs", bad) for bad in (-1, 21, "1", 3)],
-    *[("messages", bad) for bad in (None, [], {}, "hi", 5, [5], [None])],
-    *[("messages", [bad]) for bad in ({}, {"role": "user"}, {"role": "user", "content": None}, {"role": "king", "content": "a"})],
-    *[("messages", [bad]) for bad in ({"content": "a"}, {"role": "user", "content": 5}, {"role": "user", "content": [5]})],
-    *[("messages", [{"role": "user", "content": [part]}]) for part in ({"type": "text"}, {"type": "what"}, {"text": "a"})],
+    *each("max_completion_tokens", 0, -1, "7"),
+    *each("logprobs", 1, "yes"),
+    *each("top_logprobs", -1, 21, "1", 3),
+    *each("messages", None, [], {}, "hi", 5, [5], [None]),
+    *each(
+        "messages",
+        *(
+            [bad]
+            for bad in _values(
+                {}, {"role": "user"}, {"role": "user", "content": None}, {"role": "king", "content": "a"}
+            )
+        ),
+    ),
+    *each(
+        "messages",
+        *([bad] for bad in _values({"content": "a"}, {"role": "user", "content": 5}, {"role": "user", "content": [5]})),
+    ),
+    *each(
+        "messages",
+        *([{"role": "user", "content": [part]}] for part in _values({"type": "text"}, {"type": "what"}, {"text": "a"})),
+    ),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/a.png"}}]}]),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]),
     ("messages", [USER, {"role": "tool", "content": "x"}]),
     ("messages", [USER, {"role": "assistant", "tool_calls": [{"id": "a"}]}]),
-    *[("tools", bad) for bad in ({}, "f", [5], [{}], [{"type": "function"}], [{"type": "web", "function": FUNCTION}])],
-    *[("tools", [{"type": "function", "function": bad}]) for bad in ({}, {"name": ""}, {"name": "f", "parameters": []})],
-    *[("tool_choice", bad) for bad in (5, "always", {"type": "function"}, {"type": "function", "function": {}})],
-    *[("tool_choice", bad) for bad in ("required", {"type": "function", "function": {"name": "f"}})],
-    *[("parallel_tool_calls", bad) for bad in (1, "yes")],
-    *[("response_format", bad) for bad in ("json", {}, {"type": "xml"}, {"type": "json_schema"})],
-    *[("response_format", {"type": "json_schema", "json_schema": bad}) for bad in ({}, {"name": "a"}, {"schema": {}})],
+    *each("tools", {}, "f", [5], [{}], [{"type": "function"}], [{"type": "web", "function": FUNCTION}]),
+    *each(
+        "tools",
+        *(
+            [{"type": "function", "function": bad}]
+            for bad in _values({}, {"name": ""}, {"name": "f", "parameters": []})
+        ),
+    ),
+    *each("tool_choice", 5, "always", {"type": "function"}, {"type": "function", "function": {}}),
+    *each("tool_choice", "required", {"type": "function", "function": {"name": "f"}}),
+    *each("parallel_tool_calls", 1, "yes"),
+    *each("response_format", "json", {}, {"type": "xml"}, {"type": "json_schema"}),
+    *each(
+        "response_format",
+        *({"type": "json_schema", "json_schema": bad} for bad in _values({}, {"name": "a"}, {"schema": {}})),
+    ),
     ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}),
     ("reasoning_effort", 5),
 ]
 COMPLETION_BAD: list[tuple[str, Any]] = [
     *COMMON_BAD,
-    *[("prompt", bad) for bad in (None, [], 5, {}, ["a", 1], [[1], "a"], [[]], [-1], [1.5], [[["a"]]])],
-    *[("logprobs", bad) for bad in (-1, 6, True, "1")],
-    *[("best_of", bad) for bad in (0, "2", 129)],
+    *each("prompt", None, [], 5, {}, ["a", 1], [[1], "a"], [[]], [-1], [1.5], [[["a"]]]),
+    *each("logprobs", -1, 6, True, "1"),
+    *each("best_of", 0, "2", 129),
     ("echo", 1),
     ("suffix", 5),
 ]
 EMBEDDING_BAD: list[tuple[str, Any]] = [
-    *[("input", bad) for bad in (None, [], "", 5, {}, ["a", 1], [[]], [1.5])],
-    *[("encoding_format", bad) for bad in ("hex", 5)],
-    *[("dimensions", bad) for bad in (0, -1, "8", 1.5)],
+    *each("input", None, [], "", 5, {}, ["a", 1], [[]], [1.5]),
+    *each("encoding_format", "hex", 5),
+    *each("dimensions", 0, -1, "8", 1.5),
     ("user", 5),
     ("model", None),
 ]
@@ -99,7 +132,9 @@ async def test_embedding_parameters_are_checked(service: Service, name: str, bad
     await _refused(service, EMBEDDINGS, {"model": "embed", "input": "hi", name: bad}, name)
 
 
-@pytest.mark.parametrize(("path", "name"), [(CHAT, "model"), (CHAT, "messages"), (COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+@pytest.mark.parametrize(
+    ("path", "name"), [(CHAT, "model"), (CHAT, "messages"), (COMPLETIONS, "prompt"), (EMBEDDINGS, "input")]
+)
 async def test_what_is_missing_is_named(service: Service, path: str, name: str) -> None:
     body = {"model": "plain", "messages": [USER]} if path == CHAT else {"model": "plain"}
     await _refused(service, path, {k: v for k, v in body.items() if k != name}, name)
@@ -113,8 +148,20 @@ async def test_where_it_is_wrong_is_told(service: Service) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_unknown_fields_are_dropped(service: Service, kind: ProviderKind) -> None:
-    unknown = {"store": True, "metadata": {"a": "b"}, "service_tier": "auto", "prompt_cache_key": "k", "x-evil": {"a": [1]}}
-    own = {"timings_per_token": True, "continuous_usage_stats": True, "return_token_ids": True, "slot_id": 3, "num_ctx": 1}
+    unknown: dict[str, Any] = {
+        "store": True,
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+        "prompt_cache_key": "k",
+        "x-evil": {"a": [1]},
+    }
+    own: dict[str, Any] = {
+        "timings_per_token": True,
+        "continuous_usage_stats": True,
+        "return_token_ids": True,
+        "slot_id": 3,
+        "num_ctx": 1,
+    }
     answer = await service.chat(model_of(kind, "plain"), **unknown, **own, user="someone", options={"num_ctx": 1})
     assert answer.status == 200
     sent = service.sent(kind).json
@@ -148,7 +195,10 @@ async def test_what_an_engine_gets(service: Service) -> None:
         "tools": [TOOL],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "parallel_tool_calls": False,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": True}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": True},
+        },
         "reasoning_effort": "low",
         "logprobs": True,
         "top_logprobs": 2,
@@ -175,22 +225,22 @@ async def test_nulls_and_empty_lists_of_tools_count_as_absent(service: Service) 
 @pytest.mark.parametrize(("kind", "name"), [(ProviderKind.VLLM, "max_tokens"), (ProviderKind.LLAMA_CPP, "max_tokens")])
 async def test_both_names_of_the_output_limit_work(service: Service, kind: ProviderKind, name: str) -> None:
     for given in ("max_tokens", "max_completion_tokens"):
-        answer = await service.chat(model_of(kind, "plain"), **{given: 2})
+        limit: dict[str, Any] = {given: 2}
+        answer = await service.chat(model_of(kind, "plain"), **limit)
         assert answer.json()["usage"]["completion_tokens"] == 2
         assert service.sent(kind).json[name] == 2
 
 
 async def test_a_models_output_limit_holds(service: Service) -> None:
-    for asked in ({}, {"max_tokens": 100_000}, {"max_completion_tokens": 100_000}):
+    wishes: list[dict[str, Any]] = [{}, {"max_tokens": 100_000}, {"max_completion_tokens": 100_000}]
+    for asked in wishes:
         await service.chat("granite", **asked)
         assert service.sent(ProviderKind.VLLM).json["max_tokens"] == 8192
     await service.chat("granite", max_tokens=5)
     assert service.sent(ProviderKind.VLLM).json["max_tokens"] == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("n", 2), ("logit_bias", {"5": 1}), ("tool_choice", "required")]
-)
+@pytest.mark.parametrize(("name", "value"), [("n", 2), ("logit_bias", {"5": 1}), ("tool_choice", "required")])
 async def test_what_ollama_cannot_do_is_refused(service: Service, name: str, value: Any) -> None:
     answer = await service.chat("ollama/plain", tools=[TOOL], **{name: value})
     assert (answer.status, error_of(answer)["param"]) == (400, name)
@@ -199,7 +249,11 @@ async def test_what_ollama_cannot_do_is_refused(service: Service, name: str, val
 
 
 async def test_a_kind_of_model_answers_its_own_kind_of_request(service: Service) -> None:
-    for answer in (await service.chat("embed"), await service.complete("a", "embed"), await service.embed("a", "plain")):
+    for answer in (
+        await service.chat("embed"),
+        await service.complete("a", "embed"),
+        await service.embed("a", "plain"),
+    ):
         assert (answer.status, error_of(answer)["param"]) == (400, "model")
 
 

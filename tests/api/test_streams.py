@@ -96,7 +96,8 @@ async def test_5_usage_comes_last_and_only_when_asked(service: Service, kind: Pr
     assert (asked[-1]["choices"], asked[-1]["backend"]["engine_type"]) == ([], str(kind))
     assert asked[-1]["usage"]["total_tokens"] == 8
     assert all("usage" not in part for part in asked[:-1])
-    for options in ({}, {"stream_options": None}, {"stream_options": {}}, {"stream_options": {"include_usage": False}}):
+    silent: list[dict[str, Any]] = [{}, *({"stream_options": value} for value in (None, {}, {"include_usage": False}))]
+    for options in silent:
         parts = chunks(await service.chat(model, stream=True, **options))
         assert all("usage" not in part and part["choices"] for part in parts)
 
@@ -134,7 +135,7 @@ async def test_6_a_failure_inside_is_an_error_event_then_done(service: Service, 
 
 @pytest.mark.parametrize("model", ["fake-hang-2", "vllm/fake-hang-2", "ollama/fake-hang-2"])
 async def test_1_silence_is_filled_with_comments(service: Service, model: str) -> None:
-    kind = ProviderKind.OPENAI if "/" not in model else ProviderKind(model.split("/")[0])
+    kind = ProviderKind.OPENAI if "/" not in model else ProviderKind(model.split("/", maxsplit=1)[0])
     body = msgspec.json.encode({"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
     headers = [("authorization", f"Bearer {service.key}"), ("content-type", "application/json")]
     async with await RawConnection.open(service.gateway.url) as raw:
@@ -150,7 +151,9 @@ async def test_7_a_client_that_goes_is_noticed_by_the_engine(service: Service, k
     fake = service.fake(kind)
     for stream, name in ((True, "fake-hang-2"), (True, "fake-hang"), (False, "fake-hang"), (False, "fake-hang-2")):
         fake.reset()
-        body = msgspec.json.encode({"model": model_of(kind, name), "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
+        body = msgspec.json.encode(
+            {"model": model_of(kind, name), "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
+        )
         headers = [("authorization", f"Bearer {service.key}"), ("content-type", "application/json")]
         async with await RawConnection.open(service.gateway.url) as raw:
             await raw.send(request_bytes("POST", CHAT, headers=headers, body=body))

@@ -95,7 +95,9 @@ async def _get(target: Service, path: str, hosts: list[str], key: str) -> RawRes
 @pytest.mark.parametrize("path", TRICKS, ids=lambda path: repr(path[:40]))
 async def test_A04_no_spelling_of_a_path_opens_more(target: Service, path: str) -> None:
     without = await _get(target, path, ["127.0.0.1"], "")
-    shows_nothing = without is None or (b"llmaas_requests" not in without.body and b'"object":"list"' not in without.body)
+    shows_nothing = without is None or (
+        b"llmaas_requests" not in without.body and b'"object":"list"' not in without.body
+    )
     assert shows_nothing
     public = path.startswith("/healthz?")
     assert without is None or without.status in ({200} if public else REFUSED)

@@ -20,7 +20,11 @@ ROUNDS = [
 ]
 # Engines that do as they should; the gateway's own 502, 503 and 504 are in the document, 500 is never right.
 CHAT_MODELS = ["plain", "granite", "vllm/fake-tools", "llama.cpp/plain", "ollama/fake-reasoning", "fake-utf8", "nobody"]
-MODELS = {"ChatRequest": CHAT_MODELS, "CompletionRequest": CHAT_MODELS, "EmbeddingRequest": ["embed", "ollama/embed", "plain"]}
+MODELS = {
+    "ChatRequest": CHAT_MODELS,
+    "CompletionRequest": CHAT_MODELS,
+    "EmbeddingRequest": ["embed", "ollama/embed", "plain"],
+}
 LEFT_OUT = (
     "positive_data_acceptance",  # what a schema can't say: `stream_options` needs `stream`, a tool's message needs its id
 )
@@ -43,7 +47,14 @@ async def test_A17_schemathesis_finds_nothing(target: Service, tmp_path: Path, r
     command = ["-m", "schemathesis.cli", "run", str(path), "--url", target.gateway.url, "--seed", "1", "--no-color"]
     key = await target.gateway.create_key(permissions=tuple(Permission))
     options = ["--header", f"Authorization: Bearer {key}", "--request-timeout", "10", "--workers", "2"]
-    chosen = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(rounds), "--exclude-checks", ",".join(LEFT_OUT)]
+    chosen = [
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        str(rounds),
+        "--exclude-checks",
+        ",".join(LEFT_OUT),
+    ]
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, *command, *options, *chosen),
         cwd=tmp_path,

@@ -20,7 +20,9 @@ KEY = b"@" * 66  # replaced by a real one, which is as long
 PROBE = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
-def _request(lines: list[bytes], body: bytes, *, line_end: bytes = b"\r\n", start: bytes = b"POST /v1/chat/completions HTTP/1.1") -> bytes:
+def _request(
+    lines: list[bytes], body: bytes, *, line_end: bytes = b"\r\n", start: bytes = b"POST /v1/chat/completions HTTP/1.1"
+) -> bytes:
     common = [start, b"host: x", b"authorization: Bearer " + KEY, b"content-type: application/json"]
     return line_end.join([*common, *lines]) + line_end * 2 + body
 
@@ -38,8 +40,14 @@ def _cases() -> Iterator[tuple[str, bytes]]:
     chunked = _chunks() + SMUGGLED
     yield "CL.TE", _request([SIZE, CHUNKED], chunked)
     yield "TE.CL", _request([CHUNKED, SIZE], chunked)
-    yield "TE.CL zero chunk first", _request([CHUNKED, b"content-length: %d" % (5 + len(SMUGGLED))], b"0\r\n\r\n" + SMUGGLED)
-    yield "CL.TE zero chunk first", _request([b"content-length: %d" % (5 + len(SMUGGLED)), CHUNKED], b"0\r\n\r\n" + SMUGGLED)
+    yield (
+        "TE.CL zero chunk first",
+        _request([CHUNKED, b"content-length: %d" % (5 + len(SMUGGLED))], b"0\r\n\r\n" + SMUGGLED),
+    )
+    yield (
+        "CL.TE zero chunk first",
+        _request([b"content-length: %d" % (5 + len(SMUGGLED)), CHUNKED], b"0\r\n\r\n" + SMUGGLED),
+    )
     yield "CL.CL", _request([SIZE, b"content-length: 0"], BODY + SMUGGLED)
     yield "CL.CL zero first", _request([b"content-length: 0", SIZE], BODY + SMUGGLED)
     yield "CL.CL the same", _request([SIZE, SIZE], BODY)
@@ -69,17 +77,26 @@ def _cases() -> Iterator[tuple[str, bytes]]:
     yield "a bare LF before a header", _request([b"x: y\ntransfer-encoding: chunked", SIZE], chunked)
     yield "a bare CR before a header", _request([b"x: y\rtransfer-encoding: chunked", SIZE], BODY)
     yield "obs-fold", _request([b"x: a\r\n b", SIZE], BODY)
-    yield "a first header with a blank before it", _request([SIZE], BODY, start=b"POST /v1/chat/completions HTTP/1.1\r\n x: y")
+    yield (
+        "a first header with a blank before it",
+        _request([SIZE], BODY, start=b"POST /v1/chat/completions HTTP/1.1\r\n x: y"),
+    )
     yield "NUL in a header", _request([b"x: a\x00b", SIZE], BODY)
     yield "a header without a colon", _request([b"nothing", SIZE], BODY)
     yield "a header without a name", _request([b": x", SIZE], BODY)
     yield "chunk extension", _request([CHUNKED], _chunks(extension=b";a=b"))
     yield "chunk extension of 100 kB", _request([CHUNKED], _chunks(extension=b";a=" + b"b" * 100_000))
     yield "chunk extension with a bare LF", _request([CHUNKED], _chunks(extension=b";a\nb") + SMUGGLED)
-    yield "trailers", _request([CHUNKED], _chunks(end=b"0\r\nx: y\r\ncontent-length: 5\r\nauthorization: Bearer x\r\n\r\n"))
+    yield (
+        "trailers",
+        _request([CHUNKED], _chunks(end=b"0\r\nx: y\r\ncontent-length: 5\r\nauthorization: Bearer x\r\n\r\n")),
+    )
     yield "trailers without end", _request([CHUNKED], _chunks(end=b"0\r\n" + b"x: y\r\n" * 20_000 + b"\r\n"))
     for size in (b"+%x", b"-%x", b"0x%x", b"%x ", b" %x", b"%x\x00", b"%xg", b"ffffffffffffffff%x", b"%x\t;"):
-        yield f"chunk size {size!r}", _request([CHUNKED], size % len(BODY) + b"\r\n" + BODY + b"\r\n0\r\n\r\n" + SMUGGLED)
+        yield (
+            f"chunk size {size!r}",
+            _request([CHUNKED], size % len(BODY) + b"\r\n" + BODY + b"\r\n0\r\n\r\n" + SMUGGLED),
+        )
     yield "empty chunk size", _request([CHUNKED], b"\r\n" + _chunks())
     yield "chunk with bare LFs", _request([CHUNKED], b"%x\n%s\n0\n\n" % (len(BODY), BODY))
     yield "chunk too long", _request([CHUNKED], b"%x\r\n%sXX\r\n0\r\n\r\n" % (len(BODY), BODY) + SMUGGLED)
@@ -90,7 +107,10 @@ def _cases() -> Iterator[tuple[str, bytes]]:
     yield "blanks in the request line", _request([SIZE], BODY, start=b"POST  /v1/chat/completions  HTTP/1.1")
     yield "a tab in the request line", _request([SIZE], BODY, start=b"POST\t/v1/chat/completions\tHTTP/1.1")
     yield "the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SMUGGLED
-    yield "upgrade to h2c", _request([b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAMAAABk", SIZE], BODY)
+    yield (
+        "upgrade to h2c",
+        _request([b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAMAAABk", SIZE], BODY),
+    )
     yield "a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)
     yield "connection names content-length", _request([b"connection: content-length", SIZE], BODY)
 
@@ -144,7 +164,12 @@ async def test_A05_pipelined_requests_are_answered_in_order(target: Service) -> 
 async def test_A05_what_follows_a_refusal_is_not_read_as_a_request(target: Service) -> None:
     """The body of a request that is refused before it is read may be skipped or end the connection; no request is in it."""
     for lines, status in (([b"content-length: %d" % len(SMUGGLED)], 401), ([b"content-length: 99999999"], 401)):
-        head = b"POST " + CHAT.encode() + b" HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + b"\r\n".join(lines)
+        head = (
+            b"POST "
+            + CHAT.encode()
+            + b" HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            + b"\r\n".join(lines)
+        )
         statuses = await _talk(target, head + b"\r\n\r\n" + SMUGGLED)
         assert statuses[0] == status
         assert target.fake().requests == []

@@ -13,14 +13,16 @@ from tests.service import Service
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(shutil.which("curl") is None, reason="NO curl: the document's example is not tested; scripts/test installs it"),
+    pytest.mark.skipif(
+        shutil.which("curl") is None, reason="NO curl: the document's example is not tested; scripts/test installs it"
+    ),
 ]
 
 EXAMPLE = """{
     "model": "granite3.3:8b",
     "messages": [
       {
-        "role": "user", 
+        "role": "user",
         "content": "¡Hola! ¿Puedes presentarte en francés?"
       }
     ],

@@ -41,7 +41,13 @@ async def test_the_first_major_version_does_it_all_too(ready: Service) -> None:
         pytest.skip("NO .venv-openai1: openai-python 1.x is not tested; scripts/test makes the environment")
     script = Path(__file__).with_name("openai_calls.py")
     process = await asyncio.create_subprocess_exec(
-        OLD_PYTHON, "-P", script, ready.base_url, ready.key, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        OLD_PYTHON,
+        "-P",
+        script,
+        ready.base_url,
+        ready.key,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, err.decode()

@@ -82,10 +82,9 @@ async def test_B04_killed_at_a_write_of_the_database(gateway: GatewayProcess) ->
 async def test_B04_killed_at_a_write_of_the_spool(gateway: GatewayProcess) -> None:
     async with FakeUpstream() as upstream:
         await gateway.apply(fleet_of(upstream.base_url, ["m"]))
-        gateway.key = await gateway.create_key()
         traffic = Traffic(gateway)
+        await gateway.start(prefix=inject("fdatasync:signal=KILL:when=5"))
         with locked(gateway.data_dir / "llmaas.db"):
-            await gateway.start(prefix=inject("fdatasync:signal=KILL:when=5"))
             await traffic.until_killed()
         assert any(h.complete for h in traffic.heard)
         await settled(gateway)
@@ -105,10 +104,10 @@ async def test_B04_killed_during_a_hundred_streams(gateway: GatewayProcess) -> N
     async with FakeUpstream() as upstream:
         await gateway.apply(fleet_of(upstream.base_url, ["m"]))
         await gateway.start()
-        upstream.script(*(Behaviour(tokens=1 + 2 * n, chunk_pause_ms=5) for n in range(100)))
+        upstream.script(*(Behaviour(tokens=n, pause_at=(3,) if n % 2 else ()) for n in range(5, 105)))
         asked = [asyncio.create_task(ask(gateway, chat("m", words=n + 1, stream=True))) for n in range(100)]
-        await upstream.wait_requests(100)
-        await upstream.wait_complete(30)
+        await upstream.wait_requests(100, timeout_s=30)
+        await upstream.wait_complete(30, timeout_s=30)
         await gateway.kill()
         heard = await asyncio.gather(*asked)
         complete = sum(h.complete for h in heard)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from llmaas.clock import ManualClock
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, Deployment, Provider, ProviderKind
 from llmaas.errors import ClientGone, EngineBusy, EngineFailed, EngineRefused, EngineTimeout, LlmaasError
@@ -17,7 +18,6 @@ from llmaas.metrics import Metrics
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy, Plan
-from tests.routing.hand_clock import HandClock
 
 PROVIDER = Provider("lab", ProviderKind.OPENAI)
 PAID = Provider("paid", ProviderKind.OPENAI, cancel_stops_billing=False)
@@ -66,7 +66,7 @@ class Handle:
 class Rig:
     def __init__(self) -> None:
         self.load = Load()
-        self.health = Health(HandClock())
+        self.health = Health(ManualClock())
         self.attempts = Attempts(load=self.load, health=self.health, metrics=Metrics())
         self.caller = Caller()
         self.started: list[Target] = []

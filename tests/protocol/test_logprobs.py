@@ -16,7 +16,12 @@ def raw(value: Any) -> msgspec.Raw:
 
 
 def entry(token: str, *top: str) -> dict[str, Any]:
-    return {"token": token, "logprob": -0.5, "bytes": list(token.encode()), "top_logprobs": [{"token": t, "logprob": -1.0} for t in top]}
+    return {
+        "token": token,
+        "logprob": -0.5,
+        "bytes": list(token.encode()),
+        "top_logprobs": [{"token": t, "logprob": -1.0} for t in top],
+    }
 
 
 def test_chats_form_has_both_members() -> None:
@@ -43,10 +48,19 @@ def test_the_older_one_stays() -> None:
 def test_those_of_pieces_become_one() -> None:
     one = raw({"content": [entry("a")], "refusal": None})
     assert joined([one]) is one
-    assert msgspec.json.decode(joined([one, raw({"content": [entry("b")]}), raw(None)])) == {"content": [entry("a"), entry("b")]}
+    assert msgspec.json.decode(joined([one, raw({"content": [entry("b")]}), raw(None)])) == {
+        "content": [entry("a"), entry("b")]
+    }
 
 
-@pytest.mark.parametrize("value", [{"content": None}, {"content": [5, {}, None]}, {"content": [{"top_logprobs": [5]}]}, {}, [], 5])
+def test_offsets_are_those_in_the_whole_text() -> None:
+    older = {"tokens": ["señal"], "token_logprobs": [-1.0], "top_logprobs": [{}], "text_offset": [0]}
+    assert msgspec.json.decode(joined([raw(older), raw(older)]))["text_offset"] == [0, 5]
+
+
+@pytest.mark.parametrize(
+    "value", [{"content": None}, {"content": [5, {}, None]}, {"content": [{"top_logprobs": [5]}]}, {}, [], 5]
+)
 def test_odd_ones_do_not_fail(value: Any) -> None:
     msgspec.json.decode(chat_form(raw(value)))
     msgspec.json.decode(completion_form(raw(value), 0))

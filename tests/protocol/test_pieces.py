@@ -44,14 +44,26 @@ WHOLE = [("a", "f", '{"x":1}'), ("b", "g", "{}")]
 @pytest.mark.parametrize(
     "chunks",
     [
-        pytest.param([call('{"x"', "f", index=0, id="a"), call(":1}", index=0), call("{}", "g", index=1, id="b")], id="proper"),
-        pytest.param([call('{"x"', "f", index=0, id="a"), call("{}", "g", index=1, id="b"), call(":1}", index=0)], id="mixed"),
+        pytest.param(
+            [call('{"x"', "f", index=0, id="a"), call(":1}", index=0), call("{}", "g", index=1, id="b")], id="proper"
+        ),
+        pytest.param(
+            [call('{"x"', "f", index=0, id="a"), call("{}", "g", index=1, id="b"), call(":1}", index=0)], id="mixed"
+        ),
         pytest.param([call('{"x"', "f", id="a"), call(":1}"), call("{}", "g", id="b")], id="no index"),
-        pytest.param([call('{"x"', "f", id="a"), call(":1}", "f", id="a"), call("{}", "g", id="b")], id="repeated without index"),
-        pytest.param([call('{"x"', "f", index=0, id="a"), call(":1}", "f", index=0, id="a"), call("{}", "g", index=1, id="b")], id="repeated"),
+        pytest.param(
+            [call('{"x"', "f", id="a"), call(":1}", "f", id="a"), call("{}", "g", id="b")], id="repeated without index"
+        ),
+        pytest.param(
+            [call('{"x"', "f", index=0, id="a"), call(":1}", "f", index=0, id="a"), call("{}", "g", index=1, id="b")],
+            id="repeated",
+        ),
         pytest.param([call({"x": 1}, "f", index=0, id="a"), call({}, "g", index=1, id="b")], id="objects"),
         pytest.param([call('{"x":1}', "f", index=3, id="a"), call("{}", "g", index=7, id="b")], id="wild indexes"),
-        pytest.param([call(None, "f", index=0, id="a"), call('{"x":1}', index=0), call("{}", "g", index=1, id="b")], id="null arguments"),
+        pytest.param(
+            [call(None, "f", index=0, id="a"), call('{"x":1}', index=0), call("{}", "g", index=1, id="b")],
+            id="null arguments",
+        ),
     ],
 )
 def test_tool_calls_become_regular(chunks: list[dict[str, Any]]) -> None:
@@ -71,8 +83,16 @@ def test_calls_without_ids_get_some() -> None:
 
 @pytest.mark.parametrize(
     ("said", "calls", "told"),
-    [("stop", False, "stop"), ("stop", True, "tool_calls"), ("tool_calls", False, "stop"), ("tool_calls", True, "tool_calls")]
-    + [("length", True, "length"), ("content_filter", False, "content_filter"), ("eos", False, "stop"), ("abort", True, "tool_calls")],
+    [
+        ("stop", False, "stop"),
+        ("stop", True, "tool_calls"),
+        ("tool_calls", False, "stop"),
+        ("tool_calls", True, "tool_calls"),
+        ("length", True, "length"),
+        ("content_filter", False, "content_filter"),
+        ("eos", False, "stop"),
+        ("abort", True, "tool_calls"),
+    ],
 )
 def test_finish_reasons(said: str, calls: bool, told: str) -> None:
     first = call("{}", "f", index=0, id="a") if calls else delta(content="a")
@@ -97,7 +117,7 @@ def test_without_a_finish_it_is_not_finished() -> None:
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_both_names_of_reasoning(field: str) -> None:
-    pieces, seen = fed(delta(**{field: "why"}), delta(content="a", finish="stop"))
+    pieces, seen = fed({"choices": [{"index": 0, "delta": {field: "why"}}]}, delta(content="a", finish="stop"))
     assert pieces[0] == Piece(0, reasoning="why")
     assert (seen.seen, seen.seen_reasoning) == (2, 1)
 
@@ -132,7 +152,9 @@ def test_too_many_tool_calls() -> None:
         fed(*[call("{}", "f", index=number, id=str(number)) for number in range(200)])
 
 
-@pytest.mark.parametrize("bad", [{"choices": 5}, {"choices": [5]}, {"choices": [{"delta": {"content": 5}}]}, [], 5, None])
+@pytest.mark.parametrize(
+    "bad", [{"choices": 5}, {"choices": [5]}, {"choices": [{"delta": {"content": 5}}]}, [], 5, None]
+)
 def test_wrong_shapes_do_not_pass(bad: Any) -> None:
     with pytest.raises(msgspec.ValidationError):
         answer_decoder.decode(msgspec.json.encode(bad))

@@ -83,7 +83,13 @@ _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
-_NAMES = ["prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details", "reasoning_tokens"]
+_NAMES = [
+    "prompt_tokens",
+    "completion_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+    "reasoning_tokens",
+]
 _DETAILS = st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), _json)
 
 

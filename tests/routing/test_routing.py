@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
+from llmaas.clock import ManualClock
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, Deployment, Provider, ProviderKind
 from llmaas.errors import NoBackend, Saturated
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
-from tests.routing.hand_clock import HandClock
 
 PROVIDER = Provider("lab", ProviderKind.VLLM)
 
@@ -24,7 +24,7 @@ def target(number: int, *, weight: int = 1, room: int | None = None, model: str 
 
 class Rig:
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.load = Load()
         self.health = Health(self.clock)
         self.policy = LeastBusy(self.load, self.health)
@@ -54,13 +54,13 @@ def test_a_failed_target_is_tried_last_for_a_time_that_doubles() -> None:
     rig.load.begin(good)
     for aside_s in (1, 2, 4, 8, 16, 30, 30):
         rig.health.failed(bad)
-        rig.clock.now_s += aside_s - 0.01
+        rig.clock.advance(aside_s - 0.01)
         assert [t.backend.id for t in rig.policy.plan("m", [good, bad]).targets] == ["b1", "b2"]
-        rig.clock.now_s += 0.02
+        rig.clock.advance(0.02)
         assert rig.first(good, bad) == bad
     rig.health.succeeded(bad)
     rig.health.failed(bad)
-    rig.clock.now_s += 1.01
+    rig.clock.advance(1.01)
     assert rig.first(good, bad) == bad
 
 
@@ -68,12 +68,12 @@ def test_the_wish_of_a_busy_engine_is_honoured_within_bounds() -> None:
     rig = Rig()
     busy = target(1)
     rig.health.failed(busy, retry_after_s=7)
-    rig.clock.now_s += 6.9
+    rig.clock.advance(6.9)
     assert rig.health.is_aside(busy)
-    rig.clock.now_s += 0.2
+    rig.clock.advance(0.2)
     assert not rig.health.is_aside(busy)
     rig.health.failed(busy, retry_after_s=86_400)
-    rig.clock.now_s += 30.1
+    rig.clock.advance(30.1)
     assert not rig.health.is_aside(busy)
 
 

@@ -79,8 +79,13 @@ async def test_closed_while_idle(up: FakeUpstream, transport: HttpTransport) -> 
     assert up.log.connections == 2
 
 
-@pytest.mark.parametrize("behaviour", [Behaviour(close="announced"), Behaviour(framing="close"), Behaviour(extra_after=b"HTTP/1.1 200 OK\r\n\r\n")])
-async def test_connections_that_are_not_to_be_used_again(up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour) -> None:
+@pytest.mark.parametrize(
+    "behaviour",
+    [Behaviour(close="announced"), Behaviour(framing="close"), Behaviour(extra_after=b"HTTP/1.1 200 OK\r\n\r\n")],
+)
+async def test_connections_that_are_not_to_be_used_again(
+    up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour
+) -> None:
     up.script(behaviour)
     status, body = await whole(send(transport, up))
     assert (status, body.endswith(b"}")) == (200, True)
@@ -88,10 +93,14 @@ async def test_connections_that_are_not_to_be_used_again(up: FakeUpstream, trans
     assert (await whole(send(transport, up)))[0] == 200
 
 
-@pytest.mark.parametrize("behaviour", [Behaviour(), Behaviour(framing="chunked"), Behaviour(framing="length"), Behaviour(framing="close")])
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour(), Behaviour(framing="chunked"), Behaviour(framing="length"), Behaviour(framing="close")]
+)
 @pytest.mark.parametrize("slices", [0, 3])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_framing(up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour, slices: int, stream: bool) -> None:
+async def test_every_framing(
+    up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour, slices: int, stream: bool
+) -> None:
     plain = await whole(send(transport, up, stream=stream))
     values = {name: getattr(behaviour, name) for name in behaviour.__struct_fields__}
     up.script(Behaviour(**{**values, "slice_bytes": slices}))
@@ -128,7 +137,9 @@ async def test_broken_answers_are_failures(up: FakeUpstream, transport: HttpTran
 
 
 async def test_interim_answers_are_passed_over(up: FakeUpstream, transport: HttpTransport) -> None:
-    up.script(Behaviour(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+    up.script(
+        Behaviour(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    )
     assert await whole(send(transport, up)) == (200, b"ok")
 
 
@@ -148,7 +159,9 @@ async def test_an_answer_that_is_too_long(up: FakeUpstream, transport: HttpTrans
 
 
 @pytest.mark.parametrize("moment", ["before_head", "after_head", 1])
-async def test_abort_in_any_phase_ends_the_connection(up: FakeUpstream, transport: HttpTransport, moment: Position) -> None:
+async def test_abort_in_any_phase_ends_the_connection(
+    up: FakeUpstream, transport: HttpTransport, moment: Position
+) -> None:
     up.script(Behaviour(pause_at=(moment,)))
     exchange = send(transport, up, stream=True)
     reading = asyncio.create_task(whole(exchange))
@@ -171,7 +184,9 @@ async def test_abort_in_any_phase_ends_the_connection(up: FakeUpstream, transpor
     ],
     ids=str,
 )
-async def test_time_outs(up: FakeUpstream, transport: HttpTransport, moment: Position, timeouts: Timeouts, phase: str) -> None:
+async def test_time_outs(
+    up: FakeUpstream, transport: HttpTransport, moment: Position, timeouts: Timeouts, phase: str
+) -> None:
     up.script(Behaviour(pause_at=(moment,)))
     with pytest.raises(EngineTimeout) as caught:
         await whole(send(transport, up, timeouts, stream=True))
@@ -218,7 +233,9 @@ async def test_nobody_there(transport: HttpTransport) -> None:
         await transport.send(origin, b"", PATIENT).head()
 
 
-async def test_a_slow_reader_holds_the_engine_back_and_blames_nobody(up: FakeUpstream, transport: HttpTransport) -> None:
+async def test_a_slow_reader_holds_the_engine_back_and_blames_nobody(
+    up: FakeUpstream, transport: HttpTransport
+) -> None:
     up.script(Behaviour(endless=True))
     exchange = send(transport, up, Timeouts(5, 5, 0.1, 5), stream=True)
     await exchange.head()

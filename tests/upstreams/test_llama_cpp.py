@@ -24,7 +24,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 SLOTS = 4
 WINDOW = 512  # of each slot
 USER = {"role": "user", "content": "hi"}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"hot": {"type": "boolean"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"hot": {"type": "boolean"}}}},
+}
 
 
 @dataclass(slots=True)
@@ -33,10 +36,14 @@ class Engine:
     url: str
 
     async def chat(self, **more: Any) -> RawResponse:
-        return await self.gateway.post(CHAT, {"model": "tiny", "messages": [USER], "max_tokens": 7, "temperature": 0, **more})
+        return await self.gateway.post(
+            CHAT, {"model": "tiny", "messages": [USER], "max_tokens": 7, "temperature": 0, **more}
+        )
 
     async def complete(self, prompt: Any, **more: Any) -> RawResponse:
-        return await self.gateway.post(COMPLETIONS, {"model": "tiny", "prompt": prompt, "max_tokens": 7, "temperature": 0, **more})
+        return await self.gateway.post(
+            COMPLETIONS, {"model": "tiny", "prompt": prompt, "max_tokens": 7, "temperature": 0, **more}
+        )
 
     async def tokens(self, text: str) -> int:
         """How many it is to the engine, with the mark at the beginning."""
@@ -50,7 +57,7 @@ class Engine:
 
     async def wait_busy(self, count: int, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
-            while await self.busy_slots() != count:
+            while await self.busy_slots() != count:  # noqa: ASYNC110 - another process tells nobody
                 await asyncio.sleep(0.01)
 
 
@@ -61,7 +68,9 @@ async def engine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     sizes = ("--ctx-size", str(SLOTS * WINDOW), "--parallel", str(SLOTS), "--threads", "1", "--jinja", "--slots")
     folder = tmp_path_factory.mktemp("llama")
     with (folder / "engine.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-P", *command, *sizes, stdout=log, stderr=log, env={"PYTHONPATH": str(ROOT)})
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", *command, *sizes, stdout=log, stderr=log, env={"PYTHONPATH": str(ROOT)}
+        )
     url = f"http://127.0.0.1:{port}"
     gateway = GatewayProcess(folder / "data")
     try:
@@ -102,14 +111,18 @@ async def test_a_chat_and_the_same_as_a_stream(engine: Engine) -> None:
     assert text_of(parts) == choice["message"]["content"]
     assert parts[-2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
     streamed = parts[-1]["usage"]
-    assert {k: streamed[k] for k in ("prompt_tokens", "completion_tokens")} == {k: usage[k] for k in ("prompt_tokens", "completion_tokens")}
+    assert {k: streamed[k] for k in ("prompt_tokens", "completion_tokens")} == {
+        k: usage[k] for k in ("prompt_tokens", "completion_tokens")
+    }
 
 
 async def test_a_tool_call(engine: Engine) -> None:
     for stream in (False, True):
         answer = await engine.chat(tools=[TOOL], max_tokens=100, stream=stream)
         if stream:
-            deltas = [c for p in chunks(answer) for choice in p["choices"] for c in choice["delta"].get("tool_calls", ())]
+            deltas = [
+                c for p in chunks(answer) for choice in p["choices"] for c in choice["delta"].get("tool_calls", ())
+            ]
             name, arguments = deltas[0]["function"]["name"], "".join(delta["function"]["arguments"] for delta in deltas)
         else:
             assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
@@ -120,7 +133,12 @@ async def test_a_tool_call(engine: Engine) -> None:
 
 
 async def test_an_answer_by_a_schema(engine: Engine) -> None:
-    schema = {"type": "object", "properties": {"good": {"type": "boolean"}}, "required": ["good"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"good": {"type": "boolean"}},
+        "required": ["good"],
+        "additionalProperties": False,
+    }
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema, "strict": True}}
     content = (await engine.chat(response_format=form, max_tokens=100)).json()["choices"][0]["message"]["content"]
     assert set(msgspec.json.decode(content)) == {"good"}
@@ -192,7 +210,10 @@ async def test_token_ids(engine: Engine) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_overflow_tells_the_window(engine: Engine, stream: bool) -> None:
     long = [{"role": "user", "content": "word " * WINDOW}]
-    for answer in (await engine.chat(messages=long, stream=stream), await engine.complete("word " * WINDOW, stream=stream)):
+    for answer in (
+        await engine.chat(messages=long, stream=stream),
+        await engine.complete("word " * WINDOW, stream=stream),
+    ):
         assert (answer.status, error_of(answer)["code"]) == (400, "context_length_exceeded")
         assert f"maximum context length is {WINDOW} tokens" in error_of(answer)["message"]
 
@@ -207,7 +228,14 @@ async def test_the_end_of_the_window_is_the_end_of_the_answer(engine: Engine) ->
 async def test_a_client_that_goes_frees_the_slot(engine: Engine, stream: bool) -> None:
     await engine.wait_busy(0, 5)
     # Four long choices keep the slots busy for as long as it takes to look.
-    body = {"model": "tiny", "messages": [USER], "n": SLOTS, "stream": stream, "logit_bias": {"2": -100}, "logprobs": stream or None}
+    body = {
+        "model": "tiny",
+        "messages": [USER],
+        "n": SLOTS,
+        "stream": stream,
+        "logit_bias": {"2": -100},
+        "logprobs": stream or None,
+    }
     headers = [("authorization", f"Bearer {engine.gateway.key}"), ("content-type", "application/json")]
     async with await RawConnection.open(engine.gateway.url) as raw:
         await raw.send(request_bytes("POST", CHAT, headers=headers, body=msgspec.json.encode(body)))

@@ -16,7 +16,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 KIND = ProviderKind.OLLAMA
 MODEL = "ollama/plain"
 USER = {"role": "user", "content": "hi"}
-TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
+}
 ALWAYS = {"model": "plain", "stream": True, "truncate": False, "shift": False}
 
 
@@ -33,7 +36,13 @@ async def test_the_window_is_set_and_nothing_is_cut_in_silence(service: Service)
 
 
 async def test_options_get_their_names(service: Service) -> None:
-    asked: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "presence_penalty": 1, "frequency_penalty": -1}
+    asked: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+    }
     await service.chat(MODEL, "hi", **asked, max_completion_tokens=3, stop="x")
     options = service.sent(KIND).json["options"]
     assert options == {**asked, "num_ctx": WINDOW, "num_predict": 3, "stop": ["x"]}
@@ -78,7 +87,9 @@ async def test_images_are_sent_as_base64(service: Service) -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     message = {"role": "user", "content": [{"type": "text", "text": "what "}, part, {"type": "text", "text": "is it?"}]}
     assert (await service.post(CHAT, {"model": MODEL, "messages": [message]})).status == 200
-    assert service.sent(KIND).json["messages"] == [{"role": "user", "content": "what is it?", "images": ["iVBORw0KGgo="]}]
+    assert service.sent(KIND).json["messages"] == [
+        {"role": "user", "content": "what is it?", "images": ["iVBORw0KGgo="]}
+    ]
 
 
 @pytest.mark.parametrize(("effort", "think"), [("none", False), ("low", "low"), ("medium", "medium"), ("high", "high")])
@@ -91,7 +102,9 @@ async def test_formats(service: Service) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     await service.chat(MODEL, "hi", response_format={"type": "json_object"})
     assert service.sent(KIND).json["format"] == "json"
-    await service.chat(MODEL, "hi", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+    await service.chat(
+        MODEL, "hi", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    )
     assert service.sent(KIND).json["format"] == schema
     await service.chat(MODEL, "hi", response_format={"type": "text"})
     assert "format" not in service.sent(KIND).json
@@ -104,7 +117,10 @@ async def test_a_stream_with_thinking_and_calls(service: Service) -> None:
     assert parts[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
     parts = chunks(await service.chat("ollama/fake-tools", stream=True, tools=[TOOL]))
     calls = [call for part in parts for choice in part["choices"] for call in choice["delta"].get("tool_calls", ())]
-    assert [msgspec.json.decode(call["function"]["arguments"]) for call in calls] == [{"city": "Málaga"}, {"zone": "Europe/Madrid"}]
+    assert [msgspec.json.decode(call["function"]["arguments"]) for call in calls] == [
+        {"city": "Málaga"},
+        {"zone": "Europe/Madrid"},
+    ]
 
 
 @pytest.mark.parametrize("shape", ["ollama_not_found", "ollama_crash", "server"])
@@ -115,7 +131,10 @@ async def test_errors(service: Service, shape: Any) -> None:
     assert "runner" not in answer.body.decode()
 
 
-@pytest.mark.parametrize("line", [b"no json\n", b"[]\n", b"5\n", b'{"message":5}\n', b"[" * 100_000 + b"\n", b'{"message":{"content":"\xff"}}\n'])
+@pytest.mark.parametrize(
+    "line",
+    [b"no json\n", b"[]\n", b"5\n", b'{"message":5}\n', b"[" * 100_000 + b"\n", b'{"message":{"content":"\xff"}}\n'],
+)
 async def test_lines_that_are_none(service: Service, line: bytes) -> None:
     service.fake(KIND).script(Behaviour(raw_events={2: line}))
     parts = chunks(await service.chat(MODEL, stream=True))
@@ -134,7 +153,8 @@ async def test_logprobs(service: Service) -> None:
 
 async def test_logprobs_of_a_whole_answer_are_whole(service: Service) -> None:
     lines = b"".join(
-        b'{"message":{"content":"%b"},"done":false,"logprobs":[{"token":"%b","logprob":-0.5}]}\n' % (t, t) for t in (b"a", b"b")
+        b'{"message":{"content":"%b"},"done":false,"logprobs":[{"token":"%b","logprob":-0.5}]}\n' % (t, t)
+        for t in (b"a", b"b")
     )
     service.fake(KIND).script(Behaviour(tokens=0, raw_events={0: lines}))
     answer = await service.chat(MODEL, logprobs=True)

@@ -69,7 +69,9 @@ async def _refused(authenticator: Authenticator, token: str, address: str = "10.
     return caught.type
 
 
-async def test_A09_guesses_with_a_wrong_checksum_touch_no_store(store: CountingStore, authenticator: Authenticator) -> None:
+async def test_A09_guesses_with_a_wrong_checksum_touch_no_store(
+    store: CountingStore, authenticator: Authenticator
+) -> None:
     real = await store.add()
     await authenticator.caller(real, "10.0.0.1")
     asked = store.asked
@@ -106,7 +108,9 @@ async def test_A09_ids_that_are_nobodys_are_remembered(store: CountingStore, aut
     assert store.asked == 1
 
 
-async def test_A09_a_known_id_with_a_wrong_secret_is_limited_too(store: CountingStore, authenticator: Authenticator) -> None:
+async def test_A09_a_known_id_with_a_wrong_secret_is_limited_too(
+    store: CountingStore, authenticator: Authenticator
+) -> None:
     real = await store.add()
     kid = real.split("_")[1]
     kinds = []
@@ -143,7 +147,9 @@ async def test_A01_the_clock_alone_ends_a_cached_key(
     assert await _refused(authenticator, rotated) is NotAuthenticated
 
 
-async def test_A01_a_refresh_keeps_what_is_good(store: CountingStore, authenticator: Authenticator, clock: ManualClock) -> None:
+async def test_A01_a_refresh_keeps_what_is_good(
+    store: CountingStore, authenticator: Authenticator, clock: ManualClock
+) -> None:
     kept, stopped = await store.add(), await store.add()
     for token in (kept, stopped):
         await authenticator.caller(token, "10.0.0.1")

@@ -1,0 +1,86 @@
+"""The published OpenAPI document: every route is in it, its references lead somewhere, and it holds nothing that is ours alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+
+from llmaas.app import GatewayWorker
+from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, Service, chunks
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def _document(target: Service) -> dict[str, Any]:
+    answer = await target.request("GET", "/openapi.json", key="")
+    assert (answer.status, answer.header("content-type")) == (200, "application/json")
+    document = answer.json()
+    assert isinstance(document, dict)
+    return document
+
+
+def _validator(document: dict[str, Any], name: str) -> Any:
+    return jsonschema_rs.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    )
+
+
+async def test_every_route_is_in_the_document_with_its_credential(target: Service) -> None:
+    document = await _document(target)
+    routes = GatewayWorker(await target.gateway.installation()).routes.routes
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, route.path.replace("{rest}", "{model}")) for route in routes}
+    for route in routes:
+        operation = document["paths"][route.path.replace("{rest}", "{model}")][route.method.lower()]
+        assert operation["security"] == ([] if route.access == "public" else [{"key": []}])
+        if route.access != "public":
+            assert operation["x-permission"] == route.access
+            assert {"401", "403"} <= set(operation["responses"])
+
+
+async def test_the_document_is_valid(target: Service) -> None:
+    document = await _document(target)
+    assert document["openapi"].startswith("3.1.")
+    schemathesis.openapi.from_dict(document).validate()
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
+        found: Any = document
+        for part in reference.split("/"):
+            found = found[part]
+        assert found
+    for name in document["components"]["schemas"]:
+        _validator(document, name)
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+
+
+async def test_what_is_ours_alone_is_not_in_it(target: Service) -> None:
+    text = json.dumps(await _document(target))
+    assert "timings_per_token" not in text
+    assert "continuous_usage_stats" not in text
+
+
+@pytest.mark.parametrize("model", ["plain", "fake-tools", "fake-reasoning", "ollama/fake-tools", "vllm/fake-think"])
+async def test_answers_and_chunks_are_as_described(target: Service, model: str) -> None:
+    document = await _document(target)
+    options = {"stream_options": {"include_usage": True}}
+    headers = {"x-llmaas-explain": "1"}
+    say = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    whole = await target.post(CHAT, say, headers=headers)
+    _validator(document, "ChatCompletion").validate(whole.json())
+    streamed = await target.post(CHAT, {**say, **options, "stream": True}, headers=headers)
+    for chunk in chunks(streamed):
+        _validator(document, "ChatCompletionChunk").validate(chunk)
+    likely = await target.post(CHAT, {**say, "model": "plain", "logprobs": True, "top_logprobs": 2})
+    _validator(document, "ChatCompletion").validate(likely.json())
+    completed = await target.post(COMPLETIONS, {"model": model, "prompt": ["a", "b"], "logprobs": None})
+    _validator(document, "Completion").validate(completed.json())
+    for form in ("float", "base64"):
+        embedded = await target.post(EMBEDDINGS, {"model": "embed", "input": ["a", "b"], "encoding_format": form})
+        _validator(document, "EmbeddingList").validate(embedded.json())
+    listed = await target.request("GET", "/v1/models")
+    _validator(document, "ModelList").validate(listed.json())

@@ -1,0 +1,120 @@
+"""Work, not time: what a request costs in SQL statements and transactions once its key is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from llmaas import settings
+from llmaas.app import GatewayWorker, Installation
+from llmaas.web.requests import Message
+from tests.fakes.upstream import FakeUpstream
+from tests.faults.caller import chat
+from tests.gateway import fleet_of
+from tests.storage.test_ledger import commits
+
+REQUESTS = 60
+
+
+class Worker:
+    """A worker in this process, spoken to by ASGI, and each statement of the control plane that it makes."""
+
+    def __init__(self, worker: GatewayWorker, path: Path, key: str) -> None:
+        self.path = path
+        self._worker = worker
+        self._key = key
+        self.statements: Counter[str] = Counter()
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            # The one look for changes by others is by time, not by request.
+            if "revisions" not in statement and not statement.startswith(("BEGIN", "PRAGMA")):
+                self.statements[statement] += 1
+
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        self.forget = lambda: sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+    async def post(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        data = json.dumps(body).encode()
+        inbox: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
+        sent: list[Message] = []
+        gone = asyncio.get_running_loop().create_future()
+
+        async def receive() -> Message:
+            return inbox.pop() if inbox else await gone
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/v1/chat/completions",
+            "raw_path": b"/v1/chat/completions",
+            "query_string": b"",
+            "root_path": "",
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "headers": [
+                (b"host", b"test"),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(data)),
+                (b"authorization", b"Bearer " + self._key.encode()),
+            ],
+        }
+        await self._worker.asgi(scope, receive, send)
+        gone.cancel()
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
+    async with FakeUpstream() as upstream:
+        loaded = settings.load({"data_dir": str(tmp_path / "data"), "refresh_interval_s": 1.0}, {})
+        installation = await Installation(loaded.settings).open()
+        await installation.catalogue.apply(fleet_of(upstream.base_url, ["m"]), now_ms=0, prune=True)
+        key, _ = await installation.create_key(project_id="default", name="test")
+        running = GatewayWorker(installation)
+        await running.start()
+        counted = Worker(running, loaded.settings.database_path, key)
+        yield counted
+        counted.forget()
+        await running.stop()
+        await installation.close()
+
+
+async def test_a_request_makes_no_statement_of_its_own(worker: Worker) -> None:
+    status, _ = await worker.post(chat("m"))
+    assert status == 200
+    assert worker.statements, "the first use of a key asks the database"
+    worker.statements.clear()
+    for number in range(REQUESTS):
+        status, body = await worker.post(chat("m", stream=number % 2 == 0))
+        assert (status, bool(body)) == (200, True)
+    assert not worker.statements, worker.statements
+
+
+async def test_a_burst_with_a_new_key_looks_it_up_once(worker: Worker) -> None:
+    answers = await asyncio.gather(*(worker.post(chat("m")) for _ in range(REQUESTS)))
+    assert {status for status, _ in answers} == {200}
+    assert sum(worker.statements.values()) == 1
+
+
+async def test_requests_in_flight_share_transactions(worker: Worker) -> None:
+    await worker.post(chat("m"))
+    reader = sqlite3.connect(worker.path)
+    before = commits(worker.path)
+    await asyncio.gather(*(worker.post(chat("m", stream=n % 2 == 0)) for n in range(REQUESTS)))
+    assert reader.execute("SELECT count(*) FROM usage").fetchone() == (REQUESTS + 1,)
+    assert commits(worker.path) - before <= REQUESTS // 2
+    reader.close()
