@@ -64,8 +64,19 @@ async def prepare(data_dir: Path, burst_port: int, paced_port: int) -> str:
     return token
 
 
-def measure(rig: Path, name: str, pid: int, port: int, key: str, paced: bool, seconds: int) -> dict[str, Any]:
-    command = [sys.executable, str(rig / "cost.py"), "--name", name, "--pid", str(pid), "--key", key, "--model", "burst"]
+def measure(rig: Path, name: str, pid: int, port: int, key: str, *, paced: bool, seconds: int) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        str(rig / "cost.py"),
+        "--name",
+        name,
+        "--pid",
+        str(pid),
+        "--key",
+        key,
+        "--model",
+        "burst",
+    ]
     command += ["--url", f"http://127.0.0.1:{port}/v1/chat/completions", "--seconds", str(seconds)]
     if paced:
         command += ["--paced-model", "paced"]
@@ -83,19 +94,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder) / "data"
         key = asyncio.run(prepare(data_dir, burst, paced))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLMAAS_DATA_DIR": str(data_dir), "LLMAAS_PORT": str(port)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LLMAAS_DATA_DIR": str(data_dir),
+            "LLMAAS_PORT": str(port),
+        }
         mock = [sys.executable, str(given.rig / "mock_upstream.py")]
         stack.enter_context(running([*mock, str(burst)], 0, environment))
         stack.enter_context(running([*mock, str(paced), "50", "0.02"], 0, environment))
-        floor_pid = stack.enter_context(running([sys.executable, "-m", "bench.floor", str(floor), str(burst)], 1, environment))
-        paced_pid = stack.enter_context(running([sys.executable, "-m", "bench.floor", str(floor_paced), str(paced)], 1, environment))
+        floor_pid = stack.enter_context(
+            running([sys.executable, "-m", "bench.floor", str(floor), str(burst)], 1, environment)
+        )
+        paced_pid = stack.enter_context(
+            running([sys.executable, "-m", "bench.floor", str(floor_paced), str(paced)], 1, environment)
+        )
         gateway = stack.enter_context(running([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, environment))
         for open_port in (burst, paced, floor, floor_paced, port):
             wait_for(open_port)
         base = measure(given.rig, "floor", floor_pid, floor, key, paced=False, seconds=given.seconds)
         base |= {
             name: value
-            for name, value in measure(given.rig, "floor", paced_pid, floor_paced, key, paced=True, seconds=given.seconds).items()
+            for name, value in measure(
+                given.rig, "floor", paced_pid, floor_paced, key, paced=True, seconds=given.seconds
+            ).items()
             if name.startswith("paced")
         }
         row = measure(given.rig, "llmaas", gateway, port, key, paced=True, seconds=given.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import argon2
-
 import structlog
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -112,10 +112,8 @@ class Installation:
     async def open(self) -> Installation:
         """Makes the project `default` when there is no project at all."""
         if not await self.projects.list():
-            try:
+            with contextlib.suppress(Conflict):  # another process was faster
                 await self.projects.add(Project(DEFAULT_PROJECT, "Default", self.clock.now_ms()))
-            except Conflict:
-                pass  # another process was faster
         return self
 
     async def close(self) -> None:
@@ -131,14 +129,17 @@ class Installation:
 
     async def publish_default_model(self) -> None:
         """Serve the default model by the embedded engine, unless a fleet is configured. ConfigurationError when the
-        manifest does not know it."""
+        manifest does not know it.
+        """
         present = await self.catalogue.fleet()
         if present.providers or present.models:
             return
         name = self.settings.default_model
         spec = load_manifest(self.settings.data_dir).get(name)
         if spec is None:
-            raise ConfigurationError([f"default_model: `{name}` is not in the model manifest; set --default-model or --no-model"])
+            raise ConfigurationError(
+                [f"default_model: `{name}` is not in the model manifest; set --default-model or --no-model"]
+            )
         machine = socket.gethostname() or "localhost"
         fleet = Fleet(
             providers=(Provider("embedded", ProviderKind.EMBEDDED),),

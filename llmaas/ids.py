@@ -23,8 +23,7 @@ class IdSource:
     def uuid7(self) -> str:
         """48 bits of Unix milliseconds, never going back within one source, then 74 random bits; 32 lower-case hex digits."""
         ms = time.time_ns() // 1_000_000
-        if ms < self._last_ms:
-            ms = self._last_ms
+        ms = max(ms, self._last_ms)
         self._last_ms = ms
         if self._offset >= len(self._pool):
             self._pool = os.urandom(_BLOCK_IDS * _RANDOM_BYTES)

@@ -1,5 +1,6 @@
 """What is measured, by name. Counted in plain tables, since a request may cost no more than a few microseconds here, and put
-into the Prometheus form when somebody asks. One for each process, made by the composition root and handed down."""
+into the Prometheus form when somebody asks. One for each process, made by the composition root and handed down.
+"""
 
 from __future__ import annotations
 

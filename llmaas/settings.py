@@ -1,4 +1,5 @@
-"""The settings table: one field is one setting, and yields its flag, its `LLMAAS_*` variable, its line in `llmaas.toml` and its documentation.
+"""The settings table: one field is one setting, and yields its flag, its `LLMAAS_*` variable, its line in `llmaas.toml` and
+its documentation.
 
 Precedence: flag > environment > file > default. Unknown names are refused, and every mistake is reported at once
 (`ConfigurationError`). No other module reads the environment.
@@ -7,6 +8,8 @@ Precedence: flag > environment > file > default. Unknown names are refused, and 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 import os
 import tomllib
 import types
@@ -57,32 +60,48 @@ class Settings:
     database_url: str = setting("", "`sqlite:///PATH`; empty: `llmaas.db` in the data directory.")
     workers: int = setting(1, "Gateway processes. More than one needs a shared database and shared state.", at_least=1)
     no_model: bool = setting(False, "Do not serve the default model when no fleet is configured.")
-    default_model: str = setting("qwen2.5-coder:1.5b", "Model that a fresh install serves, by its name in the model manifest.")
+    default_model: str = setting(
+        "qwen2.5-coder:1.5b", "Model that a fresh install serves, by its name in the model manifest."
+    )
 
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.", at_least=1024)
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from; `*` for any.")
     allow_remote_images: bool = setting(False, "Let engines fetch `http(s)` image addresses that callers name.")
     ping_interval_s: float = setting(15.0, "Silence on a stream after which a comment keeps it alive.", at_least=0.1)
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection to an engine.", at_least=0.01)
-    first_byte_timeout_s: float = setting(300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01)
+    first_byte_timeout_s: float = setting(
+        300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01
+    )
     between_chunks_timeout_s: float = setting(120.0, "Longest silence of an engine within an answer.", at_least=0.01)
     total_timeout_s: float = setting(3600.0, "Longest life of one request.", at_least=0.01)
     drain_timeout_s: float = setting(30.0, "How long a stop waits for answers that are under way.", at_least=0)
 
     key_cache_size: int = setting(10_000, "Keys held in memory by each worker.", at_least=1)
-    refresh_interval_s: float = setting(0.5, "How often a worker looks for changes by other processes.", at_least=0.05, at_most=1)
-    spool_dir: Path | None = setting(None, "Where usage rows wait while the database is away; default: `spool` in the data directory.")
+    refresh_interval_s: float = setting(
+        0.5, "How often a worker looks for changes by other processes.", at_least=0.05, at_most=1
+    )
+    spool_dir: Path | None = setting(
+        None, "Where usage rows wait while the database is away; default: `spool` in the data directory."
+    )
     currency: str = setting("EUR", "Currency of prices and costs.")
 
-    metrics_listen: str = setting("", "`HOST:PORT` that serves `/metrics` without a key; empty: only with a key that may read it.")
+    metrics_listen: str = setting(
+        "", "`HOST:PORT` that serves `/metrics` without a key; empty: only with a key that may read it."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least level that is logged.")
-    log_format: Literal["auto", "console", "json"] = setting("auto", "Form of log lines; `auto`: console on a terminal.")
+    log_format: Literal["auto", "console", "json"] = setting(
+        "auto", "Form of log lines; `auto`: console on a terminal."
+    )
     access_log: bool = setting(False, "Log a line for each request; the ledger has one row for each answer anyway.")
 
-    llama_server: str = setting("auto", "Path of a `llama-server` program; `auto`: the one on PATH, else the built-in; `builtin`.")
+    llama_server: str = setting(
+        "auto", "Path of a `llama-server` program; `auto`: the one on PATH, else the built-in; `builtin`."
+    )
     engine_parallel: int = setting(4, "Answers that an embedded engine makes at once.", at_least=1, at_most=64)
     engine_threads: int = setting(0, "CPU threads of an embedded engine; 0: one for each core.", at_least=0)
-    engine_idle_unload_s: float = setting(0.0, "Unload an embedded model after so long without a request; 0: never.", at_least=0)
+    engine_idle_unload_s: float = setting(
+        0.0, "Unload an embedded model after so long without a request; 0: never.", at_least=0
+    )
     engine_load_timeout_s: float = setting(300.0, "Longest time that loading a model may take.", at_least=1)
     hub_url: str = setting("", "Address of the model hub; empty: the hub client's default.")
     hub_token: Secret = setting(Secret(""), "Token for the model hub.")
@@ -115,7 +134,9 @@ class Loaded:
     """For each setting where its value came from: `flag`, `environment`, the file's path or `default`."""
 
 
-def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None) -> Loaded:
+def load(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Loaded:
     """Merge the four sources. `flags` holds parsed values and only the flags that were given (None counts as not given).
 
     `file` defaults to `LLMAAS_CONFIG`, else `llmaas.toml` in the data directory when there is one.
@@ -169,7 +190,9 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | No
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.workers > 1:
-        problems.append("workers: more than 1 needs a shared database and shared live state, which this version lacks; set workers = 1")
+        problems.append(
+            "workers: more than 1 needs a shared database and shared live state, which this version lacks; set workers = 1"
+        )
     if settings.database_url and not settings.database_url.startswith("sqlite:///"):
         problems.append("database_url: this version knows `sqlite:///PATH` only")
     if settings.metrics_listen:
@@ -190,8 +213,6 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _suggest(name: str, fields: Mapping[str, object], prefix: str = "") -> str:
-    import difflib  # only needed on the way to a failed start
-
     close = difflib.get_close_matches(name, fields, n=1)
     if not close:
         return ""
@@ -234,7 +255,7 @@ def _to_bool(raw: object) -> bool:
     raise ValueError("must be true or false")
 
 
-def _to_number(kind: type[int] | type[float], raw: object) -> int | float:
+def _to_number(kind: type[int | float], raw: object) -> int | float:
     what = "a whole number" if kind is int else "a number"
     if isinstance(raw, bool) or not isinstance(raw, int | float | str) or (kind is int and isinstance(raw, float)):
         raise ValueError(f"must be {what}")
@@ -242,7 +263,7 @@ def _to_number(kind: type[int] | type[float], raw: object) -> int | float:
         value = kind(raw)
     except ValueError:
         raise ValueError(f"must be {what}") from None
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         raise ValueError(f"must be {what}")
     return value
 

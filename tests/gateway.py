@@ -17,9 +17,8 @@ from llmaas.app import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
-from llmaas.domain.usage import UsageRow
+from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.engine.probe import free_port
-from llmaas.domain.usage import UsageFilter
 from tests.fakes.raw_http import RawConnection, RawResponse
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +148,9 @@ class GatewayProcess:
         prices = await installation.catalogue.price_versions()
         return [fault async for fault in installation.usage.faults(prices)]
 
-    async def post(self, path: str, body: Any, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> RawResponse:
+    async def post(
+        self, path: str, body: Any, *, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> RawResponse:
         """One request on a connection of its own; `body` as JSON, or as it is when bytes. `key` empty: none is sent."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         token = self.key if key is None else key

@@ -53,7 +53,7 @@ class AsgiReply:
         if self._gone:
             callback()
 
-    async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:  # noqa: ARG002 - the head carries the id already
+    async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:
         self._begun = True
         head = [*_STREAM_HEAD, (b"backend", _json.encode(backend))]
         await self._request.send(self._request.head(200, head))
@@ -71,7 +71,7 @@ class AsgiReply:
             # On its own: Granian's last part of a stream costs half a millisecond when it carries something.
             await self._request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:  # noqa: ARG002
+    async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:
         self._ended = True
         if not self._gone:
             await respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)

@@ -68,11 +68,14 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
 
+    def heed_signals(self) -> None:
+        """From now on SIGTERM and SIGINT end `run`, also before it begins."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+
     async def run(self) -> int:
         """Until SIGTERM or SIGINT. 0 after an orderly stop, else the code with which the gateway refused to run."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
         engines = loop.create_task(self._keep(self._engines))
         gateway_task = loop.create_task(self._keep(self._gateway))
         stop = loop.create_task(self._stopping.wait())
@@ -230,6 +233,8 @@ def serve(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
+    supervisor = Supervisor(settings, arguments)
+    supervisor.heed_signals()
     installation = await Installation(settings).open()
     try:
         first = await installation.first_start()
@@ -238,7 +243,6 @@ async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
         models = [entry.model.id for entry in (await installation.catalogue.load()).listed()]
     finally:
         await installation.close()
-    supervisor = Supervisor(settings, arguments)
     running = asyncio.get_running_loop().create_task(supervisor.run())
     ready = asyncio.get_running_loop().create_task(supervisor.wait_ready())
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,5 +1,6 @@
 """API keys: `llmaas_<kid>_<secret><crc>`. Only a keyed hash of the secret is ever stored; the crc lets us drop typing
-errors and random guesses without asking a store."""
+errors and random guesses without asking a store.
+"""
 
 from __future__ import annotations
 

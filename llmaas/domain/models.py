@@ -35,7 +35,8 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Provider:
     """`cancel_stops_billing`: hanging up on it ends its own charge, so an abandoned answer is cancelled and not read to
-    its end. The credential is not here: it is looked up where the connection is made."""
+    its end. The credential is not here: it is looked up where the connection is made.
+    """
 
     id: str
     kind: ProviderKind

@@ -40,12 +40,14 @@ class BillingReason(StrEnum):
     """The engine found the request unacceptable: free."""
 
 
-FREE = frozenset({
-    BillingReason.ABORTED_BEFORE_OUTPUT,
-    BillingReason.FAILED_AFTER_OUTPUT,
-    BillingReason.FAILED_BEFORE_OUTPUT,
-    BillingReason.REFUSED,
-})
+FREE = frozenset(
+    {
+        BillingReason.ABORTED_BEFORE_OUTPUT,
+        BillingReason.FAILED_AFTER_OUTPUT,
+        BillingReason.FAILED_BEFORE_OUTPUT,
+        BillingReason.REFUSED,
+    }
+)
 """Rows with one of these reasons cost nothing, whatever was counted."""
 
 

@@ -104,7 +104,8 @@ class EngineChild:
 
     async def _keep_log(self, path: Path) -> None:
         """The engine's own words go to a file that is turned over when it is full. They are read to the end even when
-        the disk takes no more, because an engine whose pipe is full stands still."""
+        the disk takes no more, because an engine whose pipe is full stands still.
+        """
         stream = self._process.stdout
         assert stream is not None  # noqa: S101 - asked for at the start
         rest = b""

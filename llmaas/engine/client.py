@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from llmaas.domain.ports import EngineAddress
-from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.engine.socket_path import openable
+from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.errors import ConfigurationError, Loading, NoBackend
 
 _RECONNECT_S = 0.2
@@ -56,13 +56,19 @@ class EngineClient:
             raise Loading("The engines of this service are being started.", state="starting", retry_after_s=1)
         state = self._states.get(root)
         if state is None:
-            raise NoBackend(f"The model `{root}` can't be run here.", hint="it is not in the model manifest", retry_after_s=60)
+            raise NoBackend(
+                f"The model `{root}` can't be run here.", hint="it is not in the model manifest", retry_after_s=60
+            )
         if state.state == "ready":
             self._touch(root)
             return EngineAddress(state.base_url, state.api_key)
         self._writer.write(_json.encode(Order("want", root)) + b"\n")
         if state.state == "failed":
-            raise NoBackend(f"The model `{root}` can't be run at the moment.", hint=state.detail, retry_after_s=_RETRY_AFTER_S["failed"])
+            raise NoBackend(
+                f"The model `{root}` can't be run at the moment.",
+                hint=state.detail,
+                retry_after_s=_RETRY_AFTER_S["failed"],
+            )
         wait_s = min(state.eta_s or _RETRY_AFTER_S.get(state.state, 2.0), 60.0)
         raise Loading(
             _TEXT[state.state].format(model=root),

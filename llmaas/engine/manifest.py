@@ -1,5 +1,6 @@
 """The manifest: which models can be run here by name, and where their files come from. Package data, then the data directory's
-own `models.toml`, whose entries win."""
+own `models.toml`, whose entries win.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ class Manifest:
         for spec in self._specs.values():
             other = first.setdefault(spec.file, spec)
             if other.sources != spec.sources:
-                found.append(f"{label}: `{other.name}` and `{spec.name}` have the same file {spec.file}, but other sources")
+                found.append(
+                    f"{label}: `{other.name}` and `{spec.name}` have the same file {spec.file}, but other sources"
+                )
         return found
 
 

@@ -57,7 +57,12 @@ class EngineProcess:
     """`changed` is called at each change of `state`."""
 
     def __init__(
-        self, spec: ModelSpec, puller: Puller, options: EngineOptions, clock: Clock, changed: Callable[[EngineState], None]
+        self,
+        spec: ModelSpec,
+        puller: Puller,
+        options: EngineOptions,
+        clock: Clock,
+        changed: Callable[[EngineState], None],
     ) -> None:
         self._spec = spec
         self._puller = puller
@@ -179,7 +184,11 @@ class EngineProcess:
             unload.cancel()
             await child.end(at_once=bool(reason))
         why = reason or child.why()
-        return why if self.state.state == "ready" else f"{why} (program: {options.command[0]}, see the setting llama_server)"
+        return (
+            why
+            if self.state.state == "ready"
+            else f"{why} (program: {options.command[0]}, see the setting llama_server)"
+        )
 
     async def _watch(self, child: EngineChild, port: int, api_key: str, unload: asyncio.Task[bool]) -> str:
         """Until it ends, or is not wanted and idle. Says why it has to be killed, else nothing."""

@@ -77,7 +77,9 @@ class Puller:
         digest = sha256_of(finished, lambda _done: progress(size, size))
         if source.sha256 is not None and digest != source.sha256:
             _remove(partial)
-            raise SourceFailed(f"the file is not the expected one (sha256 {digest[:12]}…, expected {source.sha256[:12]}…)")
+            raise SourceFailed(
+                f"the file is not the expected one (sha256 {digest[:12]}…, expected {source.sha256[:12]}…)"
+            )
         path = self._store.adopt(spec, finished, digest)
         self._store.clear_partials(spec)
         return path
@@ -87,7 +89,9 @@ class Puller:
         need = max(size_bytes - have, 0) + _SPARE_BYTES
         free = shutil.disk_usage(partial.parent).free
         if free < need:
-            raise SourceFailed(f"not enough disk space: {need >> 20} MiB needed, {free >> 20} MiB free in {partial.parent}")
+            raise SourceFailed(
+                f"not enough disk space: {need >> 20} MiB needed, {free >> 20} MiB free in {partial.parent}"
+            )
 
     @contextmanager
     def _only_one(self, spec: ModelSpec, progress: Progress) -> Iterator[None]:

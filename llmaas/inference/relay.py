@@ -34,7 +34,9 @@ from llmaas.upstreams.base import Generation
 class Relay:
     """One request's answer. `head` is made when the target is known."""
 
-    def __init__(self, *, reply: Reply, settlement: Settlement, meter: Meter, explain: Callable[[], dict[str, Any]] | None) -> None:
+    def __init__(
+        self, *, reply: Reply, settlement: Settlement, meter: Meter, explain: Callable[[], dict[str, Any]] | None
+    ) -> None:
         self._reply = reply
         self._settlement = settlement
         self._meter = meter
@@ -131,5 +133,3 @@ async def settle_failure(settlement: Settlement, error: BaseException, meter: Me
         await asyncio.shield(durable)
     except LedgerUnavailable:
         return  # the caller gets the first error; the writer has logged its own
-
-

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-
 from msgspec import Struct
 
 from llmaas.clock import Clock
@@ -107,7 +106,9 @@ class InferenceService:
         entry, catalogue = self._enter(call, request.model)
         requested, user = request.model, request.user
         bounds = admit_completion(request, entry.model, body_bytes=len(call.body))
-        settlement = self._settlement(call, catalogue, entry, requested, user, "completion", streamed=bool(request.stream))
+        settlement = self._settlement(
+            call, catalogue, entry, requested, user, "completion", streamed=bool(request.stream)
+        )
         await self._generate(call, entry, request, bounds, settlement, reply)
 
     async def embed(self, call: Call, request: EmbeddingRequest, reply: Reply) -> None:
@@ -192,7 +193,10 @@ class InferenceService:
                 backend=_backend(settlement.target),
             )
             relay = Relay(
-                reply=reply, settlement=settlement, meter=meter, explain=_explainer(settlement) if call.explain else None
+                reply=reply,
+                settlement=settlement,
+                meter=meter,
+                explain=_explainer(settlement) if call.explain else None,
             )
             try:
                 if request.stream:
@@ -200,7 +204,9 @@ class InferenceService:
                 else:
                     await relay.whole(head, generation, first)
             except BaseException as failure:
-                generation.abort(failure if isinstance(failure, LlmaasError) else EngineFailed("The answer was given up."))
+                generation.abort(
+                    failure if isinstance(failure, LlmaasError) else EngineFailed("The answer was given up.")
+                )
                 if isinstance(failure, EngineError) and failure.retryable:
                     self._attempts.broke_off(settlement.target, failure)
                 raise
@@ -288,5 +294,3 @@ def _refuse_unsupported(request: ChatRequest | CompletionRequest, unsupported: f
         value = getattr(request, name, None)
         if value not in (None, False, msgspec.UNSET) and not (name == "n" and value == 1):
             raise InvalidRequest(f"'{name}' is not supported by the engine of this model.", param=name)
-
-

@@ -6,6 +6,7 @@ Handing the row over takes no `await`, so not even a cancelled task can lose it.
 from __future__ import annotations
 
 import asyncio
+
 from msgspec import Struct
 
 from llmaas.clock import Clock

@@ -61,7 +61,13 @@ class StreamWriter:
         if index not in self._begun:
             self._begun.add(index)
             begin = self._open + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % index
-        if index == 0 and piece.content is not None and piece.reasoning is None and piece.logprobs is None and not piece.refusal:
+        if (
+            index == 0
+            and piece.content is not None
+            and piece.reasoning is None
+            and piece.logprobs is None
+            and not piece.refusal
+        ):
             return begin + self._open_first + _json.encode(piece.content) + b'},"finish_reason":null}]}\n\n'
         delta: dict[str, Any] = {}
         if piece.content is not None:

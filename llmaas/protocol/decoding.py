@@ -28,7 +28,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError:
-        raise InvalidRequest("We could not parse the JSON body of your request. The API expects a JSON object.") from None
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request. The API expects a JSON object."
+        ) from None
     except UnicodeDecodeError:
         raise InvalidRequest("The JSON body of your request is not valid UTF-8.") from None
     except RecursionError:

@@ -27,7 +27,11 @@ def render_embeddings(
 ) -> bytes:
     as_text = request.encoding_format == "base64"
     data = [
-        {"object": "embedding", "index": item.index, "embedding": _to_text(item.embedding) if as_text else _to_numbers(item.embedding)}
+        {
+            "object": "embedding",
+            "index": item.index,
+            "embedding": _to_text(item.embedding) if as_text else _to_numbers(item.embedding),
+        }
         for item in sorted(answer.data or (), key=lambda item: item.index)
     ]
     body: dict[str, Any] = {

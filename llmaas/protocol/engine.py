@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-
 NOTHING = msgspec.Raw()
 
 

@@ -136,8 +136,8 @@ class Pieces:
         likely = logprobs if given(logprobs) else None
         if content or reasoning or delta.refusal or likely is not None:
             out.append(Piece(index, content, reasoning, delta.refusal or None, None, likely))
-        for call in delta.tool_calls or ():
-            out.append(Piece(index, tool=self._tool(state, call)))
+        if delta.tool_calls:
+            out += [Piece(index, tool=self._tool(state, call)) for call in delta.tool_calls]
 
     def _tool(self, state: _Choice, call: EngineToolCall) -> ToolPiece:
         function = call.function

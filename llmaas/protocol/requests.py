@@ -63,7 +63,7 @@ class Message(Struct, omit_defaults=True):
     """`content` null is kept as null: an assistant's turn of tool calls only has it so."""
 
     role: Role
-    content: str | list[TextPart | ImagePart | RefusalPart] | None | UnsetType = UNSET
+    content: str | list[TextPart | ImagePart | RefusalPart] | UnsetType | None = UNSET
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -185,7 +185,8 @@ disguise_decoder = msgspec.json.Decoder(Disguise)
 
 def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[int]]:
     """The prompts that the parameter of that name holds: itself, or each of its strings or lists of token ids. Raises
-    InvalidRequest."""
+    InvalidRequest.
+    """
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:

@@ -1,5 +1,6 @@
 """Server-sent events of engines: bytes in any portions to the payloads of `data` (WHATWG HTML, section 9.2, as far as
-engines use it). LF, CRLF and CR end lines; comments, `event:` and `id:` are left out."""
+engines use it). LF, CRLF and CR end lines; comments, `event:` and `id:` are left out.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +46,5 @@ def _unify(buffer: bytes) -> bytes:
 
 
 def _payload(event: bytes) -> bytes | None:
-    lines = []
-    for line in event.split(b"\n"):
-        if line.startswith(b"data:"):
-            lines.append(line[6:] if line[5:6] == b" " else line[5:])
+    lines = [line[6 if line[5:6] == b" " else 5 :] for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

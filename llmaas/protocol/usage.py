@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from llmaas.protocol.engine import given
 
-
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 

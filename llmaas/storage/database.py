@@ -38,8 +38,8 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """A write transaction: takes the write lock at once, so that what it reads stays true until it commits."""
         with _translated():
-            async with self._engine.connect() as connection:
-                connection = await connection.execution_options(llmaas_write=True)
+            async with self._engine.connect() as plain:
+                connection = await plain.execution_options(llmaas_write=True)
                 async with connection.begin():
                     yield connection
 
@@ -160,7 +160,8 @@ def _versions(connection: sa.Connection) -> tuple[str | None, str]:
 def _wrong_version(path: Path, present: str | None, wanted: str) -> str:
     if present is not None and present < wanted:
         return f"database {path} has schema {present}, this version needs {wanted}: make a backup, then run `llmaas migrate`"
-    return f"database {path} has schema {present or 'of an unknown origin'}, this version knows up to {wanted}: use the version that wrote it"
+    found = present or "of an unknown origin"
+    return f"database {path} has schema {found}, this version knows up to {wanted}: use the version that wrote it"
 
 
 def _config(connection: sa.Connection) -> Config:

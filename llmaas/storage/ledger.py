@@ -210,7 +210,8 @@ class SqliteLedger:
 
     def _probe(self) -> bool:
         """A committed write that changes nothing. SQLite leaves out pages that an UPDATE does not change; it always
-        writes the page of this number, which means nothing to us."""
+        writes the page of this number, which means nothing to us.
+        """
         try:
             connection = self._connection or self._open_database()
             connection.execute("PRAGMA user_version = 0")
@@ -234,7 +235,9 @@ class SqliteLedger:
         _log.critical("ledger_sync_failed", where=what, error=str(error), hint="check the disk, then restart")
 
     def _open_database(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000)
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
+        )
         for pragma in pragmas(_BUSY_TIMEOUT_MS):
             connection.execute(pragma)
         self._connection = connection
@@ -251,7 +254,8 @@ class SqliteLedger:
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
     """Many rows a statement: each statement gives up the interpreter lock once, and getting it back from a busy event
-    loop takes longer than everything else here."""
+    loop takes longer than everything else here.
+    """
     start = 0
     for size in _CHUNKS:
         while len(rows) - start >= size:
@@ -260,7 +264,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
             start += size
 
 
-def _resolve(futures: Sequence[asyncio.Future[None]], durable: bool) -> None:
+def _resolve(futures: Sequence[asyncio.Future[None]], durable: bool) -> None:  # noqa: FBT001 - a callback takes no keywords
     for future in futures:
         if future.done():
             continue

@@ -16,5 +16,5 @@ class SqlRevisionStore:
     async def read(self) -> Revisions:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(revisions.c.name, revisions.c.number))).all()
-        numbers: dict[str, int] = {name: number for name, number in rows}
+        numbers = {row.name: row.number for row in rows}
         return Revisions(catalogue=numbers["catalogue"], keys=numbers["keys"])

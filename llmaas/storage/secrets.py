@@ -35,7 +35,9 @@ def read_or_make_master_key(path: Path) -> bytes:
                 draft.unlink()
         key = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError([f"master key {path}: {error.strerror}; check data_dir and its permissions"]) from error
+        raise ConfigurationError(
+            [f"master key {path}: {error.strerror}; check data_dir and its permissions"]
+        ) from error
     if len(key) != _KEY_BYTES:
         raise ConfigurationError([f"master key {path}: must hold {_KEY_BYTES} bytes; restore it from a backup"])
     return key

@@ -69,7 +69,8 @@ class Upstream(Protocol):
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         """Ask for an answer, as a stream or whole. `request` is not changed; `extra` are members that the provider takes
         as the caller gave them. Raises Loading or NoBackend when the
-        engine is not there yet."""
+        engine is not there yet.
+        """
         ...
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding: ...

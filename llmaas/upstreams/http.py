@@ -417,7 +417,9 @@ class _Connection(asyncio.Protocol):
         elif not self._in_head and error is None and self._ends_with_connection():
             exchange.completed()
         else:
-            exchange.fail(EngineFailed("The engine closed the connection before its answer was complete.", hint=str(error or "")))
+            exchange.fail(
+                EngineFailed("The engine closed the connection before its answer was complete.", hint=str(error or ""))
+            )
 
     # httptools
 
@@ -464,4 +466,7 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def _ends_with_connection(self) -> bool:
-        return b"content-length" not in self._headers and b"chunked" not in self._headers.get(b"transfer-encoding", b"").lower()
+        return (
+            b"content-length" not in self._headers
+            and b"chunked" not in self._headers.get(b"transfer-encoding", b"").lower()
+        )

@@ -118,7 +118,9 @@ class OllamaUpstream:
     def _send(self, target: Target, path: str, body: dict[str, Any]) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
         base = base.removesuffix("/v1").removesuffix("/api")
-        return self._transport.send(origin, build_post(origin, base + path, _json.encode(body), credential), self._timeouts)
+        return self._transport.send(
+            origin, build_post(origin, base + path, _json.encode(body), credential), self._timeouts
+        )
 
 
 def _common(target: Target, request: GenerationRequest, max_tokens: int | None) -> dict[str, Any]:
@@ -176,7 +178,8 @@ def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
             out["images"] = images
     if message.tool_calls:
         out["tool_calls"] = [
-            {"function": {"name": c.function.name, "arguments": _arguments(c.function.arguments)}} for c in message.tool_calls
+            {"function": {"name": c.function.name, "arguments": _arguments(c.function.arguments)}}
+            for c in message.tool_calls
         ]
     if message.tool_call_id in names:
         out["tool_name"] = names[message.tool_call_id]
@@ -245,7 +248,7 @@ class _Lines:
         try:
             for line in lines:
                 if line.strip():
-                    answers.append(self._answer(line))
+                    answers.append(self._answer(line))  # noqa: PERF401 - what came before a failure is kept
             if len(self._rest) > MAX_EVENT_BYTES:
                 raise EngineFailed("The engine sent a line that is too long.")
         except LlmaasError as error:
@@ -262,7 +265,9 @@ class _Lines:
             raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
         choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if given(line.logprobs) else NOTHING)
         if line.message is not None:
-            choice.delta = EngineDelta(line.message.content, line.message.thinking, tool_calls=self._tools(line.message))
+            choice.delta = EngineDelta(
+                line.message.content, line.message.thinking, tool_calls=self._tools(line.message)
+            )
         else:
             choice.text = line.response
         answer = EngineAnswer(choices=[choice])

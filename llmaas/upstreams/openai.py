@@ -47,13 +47,20 @@ from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
-from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
+from llmaas.upstreams.in_turn import InTurn
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _WINDOW = re.compile(r"maximum context length(?: is|:)? (\d+)|context (?:size|window|length)[^0-9]{0,20}(\d+)")
-_TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context length", "context size", "input length exceeds", "too large to process")
+_TOO_LONG = (
+    "context_length_exceeded",
+    "exceed_context_size",
+    "maximum context length",
+    "context size",
+    "input length exceeds",
+    "too large to process",
+)
 _NOT_ABLE = ("image input is not supported",)
 
 LLAMA_CPP = Traits(exact_while_streaming=True, always_streams=True, counts_each_choice=True, names_tools=False)
@@ -92,7 +99,9 @@ class OpenAiUpstream:
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
                 each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
-                return InTurn([partial(self.generate, target, one, stream=stream, extra=extra) for one in each], request.n or 1)
+                return InTurn(
+                    [partial(self.generate, target, one, stream=stream, extra=extra) for one in each], request.n or 1
+                )
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
         body = _json.encode(built)
@@ -283,7 +292,7 @@ def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) 
         return _too_long(lowered)
     if any(sign in lowered for sign in _NOT_ABLE):
         return EngineRefused("The engine of this model can't take this request: a part of it is not supported.")
-    if status == 429 or status == 503:
+    if status in {429, 503}:
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         return EngineBusy("The engine is busy.", retry_after_s=seconds)
     if status in (400, 404, 413, 415, 422) and status != 404:
@@ -296,7 +305,11 @@ def _too_long(lowered: str) -> ContextTooLong:
     window = next((g for g in match.groups() if g), None) if match else None
     if (named := re.search(r'"n_ctx":\s*(\d+)', lowered)) is not None:
         window = named.group(1)
-    limit = f"This model's maximum context length is {window} tokens." if window else "This request exceeds the model's maximum context length."
+    limit = (
+        f"This model's maximum context length is {window} tokens."
+        if window
+        else "This request exceeds the model's maximum context length."
+    )
     return ContextTooLong(f"{limit} Please reduce the length of the messages or the completion.", param="messages")
 
 

@@ -23,7 +23,11 @@ class Cors:
         if not self._any and origin not in self._origins:
             return [(b"vary", b"origin")]
         allowed = b"*" if self._any else origin
-        return [(b"access-control-allow-origin", allowed), (b"access-control-expose-headers", _EXPOSED), (b"vary", b"origin")]
+        return [
+            (b"access-control-allow-origin", allowed),
+            (b"access-control-expose-headers", _EXPOSED),
+            (b"vary", b"origin"),
+        ]
 
     def preflight(self, request: Request) -> list[tuple[bytes, bytes]]:
         """For the answer to an OPTIONS request. Grants nothing to an origin that is not allowed."""

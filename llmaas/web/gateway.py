@@ -24,7 +24,6 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.web")
 RenderError = Callable[[LlmaasError], tuple[int, list[tuple[bytes, bytes]], bytes]]
 
 
-
 class Gateway:
     def __init__(
         self,
@@ -62,7 +61,14 @@ class Gateway:
             await self._fail(request, LlmaasError("Something went wrong on our side."))
         if self._access_log:
             took_ms = round((clock.monotonic_s() - request.started_s) * 1000)
-            _log.info("request", method=request.method, path=request.path, status=request.status, ms=took_ms, request_id=request.request_id)
+            _log.info(
+                "request",
+                method=request.method,
+                path=request.path,
+                status=request.status,
+                ms=took_ms,
+                request_id=request.request_id,
+            )
 
     async def _handle(self, request: Request) -> None:
         request.check()

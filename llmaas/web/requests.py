@@ -45,7 +45,9 @@ class Request:
         "uuid",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, uuid: str, started_ms: int, started_s: float) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, uuid: str, started_ms: int, started_s: float
+    ) -> None:
         raw: list[tuple[bytes, bytes]] = scope["headers"]
         self.scope = scope
         self.receive = receive
@@ -85,10 +87,10 @@ class Request:
             for name in _SINGLE:
                 if names.count(name) > 1:
                     raise InvalidRequest(f"The header '{name.decode()}' may be given only once.")
-        if self.closing:
-            # Servers disagree on where a chunked body ends, so nothing may follow one, and there is one way to write it.
-            if self.headers[b"transfer-encoding"].lower() != b"chunked" or b"content-length" in self.headers:
-                raise InvalidRequest("The header 'transfer-encoding' may only be 'chunked', without a 'content-length'.")
+        # Servers disagree on where a chunked body ends, so nothing may follow one, and there is one way to write it.
+        odd = self.closing and self.headers[b"transfer-encoding"].lower() != b"chunked"
+        if odd or (self.closing and b"content-length" in self.headers):
+            raise InvalidRequest("The header 'transfer-encoding' may only be 'chunked', without a 'content-length'.")
         if not self.headers.get(b"host") and self.scope["http_version"] == "1.1":
             raise InvalidRequest("The header 'host' is missing.")
 
@@ -110,7 +112,8 @@ class Request:
 
     async def json_body(self, limit_bytes: int) -> bytes:
         """The body of a JSON request. Type and announced size are judged before a byte is read, so that a caller who
-        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest."""
+        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest.
+        """
         kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise UnsupportedMediaType("The content type of requests must be 'application/json'.")

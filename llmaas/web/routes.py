@@ -31,7 +31,9 @@ class Route:
 
     def __post_init__(self) -> None:
         if self.access != "public" and self.access not in frozenset(Permission):
-            raise ValueError(f"{self.method} {self.path} has to declare which permission it needs, or that it is public")
+            raise ValueError(
+                f"{self.method} {self.path} has to declare which permission it needs, or that it is public"
+            )
 
 
 class RouteTable:

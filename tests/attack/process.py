@@ -29,7 +29,7 @@ class Process:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def files(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def _status(self, name: str) -> int:
         line = next(line for line in self._read("status").splitlines() if line.startswith(name))

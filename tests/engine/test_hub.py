@@ -12,7 +12,7 @@ import pytest
 
 from llmaas.engine.hub import HubFetcher
 from llmaas.engine.manifest import FileSource, HubSource
-from llmaas.engine.pull import Puller, PullCancelled
+from llmaas.engine.pull import PullCancelled, Puller
 from llmaas.engine.store import ModelStore
 from llmaas.errors import EngineFailed
 from llmaas.settings import Secret

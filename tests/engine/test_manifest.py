@@ -8,7 +8,9 @@ from llmaas.engine.manifest import FileSource, PypiSource, load_manifest
 from llmaas.errors import ConfigurationError
 from llmaas.settings import Settings
 
-ENTRY = '[[models]]\nname = "{name}"\nfile = "{file}"\ncontext = 512\n[[models.sources]]\ntype = "file"\npath = "{path}"\n'
+ENTRY = (
+    '[[models]]\nname = "{name}"\nfile = "{file}"\ncontext = 512\n[[models.sources]]\ntype = "file"\npath = "{path}"\n'
+)
 
 
 def test_the_shipped_one_is_right_and_knows_the_default_model(tmp_path: Path) -> None:
@@ -52,7 +54,15 @@ def test_every_mistake_is_told(tmp_path: Path) -> None:
         load_manifest(tmp_path)
     problems = caught.value.problems
     assert all(problem.startswith(str(own)) for problem in problems)
-    told = ["surprise", "models[0]", "models[2]: `b` is there twice", "models[4]", "models[5]", "models[6]", "same file b.gguf"]
+    told = [
+        "surprise",
+        "models[0]",
+        "models[2]: `b` is there twice",
+        "models[4]",
+        "models[5]",
+        "models[6]",
+        "same file b.gguf",
+    ]
     assert len(problems) == len(told)
     assert [text for text in told if not any(text in problem for problem in problems)] == []
 

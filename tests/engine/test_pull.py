@@ -92,6 +92,7 @@ def test_the_second_of_two_pullers_waits_and_finds_it(tmp_path: Path) -> None:
     origin, store = tmp_path / "right", tmp_path / "models"
     origin.write_bytes(b"right")
     spec, waiting = spec_of(FileSource(str(origin))), threading.Event()
+
     def progress(_done: int, total: int) -> None:
         if total == 0:
             waiting.set()

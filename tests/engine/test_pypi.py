@@ -25,7 +25,9 @@ def write_wheel(folder: Path, number: int, data: bytes) -> None:
     with zipfile.ZipFile(folder / f"tiny_part{number}-0.1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"tiny_part{number}/data/part{number:02d}.bin", data)
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-part{number}\nVersion: 0.1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
 
 

@@ -18,6 +18,7 @@ from tests.fakes.behaviour import NAMED, Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import DONE, Heard, ask, ask_all, chat
 from tests.gateway import GatewayProcess
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -76,7 +77,8 @@ async def gateway(
                 *extra,
             ),
             models=tuple(
-                Model(name, ModelKind.CHAT, 0) for name in [*BOTH, "closed-only", "silent-only", "closed-first", "narrow"]
+                Model(name, ModelKind.CHAT, 0)
+                for name in [*BOTH, "closed-only", "silent-only", "closed-first", "narrow"]
             ),
             deployments=(
                 *(Deployment(name, backend, name) for name in BOTH for backend in ("ma01", "ma02")),
@@ -88,12 +90,14 @@ async def gateway(
             ),
         )
         await shared_gateway.apply(fleet)
-        await shared_gateway.start({
-            "LLMAAS_FIRST_BYTE_TIMEOUT_S": str(FIRST_BYTE_S),
-            "LLMAAS_BETWEEN_CHUNKS_TIMEOUT_S": str(BETWEEN_S),
-            "LLMAAS_TOTAL_TIMEOUT_S": str(TOTAL_S),
-            "LLMAAS_CONNECT_TIMEOUT_S": str(CONNECT_S),
-        })
+        await shared_gateway.start(
+            {
+                "LLMAAS_FIRST_BYTE_TIMEOUT_S": str(FIRST_BYTE_S),
+                "LLMAAS_BETWEEN_CHUNKS_TIMEOUT_S": str(BETWEEN_S),
+                "LLMAAS_TOTAL_TIMEOUT_S": str(TOTAL_S),
+                "LLMAAS_CONNECT_TIMEOUT_S": str(CONNECT_S),
+            }
+        )
         yield shared_gateway
 
 
@@ -153,7 +157,9 @@ async def test_F02_a_refused_connection_is_no_answer_lost(gateway: GatewayProces
     assert sum(row.attempts for row in rows) == 4
 
 
-@pytest.mark.parametrize(("model", "behaviour"), [("four-hundred", "fake-context-openai"), ("too-many", "fake-context-vllm")])
+@pytest.mark.parametrize(
+    ("model", "behaviour"), [("four-hundred", "fake-context-openai"), ("too-many", "fake-context-vllm")]
+)
 async def test_F04_a_refusal_is_final(
     gateway: GatewayProcess, upstream: FakeUpstream, second_upstream: FakeUpstream, model: str, behaviour: str
 ) -> None:
@@ -220,9 +226,7 @@ async def test_load_goes_to_the_least_busy(
 ) -> None:
     both(upstream, second_upstream, Behaviour(pause_at=(2,)), "spread")
     waiting = asyncio.create_task(ask_all(gateway, [chat("spread", stream=True)] * 10))
-    async with asyncio.timeout(FIRST_BYTE_S + BETWEEN_S + TOTAL_S):
-        while len(upstream.requests) + len(second_upstream.requests) < 10:
-            await asyncio.sleep(0.005)
+    await until(lambda: len(upstream.requests) + len(second_upstream.requests) == 10, "10 requests")
     assert len(upstream.requests) == len(second_upstream.requests) == 5
     both(upstream, second_upstream, Behaviour(), "spread")
     await asyncio.gather(upstream.release(5), second_upstream.release(5))

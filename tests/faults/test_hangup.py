@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from tests.fakes.record import Record
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import ask, chat, wire
 from tests.gateway import GatewayProcess
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,7 +40,11 @@ STREAM_CUTS: dict[str, Cut] = {
     "inside_a_line": (4, b'"delta"'),
     "before_done": ("before_end", "🚀 ".encode()),
 }
-WHOLE_CUTS: dict[str, Cut] = {"before_the_head": ("before_head", None), "half_way": (2, None), "at_the_end": ("before_end", None)}
+WHOLE_CUTS: dict[str, Cut] = {
+    "before_the_head": ("before_head", None),
+    "half_way": (2, None),
+    "at_the_end": ("before_end", None),
+}
 
 
 def model_of(flavour: Flavour, *, stops: bool) -> str:
@@ -53,7 +57,8 @@ async def gateway(shared_gateway: GatewayProcess, upstream: FakeUpstream) -> Asy
     names = [model_of(flavour, stops=stops) for flavour, _, stops in cases]
     fleet = Fleet(
         providers=tuple(
-            Provider(name, kind, cancel_stops_billing=stops) for name, (_, kind, stops) in zip(names, cases, strict=True)
+            Provider(name, kind, cancel_stops_billing=stops)
+            for name, (_, kind, stops) in zip(names, cases, strict=True)
         ),
         backends=tuple(Backend(name, name, upstream.base_url, "ma01", "fake") for name in names),
         models=tuple(Model(name, ModelKind.CHAT, 0) for name in names),
@@ -64,17 +69,16 @@ async def gateway(shared_gateway: GatewayProcess, upstream: FakeUpstream) -> Asy
     yield shared_gateway
 
 
+def _open_sockets(port: int) -> list[str]:
+    """Connections of a port that its server has not closed, whatever the other side did."""
+    established, close_wait = "01", "08"
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [s[2] for s in sockets if s[1].endswith(f":{port:04X}") and s[3] in (established, close_wait)]
+
+
 async def hang_up_noticed(gateway: GatewayProcess) -> None:
     """Wait until the gateway has closed its side, and its event loop has turned since."""
-    local = f":{gateway.port:04X}"
-    established, close_wait = "01", "08"
-    async with asyncio.timeout(5):
-        while any(
-            fields[1].endswith(local) and fields[3] in (established, close_wait)
-            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-            if (fields := line.split())
-        ):
-            await asyncio.sleep(0.002)
+    await until(lambda: not _open_sockets(gateway.port), "the gateway has closed its side")
     assert (await gateway.get("/healthz")).status == 200
 
 

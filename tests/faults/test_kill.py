@@ -10,9 +10,10 @@ import pytest
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import Heard, ask, chat
-from tests.faults.test_ledger import locked
+from tests.faults.test_ledger import locked, spooled
 from tests.faults.tracing import inject
 from tests.gateway import GatewayProcess, fleet_of
+from tests.waiting import until
 
 CALLERS = 6
 
@@ -56,9 +57,7 @@ async def check(gateway: GatewayProcess, upstream: FakeUpstream, heard: list[Hea
 async def settled(gateway: GatewayProcess) -> None:
     """Started again, and the spool is empty."""
     await gateway.start()
-    async with asyncio.timeout(10):
-        while list((gateway.data_dir / "spool").glob("*.rows")):
-            await asyncio.sleep(0.02)
+    await until(lambda: not spooled(gateway), "the spool is empty")
 
 
 async def kill_at(gateway: GatewayProcess, upstream: FakeUpstream, faults: list[tuple[str, int]]) -> None:

@@ -17,6 +17,7 @@ from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import DONE, Heard, ask, ask_all, chat
 from tests.faults.tracing import inject
 from tests.gateway import GatewayProcess, fleet_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,17 +68,20 @@ def spooled(gateway: GatewayProcess) -> list[Path]:
 
 
 async def becomes_ready(gateway: GatewayProcess) -> None:
-    async with asyncio.timeout(10):
-        while (await gateway.get("/readyz")).status != 200:
-            await asyncio.sleep(0.02)
+    async def ready() -> bool:
+        return (await gateway.get("/readyz")).status == 200
+
+    await until(ready, "ready")
 
 
 async def all_recorded(gateway: GatewayProcess, heard: list[Heard], *, before: int) -> None:
     """Each complete answer has exactly one row, what was refused has at most one, and the ledger is clean."""
     wanted = [h.answer_id for h in heard if h.complete]
-    async with asyncio.timeout(10):
-        while not set(wanted) <= {row.id for row in await gateway.rows()} or spooled(gateway):
-            await asyncio.sleep(0.02)
+
+    async def there() -> bool:
+        return not spooled(gateway) and set(wanted) <= {row.id for row in await gateway.rows()}
+
+    await until(there, "all rows are in the database")
     ids = [row.id for row in await gateway.rows()]
     assert len(ids) == len(set(ids))
     assert before + len(wanted) <= len(ids) <= before + len(heard)

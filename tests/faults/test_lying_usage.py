@@ -83,7 +83,9 @@ async def test_B10_huge_counts_of_an_unbounded_answer_stay_within_what_a_model_c
     assert await gateway.ledger_faults() == []
 
 
-async def test_B10_a_report_below_what_was_seen_is_raised_to_it(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+async def test_B10_a_report_below_what_was_seen_is_raised_to_it(
+    gateway: GatewayProcess, upstream: FakeUpstream
+) -> None:
     lie = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
     upstream.script(Behaviour(usage="missing", raw_events={7: lie}))
     heard = await ask(gateway, chat("m", stream=True))

@@ -54,17 +54,17 @@ async def test_B13_a_stop_drains_and_the_next_one_interrupts(gateway: GatewayPro
 
         # The third: the answer is whole and waits for its row only.
         await gateway.start({"LLMAAS_DRAIN_TIMEOUT_S": "0"})
-        assert (await ask(gateway, chat("m", stream=True, max_tokens=1))).complete
         upstream.always(Behaviour())
+        assert (await ask(gateway, chat("m"))).complete
         seen = len(upstream.requests)
         with locked(gateway.data_dir / "llmaas.db"):
             asking = asyncio.create_task(ask(gateway, chat("m", stream=True)))
             record = await upstream.wait_requests(seen + 1)
             await upstream.log.until(record.finished.is_set, "the engine is done")
             assert await gateway.terminate() == 0
-            heard = await asking
-        assert heard.ended
-        assert heard.body.endswith(DONE)
+            last = await asking
+        assert last.ended
+        assert last.body.endswith(DONE)
         await gateway.start()
         await gateway.wait_rows(7)
         assert await gateway.ledger_faults() == []

@@ -13,7 +13,9 @@ import pytest
 @functools.cache
 def _works() -> bool:
     program = shutil.which("strace")
-    return program is not None and subprocess.run([program, "-qq", "-o", "/dev/null", "true"], check=False).returncode == 0
+    return (
+        program is not None and subprocess.run([program, "-qq", "-o", "/dev/null", "true"], check=False).returncode == 0
+    )
 
 
 def inject(*faults: str) -> Sequence[str]:

@@ -96,7 +96,11 @@ class Rig:
         return not any(self.load.of_backend(one) or self.load.of_deployment(one) for one in TARGETS)
 
 
-RETRYABLE: list[LlmaasError] = [EngineFailed("x"), EngineTimeout("x", phase="first_byte"), EngineBusy("x", retry_after_s=3)]
+RETRYABLE: list[LlmaasError] = [
+    EngineFailed("x"),
+    EngineTimeout("x", phase="first_byte"),
+    EngineBusy("x", retry_after_s=3),
+]
 
 
 @pytest.mark.parametrize("error", RETRYABLE, ids=lambda e: type(e).__name__)

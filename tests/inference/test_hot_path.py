@@ -39,7 +39,10 @@ class Worker:
                 self.statements[statement] += 1
 
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
-        self.forget = lambda: sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        self._note = note
+
+    def forget(self) -> None:
+        sa.event.remove(sa.Engine, "before_cursor_execute", self._note)
 
     async def post(self, body: dict[str, Any]) -> tuple[int, bytes]:
         data = json.dumps(body).encode()

@@ -17,7 +17,9 @@ from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.usage import Reported
 
 PROMPT_BYTES = 100
-NUMBERS = st.one_of(st.integers(-5, 50), st.integers(0, 2**70), st.floats(), st.text(max_size=3), st.none(), st.booleans())
+NUMBERS = st.one_of(
+    st.integers(-5, 50), st.integers(0, 2**70), st.floats(), st.text(max_size=3), st.none(), st.booleans()
+)
 
 
 def meter(*, bound: int | None = 20, whole: bool = False) -> Meter:
@@ -85,7 +87,9 @@ def test_B10_counts_stay_between_what_was_seen_and_what_was_allowed(
     bound=st.integers(0, 1000),
 )
 def test_classes_are_disjoint_and_add_up(reported: Reported, seen: int, thought: int, bound: int) -> None:
-    tokens, bent = settle_counts(reported, seen=seen, seen_reasoning=thought, prompt_bound=5_000, completion_bound=bound)
+    tokens, bent = settle_counts(
+        reported, seen=seen, seen_reasoning=thought, prompt_bound=5_000, completion_bound=bound
+    )
     assert seen <= total(tokens) <= max(seen, bound)
     assert tokens.input + tokens.cached_input == min(reported.prompt, 5_000)
     if total(tokens) != reported.completion or tokens.input + tokens.cached_input != reported.prompt:
@@ -95,8 +99,7 @@ def test_classes_are_disjoint_and_add_up(reported: Reported, seen: int, thought:
 def test_A16_an_engine_that_goes_on_past_its_bound_is_stopped() -> None:
     counting = meter(bound=20)
     with pytest.raises(EngineFailed):
-        for _ in range(1_000):
-            counting.feed([piece()])
+        counting.feed([piece() for _ in range(1_000)])
 
 
 def test_a_whole_answer_without_counts_is_estimated_from_its_size() -> None:

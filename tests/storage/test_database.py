@@ -94,10 +94,14 @@ async def test_a_missing_table_is_unavailable_and_not_a_driver_error(path: Path)
 async def test_a_write_that_fails_half_way_leaves_nothing(path: Path) -> None:
     prepare(path)
     database = Database(path)
-    with pytest.raises(RuntimeError):
+
+    async def half_way() -> None:
         async with database.begin() as connection:
             await connection.exec_driver_sql("INSERT INTO projects VALUES ('p', 'P', NULL, 1)")
             raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        await half_way()
     async with database.connect() as connection:
         assert (await connection.exec_driver_sql("SELECT count(*) FROM projects")).scalar() == 0
     assert await database.faults() == []

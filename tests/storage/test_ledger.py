@@ -16,6 +16,7 @@ from llmaas.storage.database import prepare
 from llmaas.storage.ledger import SqliteLedger
 from llmaas.storage.spool import Spool
 from tests.storage.rows import row, rows
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -100,9 +101,7 @@ async def test_B07_a_locked_database_sends_rows_to_the_spool_and_back(ledger: Sq
     assert ledger.accepting
     assert ledger.backlog
     other.execute("ROLLBACK")
-    async with asyncio.timeout(5):
-        while ledger.backlog:
-            await asyncio.sleep(0.01)
+    await until(lambda: not ledger.backlog, "the spool is empty")
     assert stored(path) == [one.id for one in rows(5)]
     other.close()
 
@@ -117,9 +116,7 @@ async def test_B07_no_place_fails_the_future_and_stops_new_work(ledger: SqliteLe
     assert not ledger.accepting
     other.execute("ROLLBACK")
     other.close()
-    async with asyncio.timeout(5):
-        while not ledger.accepting:
-            await asyncio.sleep(0.01)
+    await until(lambda: ledger.accepting, "it takes rows")
     await settle(ledger, [row(id="later")])
     assert stored(path) == ["later"]
 
@@ -127,9 +124,7 @@ async def test_B07_no_place_fails_the_future_and_stops_new_work(ledger: SqliteLe
 async def test_a_row_that_no_database_can_hold_does_not_end_the_writer(ledger: SqliteLedger, path: Path) -> None:
     with pytest.raises(LedgerUnavailable):
         await asyncio.wait_for(ledger.append(row(id="monster", cost_nano=2**70)), 10)
-    async with asyncio.timeout(5):
-        while not ledger.accepting:
-            await asyncio.sleep(0.01)
+    await until(lambda: ledger.accepting, "it takes rows")
     await settle(ledger, [row(id="later")])
     assert stored(path) == ["later"]
 

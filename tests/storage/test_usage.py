@@ -31,16 +31,18 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def put(database: Database, rows: list[UsageRow]) -> None:
-    marks = ", ".join("?" * len(COLUMNS))
+    statement = f"INSERT INTO usage VALUES ({', '.join('?' * len(COLUMNS))})"
     with sqlite3.connect(database.path) as connection:
-        connection.executemany(f"INSERT INTO usage VALUES ({marks})", [msgspec.structs.astuple(r) for r in rows])
+        connection.executemany(statement, [msgspec.structs.astuple(r) for r in rows])
     connection.close()
 
 
 def test_a_good_row_has_no_fault() -> None:
     assert row_faults(GOOD, PRICES) == []
     assert row_faults(row(), {}) == []
-    assert row_faults(msgspec.structs.replace(GOOD, outcome="client_aborted", billing_reason="read_to_end"), PRICES) == []
+    assert (
+        row_faults(msgspec.structs.replace(GOOD, outcome="client_aborted", billing_reason="read_to_end"), PRICES) == []
+    )
 
 
 @pytest.mark.parametrize(

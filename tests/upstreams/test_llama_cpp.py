@@ -57,7 +57,7 @@ class Engine:
 
     async def wait_busy(self, count: int, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
-            while await self.busy_slots() != count:  # noqa: ASYNC110 - another process tells nobody
+            while await self.busy_slots() != count:
                 await asyncio.sleep(0.01)
 
 

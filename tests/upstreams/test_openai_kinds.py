@@ -75,7 +75,7 @@ async def test_an_abandoned_stream_is_counted_as_far_as_it_went(service: Service
     id_ = re.search(rb"chatcmpl-[0-9a-f]+", seen)
     assert id_ is not None
     async with asyncio.timeout(5):
-        while not (rows := [row for row in await service.gateway.rows() if row.id == id_[0].decode()]):  # noqa: ASYNC110 - another process tells nobody
+        while not (rows := [row for row in await service.gateway.rows() if row.id == id_[0].decode()]):
             await asyncio.sleep(0.01)
     assert (rows[0].outcome, rows[0].usage_source) == ("client_aborted", "engine")
     assert (rows[0].input_tokens, rows[0].cached_input_tokens, rows[0].output_tokens) == (2, 1, 20)
