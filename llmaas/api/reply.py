@@ -15,7 +15,6 @@ from llmaas.tasks import TaskSet
 from llmaas.web.requests import Request
 from llmaas.web.responses import JSON, respond
 
-_LISTEN_AFTER_S = 0.05
 _STREAM_HEAD = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -25,10 +24,7 @@ _json = msgspec.json.Encoder()
 
 
 class AsgiReply:
-    """Watches for the caller's hang-up until `close()`; the request's body must have been read.
-
-    Listening starts after a moment: it costs a round trip to the server's own thread, which quick answers need not pay.
-    """
+    """Watches for the caller's hang-up from its making until `close()`; the request's body must have been read."""
 
     def __init__(self, request: Request, tasks: TaskSet, ping_interval_s: float) -> None:
         self._request = request
@@ -42,7 +38,7 @@ class AsgiReply:
         self._last_sent_s = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
         self._listening: asyncio.Future[Any] | None = None
-        self._listen_timer = self._loop.call_later(_LISTEN_AFTER_S, self._listen)
+        self._listen()
 
     @property
     def gone(self) -> bool:
@@ -89,7 +85,6 @@ class AsgiReply:
         self._callback = None
         if self._ping_timer is not None:
             self._ping_timer.cancel()
-        self._listen_timer.cancel()
         if self._listening is not None and not self._listening.done():
             self._listening.cancel()
 

@@ -26,7 +26,6 @@ from llmaas.engine.pull import PullCancelled, Puller
 from llmaas.engine.states import EngineState, State
 from llmaas.errors import EngineFailed
 
-_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
 _POLL_S = 0.1
 _HUNG_AFTER = 3
@@ -50,6 +49,7 @@ class EngineOptions:
     watch_s: float = 1.0
     answer_s: float = 3.0
     failed_pause_s: float = 30.0
+    backoff_s: Sequence[float] = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
     choose_port: Callable[[], int] = probe.free_port
 
 
@@ -133,7 +133,7 @@ class EngineProcess:
             if never_loaded >= _GIVE_UP_AFTER:
                 raise EngineFailed(f"The engine of the model `{self._spec.name}` can't be started:", hint=detail)
             failures = 1 if self._clock.monotonic_s() - started_s > _STABLE_S else failures + 1
-            wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
+            wait_s = self._options.backoff_s[min(failures, len(self._options.backoff_s)) - 1]
             _log.error("engine_ended", model=self._spec.name, detail=detail, restart_in_s=wait_s)
             self._set("backoff", detail=detail, eta_s=wait_s)
             with contextlib.suppress(TimeoutError):

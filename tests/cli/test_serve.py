@@ -29,7 +29,7 @@ def errors(one: Serving) -> list[str]:
     return [line.removeprefix("llmaas: error: ") for line in one.err.splitlines() if line.startswith("llmaas: error: ")]
 
 
-async def test_a_first_start_shows_its_secrets_once_and_ctrl_c_ends_it(serving: Serving) -> None:
+async def test_a_first_start_shows_its_secrets_once_and_stops_drain(serving: Serving) -> None:
     await serving.start("--default-model", "tiny")
     out = await serving.greeted()
     assert re.search(r"sign in   admin@localhost\n  password  \S{12,}   \(one-time\)\n  API key   llmaas_\S+\n", out)
@@ -48,22 +48,12 @@ async def test_a_first_start_shows_its_secrets_once_and_ctrl_c_ends_it(serving: 
     again = await serving.greeted()
     assert "models: tiny" in again
     assert "Shown once" not in again
-    assert (await serving.post("/v1/models", b"")).status == 405  # the key is known still
-    assert serving.process is not None
-    serving.process.send_signal(signal.SIGTERM)
-    assert await serving.ended() == 0
-
-
-async def test_a_stop_waits_for_a_stream(serving: Serving) -> None:
-    await serving.start("--default-model", "tiny")
-    await serving.greeted()
     body = b'{"model": "tiny", "stream": true, "max_tokens": 600, "messages": [{"role": "user", "content": "x"}]}'
     async with asyncio.timeout(20):
         while (await serving.post("/v1/chat/completions", body.replace(b"600", b"1"))).status != 200:
             await asyncio.sleep(0.02)
     reader, writer = await serving.begin("/v1/chat/completions", body)
     begun = await asyncio.wait_for(reader.readuntil(b"data: "), 10)
-    assert serving.process is not None
     serving.process.send_signal(signal.SIGTERM)
     rest = await asyncio.wait_for(reader.read(), 20)
     assert b"data: [DONE]" in begun + rest
@@ -90,14 +80,6 @@ def keys(data_dir: Path) -> int:
         return 0
 
 
-async def test_without_a_model(serving: Serving) -> None:
-    await serving.start("--no-model")
-    out = await serving.greeted()
-    assert "no models yet" in out
-    assert set(serving.children()) == {"gateway", "engines"}
-    assert not (serving.data_dir / "models").exists()
-
-
 async def test_killed_it_takes_its_processes_along(serving: Serving) -> None:
     await serving.start("--default-model", "tiny")
     await serving.greeted()
@@ -106,13 +88,13 @@ async def test_killed_it_takes_its_processes_along(serving: Serving) -> None:
     serving.process.kill()
     await serving.ended()
     await gone(*pids)
-    await serving.start("--default-model", "tiny")
-    await serving.greeted()
 
 
-async def test_two_on_one_data_directory(serving: Serving) -> None:
+async def test_without_a_model_and_two_on_one_data_directory(serving: Serving) -> None:
     await serving.start("--no-model")
-    await serving.greeted()
+    assert "no models yet" in await serving.greeted()
+    assert set(serving.children()) == {"gateway", "engines"}
+    assert not (serving.data_dir / "models").exists()
     (serving.data_dir.parent / "second").mkdir()
     second = Serving(serving.data_dir.parent / "second" / "data")
     second.data_dir = serving.data_dir

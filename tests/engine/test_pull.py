@@ -19,9 +19,8 @@ from llmaas.engine.manifest import FileSource, HubSource, Source
 from llmaas.engine.pull import Progress, PullCancelled
 from llmaas.engine.store import ModelStore
 from llmaas.errors import EngineFailed
+from tests.engine.serving import environment
 from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_sources_are_tried_in_order(tmp_path: Path) -> None:
@@ -123,8 +122,7 @@ def test_killed_in_the_middle_it_is_pulled_whole_the_next_time(tmp_path: Path) -
         f'[[models]]\nname = "m"\nfile = "m.gguf"\ncontext = 512\n[[models.sources]]\ntype = "file"\npath = "{origin}"\n'
     )
     command = [sys.executable, "-P", "-m", "llmaas", "--data-dir", str(data_dir), "models", "pull", "m"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not any(path.stat().st_size for path in data_dir.glob("models/.*.part")):
         assert time.monotonic() < deadline
@@ -134,7 +132,7 @@ def test_killed_in_the_middle_it_is_pulled_whole_the_next_time(tmp_path: Path) -
     process.wait()
     assert not (data_dir / "models" / "m.gguf").exists()
     origin.write_bytes(b"small")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == b"small"
     assert "100 % of 0 MB" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ KINDS: dict[Flavour, ProviderKind] = {
     "llama.cpp": ProviderKind.LLAMA_CPP,
     "vllm": ProviderKind.VLLM,
 }
+LISTENS_AFTER_S = 0.15  # the gateway listens for hang-ups 0.05 s after a request came
 PIECES = ("señal ", "🙂🚀 ")
 TOKENS = 8
 Cut = tuple[Position, bytes | None]
@@ -76,9 +78,10 @@ def _open_sockets(port: int) -> list[str]:
     return [s[2] for s in sockets if s[1].endswith(f":{port:04X}") and s[3] in (established, close_wait)]
 
 
-async def hang_up_noticed(gateway: GatewayProcess) -> None:
-    """Wait until the gateway has closed its side, and its event loop has turned since."""
+async def hang_up_noticed(gateway: GatewayProcess, asked_s: float) -> None:
+    """Wait until the gateway has closed its side, listens for hang-ups, and its event loop has turned since."""
     await until(lambda: not _open_sockets(gateway.port), "the gateway has closed its side")
+    await until(lambda: time.monotonic() > asked_s + LISTENS_AFTER_S, "the gateway listens")
     assert (await gateway.get("/healthz")).status == 200
 
 
@@ -100,6 +103,7 @@ async def hang_up(
     upstream.script(Behaviour(tokens=TOKENS, pieces=PIECES, flavour=flavour, pause_at=(stand,)), model=model)
     connection = await RawConnection.open(gateway.url)
     await connection.send(wire(gateway, chat(model, stream=stream)))
+    asked_s = time.monotonic()
     record = await upstream.wait_requests(seen + 1)
     await upstream.wait_paused()
     if read is not None:
@@ -112,7 +116,7 @@ async def hang_up(
         await upstream.log.until(record.cancelled.is_set, "the engine is freed", 1.0)
     else:
         # An engine that is paid for must be read to its end although nobody listens.
-        await hang_up_noticed(gateway)
+        await hang_up_noticed(gateway, asked_s)
         await upstream.release()
         await upstream.log.until(lambda: record.outcome == "complete", "read to its end")
     rows = await gateway.wait_rows(len(before) + 1)

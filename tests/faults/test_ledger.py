@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.fakes.behaviour import Behaviour
+from tests.fakes.raw_http import RawConnection
 from tests.fakes.upstream import FakeUpstream
-from tests.faults.caller import DONE, Heard, ask, ask_all, chat
+from tests.faults.caller import DONE, Heard, ask, ask_all, chat, wire
 from tests.faults.tracing import inject
 from tests.gateway import GatewayProcess, fleet_of
 from tests.waiting import until
@@ -205,9 +206,17 @@ async def test_B06_a_spool_that_is_replayed_twice_adds_nothing(gateway: GatewayP
     assert sorted((row.id, row.cost_nano) for row in await gateway.rows()) == sums
 
 
-async def test_a_slow_ledger_does_not_hold_up_the_stream(running: GatewayProcess, upstream: FakeUpstream) -> None:
-    """Only the last byte waits for the row."""
-    upstream.script(Behaviour(tokens=3))
+async def test_B07_an_answer_waits_for_its_row_only_at_its_end(running: GatewayProcess, upstream: FakeUpstream) -> None:
+    before = len(await running.rows())
     with locked(running.data_dir / "llmaas.db"):
-        heard = await ask(running, chat("m", stream=True))
-    assert heard.complete
+        async with await RawConnection.open(running.url) as connection:
+            await connection.send(wire(running, chat("m", stream=True)))
+            begun = await connection.read_until(b"\r\n\r\n")
+            began_s = time.monotonic()
+            for _ in range(5):
+                await connection.read_until(b"hello ")
+            assert time.monotonic() - began_s < 0.2, "the pieces do not wait"
+            await connection.read_until(DONE)
+            assert time.monotonic() - began_s > 0.3, "the end does"
+    assert begun.startswith(b"HTTP/1.1 200")
+    await all_recorded(running, [], before=before + 1)
