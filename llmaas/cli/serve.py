@@ -265,19 +265,23 @@ def _greet(settings: Settings, first: FirstStart | None, models: Sequence[str], 
         console.print("no models yet: describe your machines in a file and run `llmaas apply FILE`", markup=False)
     if first is None:
         return
-    model = models[0] if models else "MODEL"
     console.print(
         f"""
 Shown once, so keep it now:
-  console   {base}/
+  API key   {first.api_key}
+  console   {base}/   (for now it says how to call the service)
   sign in   {first.admin_email}
   password  {first.one_time_password}   (one-time)
-  API key   {first.api_key}
-
-Try it:
+""",
+        markup=False,
+    )
+    if not models:
+        return
+    console.print(
+        f"""Try it; while the model is pulled and loaded, the answer is a 503 that says how far it is:
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\
     -H 'Authorization: Bearer {first.api_key}' \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "¡Hola! ¿Puedes presentarte en francés?"}}]}}'
+    -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "¡Hola! ¿Puedes presentarte en francés?"}}]}}'
 """,
         markup=False,
     )
