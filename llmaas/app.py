@@ -77,6 +77,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
 ADMIN_EMAIL = "admin@localhost"
 _GC_THRESHOLD = 50_000
+_EMBEDDED_CONCURRENCY = 128
+"""Answers at once that an embedded engine is asked for by default; beyond its slots they wait in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Installation:
         machine = socket.gethostname() or "localhost"
         fleet = Fleet(
             providers=(Provider("embedded", ProviderKind.EMBEDDED),),
-            backends=(Backend("embedded", "embedded", "", machine, "llama.cpp"),),
+            backends=(Backend("embedded", "embedded", "", machine, "llama.cpp", _EMBEDDED_CONCURRENCY),),
             models=(
                 Model(
                     id=spec.name,
