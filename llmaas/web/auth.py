@@ -16,7 +16,7 @@ from llmaas.domain.access import Caller
 from llmaas.domain.ports import KeyStore
 from llmaas.errors import NotAuthenticated, RateLimited
 
-_GUESSES = 20.0
+_GUESSES = 100.0
 _GUESSES_PER_S = 2.0
 _ADDRESSES = 10_000
 

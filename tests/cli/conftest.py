@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "TERM": "xterm"}
 
 
+def _heed_interrupts() -> None:
+    """A run in a shell's background hands down an ignored SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(environment: dict[str, str], data_dir: Path) -> Iterator[Start]:
     """Starts the real program; what still runs at the end is killed."""
@@ -60,6 +66,7 @@ def start(environment: dict[str, str], data_dir: Path) -> Iterator[Start]:
             [sys.executable, "-m", "llmaas", *arguments],
             env={**environment, "LLMAAS_DATA_DIR": str(data_dir), **(env or {})},
             text=True,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - nothing else runs between fork and exec
             **{**pipes, **options},
         )
         running.append(process)

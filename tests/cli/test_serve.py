@@ -32,7 +32,8 @@ def errors(one: Serving) -> list[str]:
 async def test_a_first_start_shows_its_secrets_once_and_stops_drain(serving: Serving) -> None:
     await serving.start("--default-model", "tiny")
     out = await serving.greeted()
-    assert re.search(r"sign in   admin@localhost\n  password  \S{12,}   \(one-time\)\n  API key   llmaas_\S+\n", out)
+    assert re.search(r"  API key   llmaas_\S+\n", out)
+    assert re.search(r"sign in   admin@localhost\n  password  \S{12,}   \(one-time\)\n", out)
     assert out.count(serving.key) == 2
     assert f"curl {serving.url}/v1/chat/completions" in out
     assert '"model": "tiny"' in out

@@ -186,6 +186,7 @@ async def test_B07_a_failed_sync_ends_new_work_until_the_next_start(gateway: Gat
     await all_recorded(gateway, heard, before=before)
 
 
+@pytest.mark.slow  # tests/storage/test_ledger.py replays twice without processes
 async def test_B06_a_spool_that_is_replayed_twice_adds_nothing(gateway: GatewayProcess) -> None:
     if gateway.process is None or gateway.process.returncode is not None:
         await gateway.start()
