@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import ctypes
+import functools
 import os
 import shutil
 import signal
@@ -72,7 +73,7 @@ class EngineChild:
             stderr=asyncio.subprocess.STDOUT,
             env=child_environment(LLAMA_API_KEY=api_key),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=functools.partial(_die_with_parent, os.getpid()),
         )
         return cls(process, log_path)
 
@@ -139,9 +140,9 @@ def _complaint(line: bytes) -> str:
     return text if "error" in text.lower() or "no such file" in text.lower() else ""
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Linux: an engine does not outlive the host that owns it."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == 1:
+        if os.getppid() != parent:  # it died before the line above
             os._exit(1)

@@ -72,12 +72,15 @@ class EngineProcess:
         self._task: asyncio.Task[None] | None = None
         self._unload = asyncio.Event()
         self._wanted_again = False
+        self._stopped = False
         self._wanted_at_s = 0.0
         self._failed_at_s = 0.0
         self.state = EngineState(spec.name, "idle")
 
     def want(self) -> None:
         """Bring it up, unless it is up or on its way; keeps an idle one from being unloaded."""
+        if self._stopped:
+            return
         self._wanted_at_s = self._clock.monotonic_s()
         if self._task is not None and not self._task.done():
             self._wanted_again = self._unload.is_set()
@@ -93,7 +96,8 @@ class EngineProcess:
         self._unload.set()
 
     async def stop(self) -> None:
-        """Unload and wait for it."""
+        """Unload and wait for it; wishes are not heard any more."""
+        self._stopped = True
         self.unload()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)

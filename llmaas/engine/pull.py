@@ -70,8 +70,7 @@ class Puller:
 
     def _pull_from(self, spec: ModelSpec, source: Source, progress: Progress) -> Path:
         partial = self._store.partial(spec, source)
-        if not isinstance(source, FileSource):
-            self._check_space(source.size_bytes, partial)
+        self._check_space(_size_of(source), partial)
         finished = self._fetchers[type(source)].fetch(source, partial, progress)
         size = finished.stat().st_size
         digest = sha256_of(finished, lambda _done: progress(size, size))
@@ -106,16 +105,22 @@ class Puller:
 class FileFetcher:
     def fetch(self, source: Source, partial: Path, progress: Progress) -> Path:
         assert isinstance(source, FileSource)  # noqa: S101 - by the table of fetchers
-        origin = Path(source.path).expanduser()
-        if not origin.is_file():
-            raise SourceFailed(f"there is no file {origin}")
-        size, done = origin.stat().st_size, 0
-        with origin.open("rb") as reader, partial.open("wb") as writer:
+        size, done = _size_of(source), 0
+        with Path(source.path).expanduser().open("rb") as reader, partial.open("wb") as writer:
             while block := reader.read(_BLOCK_BYTES):
                 writer.write(block)
                 done += len(block)
                 progress(done, size)
         return partial
+
+
+def _size_of(source: Source) -> int:
+    if not isinstance(source, FileSource):
+        return source.size_bytes
+    origin = Path(source.path).expanduser()
+    if not origin.is_file():
+        raise SourceFailed(f"there is no file {origin}")
+    return origin.stat().st_size
 
 
 def _locked(handle: IO[str]) -> bool:

