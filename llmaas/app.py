@@ -361,7 +361,7 @@ class GatewayWorker:
         self._clock = clock
         self._tasks = TaskSet()
         self._credentials: dict[str, Secret | None] = {}
-        self._revisions = Revisions(catalogue=0, keys=0)
+        self._revisions = Revisions(catalogue=0, keys=0, money=0)
         self.metrics = Metrics()
         self.ledger = SqliteLedger(settings.database_path, Spool(settings.spool_path))
         self.transport = HttpTransport()

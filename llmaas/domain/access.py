@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from llmaas.domain.catalogue import Catalogue, Entry
 from llmaas.domain.keys import Key, Permission
+from llmaas.domain.projects import Project
 from llmaas.errors import NotAllowed, UnknownModel
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated key."""
+    """An authenticated key and its project."""
 
     key: Key
+    project: Project
 
     def require(self, permission: Permission) -> None:
         """Raises NotAllowed."""

@@ -45,6 +45,8 @@ class Catalogue:
         targets: dict[str, list[Target]] = {}
         for d in deployments:
             backend = self.backends[d.backend_id]
+            if not backend.in_service:
+                continue
             target = Target(d, backend, self.providers[backend.provider_id], known[d.model_id].max_model_len)
             targets.setdefault(d.model_id, []).append(target)
         self.entries = {m.id: Entry(m, tuple(targets.get(m.id, ()))) for m in known.values()}

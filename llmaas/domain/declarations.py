@@ -15,7 +15,13 @@ from llmaas.domain.tiers import Tier
 from llmaas.domain.values import Mistake, Table, closest, printable
 
 PLURALS: dict[Noun, str] = {noun: f"{noun}s" for noun in NOUNS}
-_TIER_COUNTS = ("requests_per_minute", "concurrent_requests", "output_tokens_per_hour", "output_tokens_per_day")
+_TIER_COUNTS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "concurrent_requests",
+    "output_tokens_per_hour",
+    "output_tokens_per_day",
+)
 _PRICE_CLASSES = ("input", "cached_input", "output", "reasoning", "request", "documents")
 _PRICED_LIKE = {"cached_input": "input", "reasoning": "output"}
 _DAYS = ("released", "deprecated", "retires")
@@ -88,8 +94,13 @@ def _contradictions(declared: Fleet, present: Fleet, mistakes: Sequence[Mistake]
 
 
 def _tier(table: Table) -> Tier:
-    counts = {name: table.count(name, at_most=_MANY) for name in _TIER_COUNTS}
-    return Tier(id=table.name("id"), monthly_cap=table.amount("monthly_cap"), **counts)
+    counts: dict[str, Any] = {name: table.count(name, at_most=_MANY) for name in _TIER_COUNTS}
+    return Tier(
+        id=table.name("id"),
+        monthly_cap=table.amount("monthly_cap"),
+        prepaid_credit=table.amount("prepaid_credit"),
+        **counts,
+    )
 
 
 def _provider(table: Table) -> Provider:
@@ -112,6 +123,7 @@ def _backend(table: Table, kinds: Mapping[str, ProviderKind]) -> Backend:
         machine_name=table.name("machine_name", default=backend_id),
         engine_type=table.name("engine_type", default=str(kinds.get(provider_id, "unknown"))),
         max_concurrency=table.count("max_concurrency", at_most=1_000_000),
+        in_service=table.flag("in_service", default=True),
     )
 
 
@@ -155,7 +167,8 @@ def _price(model_id: str, table: Table | None) -> Price | None:
     for name, whole in _PRICED_LIKE.items():
         if amounts[name] is None:
             amounts[name] = amounts[whole]
-    return Price(version=0, model_id=model_id, valid_from_ms=0, **{name: a or 0 for name, a in amounts.items()})
+    given: dict[str, Any] = {name: amount or 0 for name, amount in amounts.items()}
+    return Price(version=0, model_id=model_id, valid_from_ms=0, **given)
 
 
 def _deployment(table: Table) -> Deployment:
@@ -170,7 +183,9 @@ def _deployment(table: Table) -> Deployment:
 
 def _describe_tier(tier: Tier) -> dict[str, Any]:
     values = {"id": tier.id, **{name: getattr(tier, name) for name in _TIER_COUNTS}}
-    values["monthly_cap"] = None if tier.monthly_cap is None else format_amount(tier.monthly_cap)
+    for name in ("monthly_cap", "prepaid_credit"):
+        amount = getattr(tier, name)
+        values[name] = None if amount is None else format_amount(amount)
     return _given(values)
 
 
@@ -195,6 +210,7 @@ def _describe_backend(backend: Backend) -> dict[str, Any]:
             "machine_name": backend.machine_name,
             "engine_type": backend.engine_type,
             "max_concurrency": backend.max_concurrency,
+            "in_service": None if backend.in_service else False,
         }
     )
 

@@ -12,6 +12,8 @@ from enum import StrEnum
 from hashlib import blake2b
 from string import ascii_lowercase, ascii_uppercase, digits
 
+from llmaas.domain.limits import UNLIMITED, Limits
+
 _KID_ALPHABET = digits + ascii_lowercase
 _BASE62 = digits + ascii_lowercase + ascii_uppercase
 _KID_CHARS = 12
@@ -30,7 +32,10 @@ class Permission(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`secret_hash`: 32 bytes of keyed BLAKE2b. Times in ms since 1970. `allowed_models` empty: every model of the catalogue."""
+    """`secret_hash`: 32 bytes of keyed BLAKE2b. Times in ms since 1970. `allowed_models` empty: every model of the catalogue.
+
+    `owner_id`: the member who made it. `networks`: addresses it works from, as CIDR; empty: from everywhere.
+    """
 
     id: str
     project_id: str
@@ -42,6 +47,9 @@ class Key:
     allowed_models: frozenset[str] = frozenset()
     permissions: frozenset[Permission] = frozenset({Permission.INFERENCE_USE})
     rotated_from: str | None = None
+    owner_id: str | None = None
+    limits: Limits = UNLIMITED
+    networks: tuple[str, ...] = ()
 
     def usable_at(self, now_ms: int) -> bool:
         """Both ends are instants at which the key no longer works."""

@@ -48,7 +48,7 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`max_concurrency` None: no limit of ours."""
+    """`max_concurrency` None: no limit of ours. Not `in_service`: it keeps its place but gets no requests."""
 
     id: str
     provider_id: str
@@ -56,6 +56,7 @@ class Backend:
     machine_name: str
     engine_type: str
     max_concurrency: int | None = None
+    in_service: bool = True
 
 
 @dataclass(frozen=True, slots=True)

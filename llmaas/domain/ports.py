@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmaas.domain.access import Caller
 from llmaas.domain.catalogue import Catalogue
-from llmaas.domain.keys import Key
 from llmaas.domain.usage import UsageRow
 
 
 class KeyStore(Protocol):
-    async def get(self, kid: str) -> Key | None:
-        """The key with that id, also when it is expired or revoked."""
+    async def callers(self, kids: Sequence[str]) -> dict[str, Caller]:
+        """The keys with those ids and their projects, also when they are expired or revoked."""
         ...
-
-    async def get_many(self, kids: Sequence[str]) -> dict[str, Key]: ...
 
 
 class CatalogueStore(Protocol):
@@ -32,6 +30,7 @@ class Revisions:
 
     catalogue: int
     keys: int
+    money: int
 
 
 class RevisionStore(Protocol):

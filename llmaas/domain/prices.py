@@ -17,7 +17,8 @@ _DECIMAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 @dataclass(frozen=True, slots=True)
 class Price:
     """One immutable version of a model's prices. The four classes are disjoint: `input` counts tokens that were not
-    cached, `output` counts tokens that are not reasoning. `request` is per request, `documents` per thousand.
+    cached, `output` counts tokens that are not reasoning. `request` is per request, `documents` per
+    thousand. `tier_id`: it holds for projects on that tier only.
     """
 
     version: int
@@ -29,6 +30,7 @@ class Price:
     reasoning: int = 0
     request: int = 0
     documents: int = 0
+    tier_id: str | None = None
 
 
 class TokenCounts(Struct, frozen=True):

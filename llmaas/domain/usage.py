@@ -63,6 +63,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """`id` is the answer's id. Times in ms; the token classes are disjoint; `cost_nano` in nano-units of `currency`.
 
     `usage_suspect`: the engine's counts were missing or absurd and were clamped to what is possible.
+    `hold_nano`: what was held before it ran. `energy_uwh`: estimated micro-watt-hours. `corrects`: the id of the row that
+    this one, written later, puts right; its numbers are differences.
     `ttft_ms`: from the arrival of the request to the first piece of the answer; None when there was none.
     """
 
@@ -98,6 +100,11 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     price_version: int | None
     currency: str
     cost_nano: int
+    tier_id: str | None = None
+    hold_nano: int | None = None
+    documents: int = 0
+    energy_uwh: int = 0
+    corrects: str | None = None
 
 
 COLUMNS: tuple[str, ...] = UsageRow.__struct_fields__

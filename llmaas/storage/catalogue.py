@@ -170,7 +170,7 @@ async def _write_prices(connection: AsyncConnection, fleet: Fleet, now_ms: int) 
 
 
 def _tier_row(tier: Tier) -> dict[str, Any]:
-    limits = {k: v for k, v in dataclasses.asdict(tier).items() if k != "id" and v is not None}
+    limits = {k: v for k, v in dataclasses.asdict(tier).items() if k not in ("id", "prices") and v is not None}
     return {"id": tier.id, "limits": limits}
 
 

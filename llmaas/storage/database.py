@@ -97,7 +97,7 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 async def bump(connection: AsyncConnection, name: str) -> None:
-    """Tell every process, within the transaction of the change, that `name` (`catalogue` or `keys`) changed."""
+    """Tell every process, within the transaction of the change, that `name` (`catalogue`, `keys` with projects, `money`) changed."""
     table = tables.revisions
     await connection.execute(sa.update(table).where(table.c.name == name).values(number=table.c.number + 1))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from llmaas.domain.access import Caller
 from llmaas.domain.keys import Key, Permission
+from llmaas.domain.limits import Limits
+from llmaas.domain.projects import Project
 from llmaas.errors import Conflict, NotFound
 from llmaas.storage.database import Database, bump
 from llmaas.storage.tables import keys, projects
@@ -24,11 +28,19 @@ class SqlKeyStore:
 
     async def get_many(self, kids: Sequence[str]) -> dict[str, Key]:
         found: dict[str, Key] = {}
+        for kid, caller in (await self.callers(kids)).items():
+            found[kid] = caller.key
+        return found
+
+    async def callers(self, kids: Sequence[str]) -> dict[str, Caller]:
+        found: dict[str, Caller] = {}
+        joined = sa.select(keys, *(c.label(f"its_{c.name}") for c in projects.c)).join(projects)
         async with self._database.connect() as connection:
             for start in range(0, len(kids), _IN_CHUNK):
-                query = sa.select(keys).where(keys.c.id.in_(kids[start : start + _IN_CHUNK]))
+                query = joined.where(keys.c.id.in_(kids[start : start + _IN_CHUNK]))
                 for row in (await connection.execute(query)).mappings():
-                    found[row["id"]] = _to_key(row)
+                    project = Project(**{c.name: row[f"its_{c.name}"] for c in projects.c})
+                    found[row["id"]] = Caller(_to_key(row), project)
         return found
 
     async def list(self, project_id: str | None = None) -> list[Key]:
@@ -76,7 +88,9 @@ class SqlKeyStore:
 
 
 def _to_key(row: sa.RowMapping) -> Key:
-    values: dict[str, Any] = dict(row)
+    values: dict[str, Any] = {c.name: row[c.name] for c in keys.c}
+    values["limits"] = Limits(**values["limits"])
+    values["networks"] = tuple(values["networks"])
     values["allowed_models"] = frozenset(values["allowed_models"])
     values["permissions"] = frozenset(Permission(p) for p in values["permissions"])
     return Key(**values)
@@ -94,4 +108,7 @@ def _from_key(key: Key) -> dict[str, Any]:
         "allowed_models": sorted(key.allowed_models),
         "permissions": sorted(key.permissions),
         "rotated_from": key.rotated_from,
+        "owner_id": key.owner_id,
+        "limits": {k: v for k, v in dataclasses.asdict(key.limits).items() if v is not None},
+        "networks": list(key.networks),
     }

@@ -17,4 +17,4 @@ class SqlRevisionStore:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(revisions.c.name, revisions.c.number))).all()
         numbers = {row.name: row.number for row in rows}
-        return Revisions(catalogue=numbers["catalogue"], keys=numbers["keys"])
+        return Revisions(catalogue=numbers["catalogue"], keys=numbers["keys"], money=numbers["money"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -25,6 +26,9 @@ projects = Table(
     Column("name", String, nullable=False),
     Column("tier_id", String),
     Column("created_ms", BigInteger, nullable=False),
+    Column("retention_days", Integer),
+    Column("low_credit_nano", BigInteger),
+    Column("archived_ms", BigInteger),
 )
 
 users = Table(
@@ -36,6 +40,63 @@ users = Table(
     Column("is_admin", Boolean, nullable=False),
     Column("must_change_password", Boolean, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("name", String, nullable=False, server_default=""),
+    Column("totp_secret", LargeBinary),
+    Column("totp_last_step", BigInteger),
+    Column("oidc_issuer", String),
+    Column("oidc_subject", String),
+    Column("disabled_ms", BigInteger),
+    Index("users_by_oidc", "oidc_issuer", "oidc_subject", unique=True),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    Column("user_id", String, ForeignKey("users.id"), primary_key=True),
+    Column("role", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("email", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("invited_by", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("accepted_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("user_id", String, ForeignKey("users.id"), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("address", String, nullable=False),
+    Column("user_agent", String, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("user_id", String, ForeignKey("users.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("used_ms", BigInteger),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
 )
 
 keys = Table(
@@ -51,6 +112,9 @@ keys = Table(
     Column("allowed_models", JSON, nullable=False),
     Column("permissions", JSON, nullable=False),
     Column("rotated_from", String),
+    Column("owner_id", String),
+    Column("limits", JSON, nullable=False, server_default="{}"),
+    Column("networks", JSON, nullable=False, server_default="[]"),
 )
 
 tiers = Table(
@@ -80,6 +144,7 @@ backends = Table(
     Column("machine_name", String, nullable=False),
     Column("engine_type", String, nullable=False),
     Column("max_concurrency", Integer),
+    Column("in_service", Boolean, nullable=False, server_default=sa.true()),
 )
 
 prices = Table(
@@ -94,6 +159,7 @@ prices = Table(
     Column("reasoning", BigInteger, nullable=False),
     Column("request", BigInteger, nullable=False),
     Column("documents", BigInteger, nullable=False),
+    Column("tier_id", String),
     sqlite_autoincrement=True,
 )
 
@@ -166,5 +232,116 @@ usage = Table(
     Column("price_version", Integer),
     Column("currency", String, nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
+    Column("tier_id", String),
+    Column("hold_nano", BigInteger),
+    Column("documents", BigInteger, nullable=False, server_default="0"),
+    Column("energy_uwh", BigInteger, nullable=False, server_default="0"),
+    Column("corrects", String),
     Index("usage_by_project_time", "project_id", "started_ms"),
+)
+
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("hour_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("project_id", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("model_id", String, primary_key=True),
+    Column("backend_id", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
+    Column("price_version", Integer, primary_key=True, autoincrement=False),
+    Column("currency", String, primary_key=True),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("energy_uwh", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger, nullable=False),
+    Column("ttft_requests", BigInteger, nullable=False),
+    Index("usage_hours_by_project", "project_id", "hour_ms"),
+)
+
+credit_entries = Table(
+    "credit_entries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("note", String, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("idempotency_key", String, unique=True),
+    Index("credit_entries_by_project", "project_id", "created_ms"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", String, primary_key=True),
+)
+
+budget_shares = Table(
+    "budget_shares",
+    metadata,
+    Column("budget_id", String, primary_key=True),
+    Column("worker_id", String, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("leased_nano", BigInteger, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("catalogue_revision", Integer, nullable=False),
+)
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("worker_id", String, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("resolved_ms", BigInteger),
+    Index("alerts_by_project", "project_id", "created_ms"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor_kind", String, nullable=False),
+    Column("actor_id", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject_kind", String, nullable=False),
+    Column("subject_id", String, nullable=False),
+    Column("project_id", String),
+    Column("before", JSON),
+    Column("after", JSON),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Index("audit_by_project", "project_id", "seq"),
 )

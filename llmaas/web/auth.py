@@ -78,10 +78,10 @@ class Authenticator:
 
     async def refresh(self) -> None:
         """Keys changed somewhere: read again what is held, so that known keys stay known and revoked ones stop."""
-        fresh = await self._store.get_many([caller.key.id for caller in self._known.values()])
+        fresh = await self._store.callers([caller.key.id for caller in self._known.values()])
         for digest, caller in list(self._known.items()):
             if caller.key.id in fresh:
-                self._known[digest] = Caller(fresh[caller.key.id])
+                self._known[digest] = fresh[caller.key.id]
             else:
                 del self._known[digest]
         self._nobodys.clear()
@@ -100,16 +100,16 @@ class Authenticator:
         if presented is None or presented.kid in self._nobodys:
             raise _refused()
         self._guesses.spend(address)
-        key = await self._store.get(presented.kid)
-        if key is None:
+        caller = (await self._store.callers([presented.kid])).get(presented.kid)
+        if caller is None:
             self._nobodys[presented.kid] = None
             if len(self._nobodys) > self._size:
                 self._nobodys.popitem(last=False)
             raise _refused()
-        if not hmac.compare_digest(keys.hash_secret(presented, self._pepper), key.secret_hash):
+        if not hmac.compare_digest(keys.hash_secret(presented, self._pepper), caller.key.secret_hash):
             raise _refused()
         self._guesses.refund(address)
-        caller = self._known[digest] = Caller(key)
+        self._known[digest] = caller
         if len(self._known) > self._size:
             self._known.popitem(last=False)
         return caller

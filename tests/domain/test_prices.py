@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,8 @@ CLASSES = ("input", "cached_input", "output", "reasoning")
 def test_a_cost_is_the_exact_sum_rounded_half_up_once(
     prices: tuple[int, ...], request: int, counts: tuple[int, ...]
 ) -> None:
-    price = Price(1, "m", 0, **dict(zip(CLASSES, prices, strict=True)), request=request)
+    amounts: dict[str, Any] = dict(zip(CLASSES, prices, strict=True))
+    price = Price(1, "m", 0, **amounts, request=request)
     tokens = TokenCounts(**dict(zip(CLASSES, counts, strict=True)))
     exact = sum(Fraction(p * n, 1_000_000) for p, n in zip(prices, counts, strict=True)) + request
     assert cost_nano(price, tokens) == math.floor(exact + Fraction(1, 2))

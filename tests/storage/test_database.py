@@ -37,7 +37,7 @@ def test_the_tables_are_what_the_migrations_make(path: Path) -> None:
 
 def test_preparing_twice_changes_nothing(path: Path) -> None:
     prepare(path)
-    change(path, "INSERT INTO projects VALUES ('p', 'P', NULL, 1)")
+    change(path, "INSERT INTO projects (id, name, created_ms) VALUES ('p', 'P', 1)")
     prepare(path)
     migrate(path)
     with sqlite3.connect(path) as connection:
@@ -97,7 +97,7 @@ async def test_a_write_that_fails_half_way_leaves_nothing(path: Path) -> None:
 
     async def half_way() -> None:
         async with database.begin() as connection:
-            await connection.exec_driver_sql("INSERT INTO projects VALUES ('p', 'P', NULL, 1)")
+            await connection.exec_driver_sql("INSERT INTO projects (id, name, created_ms) VALUES ('p', 'P', 1)")
             raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError):

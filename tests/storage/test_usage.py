@@ -31,7 +31,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def put(database: Database, rows: list[UsageRow]) -> None:
-    statement = f"INSERT INTO usage VALUES ({', '.join('?' * len(COLUMNS))})"
+    statement = f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
     with sqlite3.connect(database.path) as connection:
         connection.executemany(statement, [msgspec.structs.astuple(r) for r in rows])
     connection.close()

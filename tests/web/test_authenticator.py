@@ -10,6 +10,7 @@ import pytest
 
 from llmaas.clock import ManualClock
 from llmaas.domain import keys
+from llmaas.domain.access import Caller
 from llmaas.domain.keys import Key
 from llmaas.domain.projects import Project
 from llmaas.errors import NotAuthenticated, RateLimited
@@ -29,13 +30,9 @@ class CountingStore:
         self.store = store
         self.asked = 0
 
-    async def get(self, kid: str) -> Key | None:
+    async def callers(self, kids: Sequence[str]) -> dict[str, Caller]:
         self.asked += 1
-        return await self.store.get(kid)
-
-    async def get_many(self, kids: Sequence[str]) -> dict[str, Key]:
-        self.asked += 1
-        return await self.store.get_many(kids)
+        return await self.store.callers(kids)
 
     async def add(self, **fields: object) -> str:
         token, parts = keys.mint()

@@ -1,0 +1,181 @@
+"""The control plane: people, limits, credit, budgets, rollups, audit."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    _widen()
+    _people()
+    _money()
+    _operation()
+    op.execute(sa.text("INSERT INTO revisions (name, number) VALUES ('money', 1)"))
+
+
+def _widen() -> None:
+    op.add_column("projects", sa.Column("retention_days", sa.Integer))
+    op.add_column("projects", sa.Column("low_credit_nano", sa.BigInteger))
+    op.add_column("projects", sa.Column("archived_ms", sa.BigInteger))
+    op.add_column("users", sa.Column("name", sa.String, nullable=False, server_default=""))
+    op.add_column("users", sa.Column("totp_secret", sa.LargeBinary))
+    op.add_column("users", sa.Column("totp_last_step", sa.BigInteger))
+    op.add_column("users", sa.Column("oidc_issuer", sa.String))
+    op.add_column("users", sa.Column("oidc_subject", sa.String))
+    op.add_column("users", sa.Column("disabled_ms", sa.BigInteger))
+    op.add_column("keys", sa.Column("owner_id", sa.String))
+    op.add_column("keys", sa.Column("limits", sa.JSON, nullable=False, server_default="{}"))
+    op.add_column("keys", sa.Column("networks", sa.JSON, nullable=False, server_default="[]"))
+    op.add_column("backends", sa.Column("in_service", sa.Boolean, nullable=False, server_default=sa.true()))
+    op.add_column("prices", sa.Column("tier_id", sa.String))
+    op.add_column("usage", sa.Column("tier_id", sa.String))
+    op.add_column("usage", sa.Column("hold_nano", sa.BigInteger))
+    op.add_column("usage", sa.Column("documents", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("usage", sa.Column("energy_uwh", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("usage", sa.Column("corrects", sa.String))
+    op.create_index("users_by_oidc", "users", ["oidc_issuer", "oidc_subject"], unique=True)
+
+
+def _people() -> None:
+    op.create_table(
+        "memberships",
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), primary_key=True),
+        sa.Column("user_id", sa.String, sa.ForeignKey("users.id"), primary_key=True),
+        sa.Column("role", sa.String, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "invitations",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("email", sa.String, nullable=False),
+        sa.Column("role", sa.String, nullable=False),
+        sa.Column("token_hash", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("invited_by", sa.String, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("expires_ms", sa.BigInteger, nullable=False),
+        sa.Column("accepted_ms", sa.BigInteger),
+        sa.Column("revoked_ms", sa.BigInteger),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("token_hash", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("user_id", sa.String, sa.ForeignKey("users.id"), nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("seen_ms", sa.BigInteger, nullable=False),
+        sa.Column("expires_ms", sa.BigInteger, nullable=False),
+        sa.Column("address", sa.String, nullable=False),
+        sa.Column("user_agent", sa.String, nullable=False),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("user_id", sa.String, sa.ForeignKey("users.id"), nullable=False),
+        sa.Column("name", sa.String, nullable=False),
+        sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("used_ms", sa.BigInteger),
+        sa.Column("expires_ms", sa.BigInteger),
+        sa.Column("revoked_ms", sa.BigInteger),
+    )
+
+
+def _money() -> None:
+    op.create_table(
+        "credit_entries",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("amount_nano", sa.BigInteger, nullable=False),
+        sa.Column("kind", sa.String, nullable=False),
+        sa.Column("note", sa.String, nullable=False),
+        sa.Column("actor", sa.String, nullable=False),
+        sa.Column("idempotency_key", sa.String, unique=True),
+    )
+    op.create_index("credit_entries_by_project", "credit_entries", ["project_id", "created_ms"])
+    op.create_table(
+        "budgets",
+        sa.Column("id", sa.String, primary_key=True),
+    )
+    op.create_table(
+        "budget_shares",
+        sa.Column("budget_id", sa.String, primary_key=True),
+        sa.Column("worker_id", sa.String, primary_key=True),
+        sa.Column("spent_nano", sa.BigInteger, nullable=False),
+        sa.Column("leased_nano", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "usage_hours",
+        sa.Column("hour_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("project_id", sa.String, primary_key=True),
+        sa.Column("key_id", sa.String, primary_key=True),
+        sa.Column("model_id", sa.String, primary_key=True),
+        sa.Column("backend_id", sa.String, primary_key=True),
+        sa.Column("outcome", sa.String, primary_key=True),
+        sa.Column("price_version", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("currency", sa.String, primary_key=True),
+        sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+        sa.Column("documents", sa.BigInteger, nullable=False),
+        sa.Column("cost_nano", sa.BigInteger, nullable=False),
+        sa.Column("energy_uwh", sa.BigInteger, nullable=False),
+        sa.Column("duration_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_requests", sa.BigInteger, nullable=False),
+    )
+    op.create_index("usage_hours_by_project", "usage_hours", ["project_id", "hour_ms"])
+    op.create_table(
+        "alerts",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("kind", sa.String, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("detail", sa.JSON, nullable=False),
+        sa.Column("resolved_ms", sa.BigInteger),
+    )
+    op.create_index("alerts_by_project", "alerts", ["project_id", "created_ms"])
+
+
+def _operation() -> None:
+    op.create_table(
+        "workers",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("host", sa.String, nullable=False),
+        sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column("started_ms", sa.BigInteger, nullable=False),
+        sa.Column("seen_ms", sa.BigInteger, nullable=False),
+        sa.Column("catalogue_revision", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "duties",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("worker_id", sa.String, nullable=False),
+        sa.Column("fence", sa.BigInteger, nullable=False),
+        sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "audit",
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at_ms", sa.BigInteger, nullable=False),
+        sa.Column("actor_kind", sa.String, nullable=False),
+        sa.Column("actor_id", sa.String, nullable=False),
+        sa.Column("address", sa.String, nullable=False),
+        sa.Column("action", sa.String, nullable=False),
+        sa.Column("subject_kind", sa.String, nullable=False),
+        sa.Column("subject_id", sa.String, nullable=False),
+        sa.Column("project_id", sa.String),
+        sa.Column("before", sa.JSON),
+        sa.Column("after", sa.JSON),
+        sa.Column("previous_hash", sa.LargeBinary, nullable=False),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+    )
+    op.create_index("audit_by_project", "audit", ["project_id", "seq"])
