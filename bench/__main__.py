@@ -48,7 +48,7 @@ async def prepare(data_dir: Path, burst_port: int, paced_port: int) -> str:
     """A data directory with two priced models on the mock upstreams; gives a key."""
     installation = await Installation(settings.load({"data_dir": str(data_dir)}, {}).settings).open()
     ports = {"burst": burst_port, "paced": paced_port}
-    price = {"input": 18 * NANO // 10, "output": 8 * NANO}
+    price: dict[str, Any] = {"input": 18 * NANO // 10, "output": 8 * NANO}
     await installation.catalogue.apply(
         Fleet(
             providers=(Provider("mock", ProviderKind.OPENAI),),

@@ -1,4 +1,4 @@
-"""The least that a relay on our server and our HTTP client costs: no keys, no checks, no metering, no ledger.
+"""The least that a relay on our HTTP server and our HTTP client costs: no keys, no checks, no metering, no ledger.
 
 usage: python -m bench.floor PORT UPSTREAM_PORT
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Any
 
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
 
 from llmaas.upstreams.http import HttpTransport, Origin, Timeouts, build_post
+from llmaas.web.channel import Channel
+from llmaas.web.server import HttpServer, listen
 
 _TIMEOUTS = Timeouts(connect_s=5, first_byte_s=60, between_chunks_s=60, total_s=600)
 
@@ -24,36 +23,27 @@ class Floor:
         self._transport = HttpTransport()
         self._origin = Origin("http", "127.0.0.1", upstream_port)
 
-    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        body = message["body"]
-        while message.get("more_body"):
-            message = await receive()
-            body += message.get("body", b"")
+    async def answer(self, channel: Channel) -> None:
+        body = b""
+        while (part := await channel.part()) is not None:
+            body += part
         path = "/v1/chat/completions"
         exchange = self._transport.send(self._origin, build_post(self._origin, path, body, None), _TIMEOUTS)
         status = await exchange.head()
         kind = exchange.headers.get(b"content-type", b"application/json")
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
+        await channel.begin(status, [(b"content-type", kind)], b"")
         while data := await exchange.read():
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            await channel.send(data)
+        await channel.end(b"")
 
 
 async def main(port: int, upstream_port: int) -> None:
-    server = Server(
-        Floor(upstream_port),
-        address="127.0.0.1",
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        websockets=False,
-        log_enabled=False,
-        backlog=1024,
-        backpressure=4096,
-    )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
-    await server.serve()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    server = HttpServer(Floor(upstream_port).answer)
+    await server.start(listen("127.0.0.1", port))
+    await stop.wait()
+    await server.stop()
 
 
 if __name__ == "__main__":

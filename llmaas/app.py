@@ -9,15 +9,11 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import argon2
 import structlog
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
 from llmaas.api import openapi
 from llmaas.api.errors import render as render_error
@@ -69,10 +65,9 @@ from llmaas.upstreams.openai import OpenAiUpstream
 from llmaas.web.auth import Authenticator
 from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
-from llmaas.web.requests import Receive, Scope, Send
 from llmaas.web.routes import Route, RouteTable
+from llmaas.web.server import HttpServer, listen
 
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
 ADMIN_EMAIL = "admin@localhost"
@@ -309,11 +304,15 @@ async def serve_gateway(settings: Settings, ready_fd: int | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    servers = [_http_server(worker.asgi, settings.host, settings.port)]
+    doors = [(worker.gateway, settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
-        servers.append(_http_server(worker.metrics_only, host, int(port)))
-    running = [loop.create_task(server.serve()) for server in servers]
+        doors.append((worker.metrics_only, host, int(port)))
+    servers = []
+    for surface, address, door in doors:
+        server = HttpServer(surface.answer)
+        await server.start(listen(address, door))
+        servers.append(server)
     # What lives as long as the process need not be looked at again, and requests leave few cycles behind.
     gc.collect()
     gc.freeze()
@@ -321,11 +320,10 @@ async def serve_gateway(settings: Settings, ready_fd: int | None) -> None:
     if ready_fd is not None:
         os.write(ready_fd, b"1")
         os.close(ready_fd)
-    await asyncio.wait({*running, loop.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    await stop.wait()
     await worker.stop()
     for server in servers:
-        server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.gather(*running)
+        await server.stop()
     await installation.close()
 
 
@@ -337,23 +335,8 @@ async def serve_engines(settings: Settings, ready_fd: int | None) -> None:
     await run_engine_host(settings, preload, ready_fd)
 
 
-def _http_server(app: ASGIApp, host: str, port: int) -> Server:
-    return Server(
-        app,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        websockets=False,
-        log_enabled=False,
-        backlog=1024,
-        backpressure=4096,
-        http1_settings=HTTP1Settings(header_read_timeout=30_000),
-    )
-
-
 class GatewayWorker:
-    """One gateway process: everything between the HTTP server and the engines. `asgi` is usable after `start`."""
+    """One gateway process: everything between the HTTP server and the engines. `gateway` is usable after `start`."""
 
     def __init__(self, installation: Installation) -> None:
         settings, clock = installation.settings, installation.clock
@@ -387,7 +370,7 @@ class GatewayWorker:
         landing = Route("GET", "/", "public", LandingPage().show, operation=openapi.PAGE)
         table = [*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing]
         self.routes = RouteTable([*table, openapi.Document(table).route])
-        self.asgi = self._surface(self.routes)
+        self.gateway = self._surface(self.routes)
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
 
     def _surface(self, table: RouteTable) -> Gateway:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from llmaas.api.reply import AsgiReply
+from llmaas.api.reply import HttpReply
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, InvalidRequest, LlmaasError
 from llmaas.inference.service import Call, InferenceService
@@ -61,8 +61,8 @@ class InferenceHandlers:
             started_s=request.started_s,
         )
 
-    async def _run(self, request: Request, work: Callable[[AsgiReply], Awaitable[None]]) -> None:
-        reply = AsgiReply(request, self._tasks, self._ping_interval_s)
+    async def _run(self, request: Request, work: Callable[[HttpReply], Awaitable[None]]) -> None:
+        reply = HttpReply(request, self._tasks, self._ping_interval_s)
         try:
             await work(reply)
         except ClientGone:

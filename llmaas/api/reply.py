@@ -1,10 +1,9 @@
-"""The caller's side of an inference request over ASGI: implements `inference.reply.Reply`."""
+"""The caller's side of an inference request over HTTP: implements `inference.reply.Reply`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -23,54 +22,49 @@ _STREAM_HEAD = [
 _json = msgspec.json.Encoder()
 
 
-class AsgiReply:
-    """Watches for the caller's hang-up from its making until `close()`; the request's body must have been read."""
+class HttpReply:
+    """Hears of the caller's hang-up from its making until `close()`; the request's body must have been read."""
 
     def __init__(self, request: Request, tasks: TaskSet, ping_interval_s: float) -> None:
         self._request = request
+        self._channel = request.channel
         self._tasks = tasks
         self._ping_interval_s = ping_interval_s
         self._callback: Callable[[], None] | None = None
-        self._gone = False
         self._begun = False
         self._ended = False
-        self._loop = asyncio.get_running_loop()
         self._last_sent_s = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
-        self._listening: asyncio.Future[Any] | None = None
-        self._listen()
+        self._channel.on_gone(self._hung_up)
 
     @property
     def gone(self) -> bool:
-        return self._gone
+        return self._channel.gone
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         self._callback = callback
-        if self._gone:
+        if self._channel.gone:
             callback()
 
-    async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:
+    async def begin_stream(self, answer_id: str, backend: dict[str, str], data: bytes) -> None:
         self._begun = True
-        head = [*_STREAM_HEAD, (b"backend", _json.encode(backend))]
-        await self._request.send(self._request.head(200, head))
-        self._last_sent_s = self._loop.time()
-        self._ping_timer = self._loop.call_later(self._ping_interval_s, self._ping)
+        loop = asyncio.get_running_loop()
+        self._last_sent_s = loop.time()
+        self._ping_timer = loop.call_later(self._ping_interval_s, self._ping, loop)
+        head = self._request.head(200, [*_STREAM_HEAD, (b"backend", _json.encode(backend))])
+        await self._channel.begin(200, head, data)
 
     async def send(self, data: bytes) -> None:
-        self._last_sent_s = self._loop.time()
-        await self._request.send({"type": "http.response.body", "body": data, "more_body": True})
+        self._last_sent_s = asyncio.get_running_loop().time()
+        await self._channel.send(data)
 
     async def end(self, data: bytes) -> None:
         self._ended = True
-        if not self._gone:
-            await self._request.send({"type": "http.response.body", "body": data, "more_body": True})
-            # On its own: Granian's last part of a stream costs half a millisecond when it carries something.
-            await self._request.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._channel.end(data)
 
     async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:
         self._ended = True
-        if not self._gone:
-            await respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)
+        await respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)
 
     async def fail(self, error: LlmaasError) -> None:
         """End a begun stream with an error event; before that, raise the error, so that it gets its own status."""
@@ -85,28 +79,16 @@ class AsgiReply:
         self._callback = None
         if self._ping_timer is not None:
             self._ping_timer.cancel()
-        if self._listening is not None and not self._listening.done():
-            self._listening.cancel()
 
-    def _listen(self) -> None:
-        self._listening = asyncio.ensure_future(self._request.receive(), loop=self._loop)
-        self._listening.add_done_callback(self._heard)
-
-    def _heard(self, listening: asyncio.Future[Any]) -> None:
-        if self._ended or listening.cancelled():
-            return
-        if listening.result()["type"] != "http.disconnect":
-            self._listen()  # the empty end of the body
-            return
-        self._gone = True
-        if self._callback is not None:
+    def _hung_up(self) -> None:
+        if not self._ended and self._callback is not None:
             self._callback()
 
-    def _ping(self) -> None:
-        if self._ended or self._gone:
+    def _ping(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._ended or self._channel.gone:
             return
-        quiet_s = self._loop.time() - self._last_sent_s
+        quiet_s = loop.time() - self._last_sent_s
         if quiet_s >= self._ping_interval_s:
             self._tasks.spawn(self.send(PING), name="ping")
             quiet_s = 0.0
-        self._ping_timer = self._loop.call_later(self._ping_interval_s - quiet_s, self._ping)
+        self._ping_timer = loop.call_later(self._ping_interval_s - quiet_s, self._ping, loop)

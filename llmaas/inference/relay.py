@@ -49,14 +49,11 @@ class Relay:
         writer = StreamWriter(head)
         data = writer.write(meter.feed(first))
         self._settlement.first_piece()
-        await reply.begin_stream(head.id, head.backend)
-        while True:
+        await reply.begin_stream(head.id, head.backend, data)
+        while (answers := await generation.next()) is not None:
+            data = writer.write(meter.feed(answers))
             if data and not reply.gone:
                 await reply.send(data)
-            answers = await generation.next()
-            if answers is None:
-                break
-            data = writer.write(meter.feed(answers))
         if not meter.finished:
             raise EngineFailed("The engine's answer broke off.")
         rest = writer.write(meter.finish())

@@ -16,8 +16,8 @@ class Reply(Protocol):
         """Call back once when the caller hangs up, at once when it has already. A later callback replaces an earlier one."""
         ...
 
-    async def begin_stream(self, answer_id: str, backend: dict[str, str]) -> None:
-        """Send the head of a stream; from here on the status can't change."""
+    async def begin_stream(self, answer_id: str, backend: dict[str, str], data: bytes) -> None:
+        """Send the head of a stream and its first part, which may be empty; from here on the status can't change."""
         ...
 
     async def send(self, data: bytes) -> None:

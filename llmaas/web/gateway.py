@@ -1,4 +1,4 @@
-"""The ASGI application: finds the route, asks for the credential before anything of the body is read, runs the handler.
+"""The front door: finds the route, asks for the credential before anything of the body is read, runs the handler.
 
 The server's edge: whatever goes wrong below ends here as an answer in the surface's own form.
 """
@@ -13,9 +13,11 @@ from llmaas.clock import Clock
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, LlmaasError
 from llmaas.ids import IdSource
+from llmaas.web.asgi import AsgiChannel, Receive, Scope, Send
 from llmaas.web.auth import Authenticator
+from llmaas.web.channel import Channel
 from llmaas.web.cors import Cors
-from llmaas.web.requests import Receive, Request, Scope, Send
+from llmaas.web.requests import Request
 from llmaas.web.responses import respond
 from llmaas.web.routes import RouteTable
 
@@ -45,12 +47,19 @@ class Gateway:
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry, for servers other than ours."""
         if scope["type"] != "http":
             return
+        channel = AsgiChannel(scope, receive, send)
+        try:
+            await self.answer(channel)
+        finally:
+            channel.close()
+
+    async def answer(self, channel: Channel) -> None:
+        """Answer one request."""
         clock = self._clock
-        request = Request(
-            scope, receive, send, uuid=self._ids.uuid7(), started_ms=clock.now_ms(), started_s=clock.monotonic_s()
-        )
+        request = Request(channel, uuid=self._ids.uuid7(), started_ms=clock.now_ms(), started_s=clock.monotonic_s())
         request.more_headers = self._cors.headers(request)
         try:
             await self._handle(request)

@@ -1,16 +1,15 @@
-"""Writing answers: one place that puts a head together and survives a caller who is gone."""
+"""Writing answers: one place that puts a head together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from llmaas.web.channel import Header
 from llmaas.web.requests import Request
 
-Headers = Iterable[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 
 
-async def respond(request: Request, status: int, headers: Headers, body: bytes) -> None:
+async def respond(request: Request, status: int, headers: Sequence[Header], body: bytes) -> None:
     """Send a whole answer; a HEAD gets the same head without the body."""
-    await request.send(request.head(status, (*headers, (b"content-length", b"%d" % len(body)))))
-    await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+    await request.channel.whole(status, request.head(status, headers), body)

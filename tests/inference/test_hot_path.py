@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from llmaas import settings
 from llmaas.app import GatewayWorker, Installation
-from llmaas.web.requests import Message
+from llmaas.web.asgi import Message
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat
 from tests.gateway import fleet_of
@@ -75,7 +75,7 @@ class Worker:
                 (b"authorization", b"Bearer " + self._key.encode()),
             ],
         }
-        await self._worker.asgi(scope, receive, send)
+        await self._worker.gateway(scope, receive, send)
         gone.cancel()
         return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 

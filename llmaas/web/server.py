@@ -1,0 +1,483 @@
+"""The HTTP/1.1 server: `asyncio.Protocol` on llhttp (httptools), which decides what is a request; here is what becomes of it.
+
+One task for each request, one write for each answer. It exists because a server behind an ASGI or RSGI border costs as
+much per request as everything else here together (docs/architecture.md has the figures). TLS is a proxy's job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import cast
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import structlog
+
+from llmaas.errors import InvalidRequest
+from llmaas.web.channel import Header
+
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_HEADERS = 100
+_MAX_BUFFERED_BYTES = 256 * 1024
+_HEAD_S = 30.0
+_IDLE_S = 75.0
+_BODY_GRACE_S = 30.0
+_BODY_BYTES_PER_S = 1024
+_LINGER_S = 2.0
+_SWEEP_S = 1.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_MALFORMED = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
+_STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.web")
+
+Handle = Callable[["HttpChannel"], Awaitable[None]]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; several processes may have one each, and share what comes. Raises OSError."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class HttpServer:
+    """`handle` gives an answer through the channel; whatever it raises ends the connection."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.connections: set[HttpConnection] = set()
+        self.stopping = False
+        self.date = b""
+        self.now_s = 0.0
+        self._quiet = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Take connections from a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._sweep(loop)
+        self._server = await loop.create_server(lambda: HttpConnection(self, loop), sock=listener, backlog=1024)
+
+    async def stop(self) -> None:
+        """Take no more connections and end those that wait for a request; answers under way go on to their end."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.end_if_idle()
+        if any(connection.busy for connection in self.connections):
+            await self._quiet.wait()
+        for connection in list(self.connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def note_finished(self) -> None:
+        if self.stopping and not any(connection.busy for connection in self.connections):
+            self._quiet.set()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all deadlines, and the clock of the connections."""
+        self.now_s = loop.time()
+        self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        for connection in list(self.connections):
+            connection.check_deadline(self.now_s)
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
+
+
+class HttpConnection(asyncio.Protocol):
+    """Requests of a connection run one after the other; what comes meanwhile waits in `_waiting`, and reading with it."""
+
+    def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self.loop = loop
+        self.transport: asyncio.Transport
+        self.address = ""
+        self.write_paused = False
+        self.lost = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._headers: list[Header] = []
+        self._head_bytes = 0
+        self._receiving: HttpChannel | None = None
+        self._current: HttpChannel | None = None
+        self._waiting: deque[HttpChannel] = deque()
+        self._deaf = False
+        self._writable: asyncio.Future[None] | None = None
+        self._since_s = server.now_s
+
+    @property
+    def heard(self) -> bool:
+        """Whether a request, or a part of one, has come since the last answer."""
+        return self._head_bytes > 0 or self._current is not None
+
+    @property
+    def busy(self) -> bool:
+        return self._current is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.server.connections.add(self)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost = True
+        self.server.connections.discard(self)
+        self._waiting.clear()
+        self.resume_writing()
+        for channel in (self._receiving, self._current):
+            if channel is not None:
+                channel.hang_up()
+        self._receiving = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._receiving is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+            return
+        except (httptools.HttpParserError, _MalformedError):
+            self._refuse(b"This is not a valid HTTP/1.1 request.")
+            return
+        if self._receiving is None and self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse(b"The head of the request is too large.")
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    async def writable(self) -> None:
+        if self._writable is None:
+            self._writable = self.loop.create_future()
+        await asyncio.shield(self._writable)
+
+    # The parser calls the next six, in this order.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if len(self._headers) > _MAX_HEADERS:
+            raise _MalformedError
+        if self._parser.should_upgrade():
+            return  # the parser stops behind this head
+        path, query = _split_target(self._url)
+        channel = HttpChannel(self, self._parser, path, query, self._headers)
+        self._head_bytes = 0
+        self._since_s = self.server.now_s
+        self._receiving = channel
+        if self._current is None:
+            self._run(channel)
+        else:
+            self._waiting.append(channel)
+            self.transport.pause_reading()
+
+    def on_body(self, data: bytes) -> None:
+        assert self._receiving is not None  # noqa: S101 - the head came first
+        self._receiving.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self._receiving is not None:
+            self._receiving.feed_end()
+        self._receiving = None
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """We speak nothing else, so the request is read again as one that asks for nothing else (RFC 9110, 7.8). Some
+        clients offer HTTP/2 with every first request.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(b"This is no proxy.")
+            return
+        kept = [b"%b: %b\r\n" % (n, v) for n, v in self._headers if n not in (b"upgrade", b"connection")]
+        target, self._parser = self._url, httptools.HttpRequestParser(self)
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, b"".join(kept), rest))
+
+    def check_deadline(self, now_s: float) -> None:
+        waited_s = now_s - self._since_s
+        receiving = self._receiving
+        if receiving is not None:
+            if waited_s > _BODY_GRACE_S and receiving.received < (waited_s - _BODY_GRACE_S) * _BODY_BYTES_PER_S:
+                receiving.hang_up()
+                self._deaf = True
+                if receiving is not self._current:
+                    self.abort()
+        elif self._current is None and waited_s > (_HEAD_S if self._head_bytes else _IDLE_S):
+            self.transport.close()
+
+    def end_if_idle(self) -> None:
+        if self._current is None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def finished(self, channel: HttpChannel) -> None:
+        """The handler is through with a request."""
+        self._since_s = self.server.now_s
+        self._current = None
+        channel.let_go()
+        if self.server.stopping:
+            self.server.note_finished()
+        if self.lost:
+            return
+        if not channel.over:
+            self.transport.abort()  # a cut-off answer must not look like a whole one
+        elif not channel.keep_alive or self._deaf or self.server.stopping:
+            self._close(unread=not channel.complete)
+        elif self._waiting:
+            following = self._waiting.popleft()
+            if not self._waiting:
+                self.transport.resume_reading()
+            self._run(following)
+
+    def _run(self, channel: HttpChannel) -> None:
+        self._current = channel
+        channel.task = self.loop.create_task(self._answer(channel))
+
+    async def _answer(self, channel: HttpChannel) -> None:
+        try:
+            await self.server.handle(channel)
+        except Exception:  # noqa: BLE001 - the task's edge: the connection must end with it
+            _log.exception("connection_failed")
+        finally:
+            self.finished(channel)
+
+    def _refuse(self, message: bytes) -> None:
+        """No further request can be made out. An answer under way goes on to its end."""
+        self._deaf = True
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None and receiving is self._current:
+            receiving.hang_up()  # its handler finds the body broken off, and may still say so
+            return
+        self._waiting.clear()
+        if self._current is None:
+            body = _MALFORMED % message
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            self.transport.write(_STATUS_LINES[400] + self.server.date + head + body)
+            self._close(unread=True)
+
+    def _close(self, *, unread: bool) -> None:
+        """Closing with bytes unread would reset the connection and take the answer along, so those are let in for a while."""
+        self._deaf = True
+        if unread and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+
+class HttpChannel:
+    """Implements `web.channel.Channel`."""
+
+    __slots__ = (
+        "_broken",
+        "_callback",
+        "_chunked",
+        "_connection",
+        "_parts",
+        "_waiter",
+        "address",
+        "complete",
+        "gone",
+        "headers",
+        "keep_alive",
+        "method",
+        "over",
+        "path",
+        "pieces",
+        "query",
+        "raw_headers",
+        "received",
+        "task",
+        "version",
+    )
+
+    def __init__(
+        self,
+        connection: HttpConnection,
+        parser: httptools.HttpRequestParser,
+        path: str,
+        query: bytes,
+        raw_headers: list[Header],
+    ) -> None:
+        self._connection = connection
+        self.method: str = parser.get_method().decode("ascii")
+        self.version: str = parser.get_http_version()
+        self.path = path
+        self.query = query
+        self.raw_headers: Sequence[Header] = raw_headers
+        self.address = connection.address
+        self.keep_alive = self.version == "1.1" and parser.should_keep_alive()
+        self.complete = False
+        self.over = False
+        self.gone = False
+        self.pieces = 0
+        self.received = 0
+        self.task: asyncio.Task[None] | None = None
+        self._parts: list[bytes] = []
+        self._broken = False
+        self._chunked = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._callback: Callable[[], None] | None = None
+
+    async def part(self) -> bytes | None:
+        if not self._parts and not self.complete:
+            if self._broken:
+                raise _broken_off()
+            await self._wait()
+        if not self._parts:
+            if self.complete:
+                return None
+            raise _broken_off()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+    async def _wait(self) -> None:
+        connection = self._connection
+        if self.received == 0 and any(name == b"expect" for name, _ in self.raw_headers):
+            connection.transport.write(_CONTINUE)
+        connection.transport.resume_reading()
+        self._waiter = connection.loop.create_future()
+        await self._waiter
+        self._waiter = None
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        if self.gone:
+            callback()
+
+    async def whole(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        self.over = True
+        connection = self._connection
+        if not self.gone:
+            size = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
+            head = self._head(status, headers, size)
+            connection.transport.write(head if self.method == "HEAD" else head + body)
+            if connection.write_paused:
+                await connection.writable()
+
+    async def begin(self, status: int, headers: Sequence[Header], data: bytes) -> None:
+        if self.gone:
+            return
+        self._chunked = self.version == "1.1"
+        head = self._head(status, headers, b"transfer-encoding: chunked\r\n" if self._chunked else b"")
+        connection = self._connection
+        connection.transport.write(head + self._framed(data) if data else head)
+        if connection.write_paused:
+            await connection.writable()
+
+    async def send(self, data: bytes) -> None:
+        connection = self._connection
+        if data and not self.gone:
+            connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            if connection.write_paused:
+                await connection.writable()
+
+    async def end(self, data: bytes) -> None:
+        self.over = True
+        connection = self._connection
+        if not self.gone:
+            last = self._framed(data) if data else b""
+            connection.transport.write(last + b"0\r\n\r\n" if self._chunked else last)
+            if connection.write_paused:
+                await connection.writable()
+
+    def feed(self, data: bytes) -> None:
+        self._parts.append(data)
+        self.pieces += 1
+        self.received += len(data)
+        if self._waiter is not None:
+            self._wake()
+        elif self.received > _MAX_BUFFERED_BYTES:
+            self._connection.transport.pause_reading()
+
+    def feed_end(self) -> None:
+        self.complete = True
+        self._wake()
+
+    def hang_up(self) -> None:
+        """Nothing more comes."""
+        self._broken = True
+        self.gone = self._connection.lost
+        self._wake()
+        if self.gone and self._callback is not None and not self.over:
+            self._callback()
+
+    def let_go(self) -> None:
+        """Leave no cycle behind: a collector that finds nothing need not run."""
+        self._callback = None
+        self.task = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
+        if not self.complete or (self.version == "1.0" and framing == b""):
+            self.keep_alive = False
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        close = b"" if self.keep_alive and not self._connection.server.stopping else b"connection: close\r\n"
+        return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], lines, self._connection.server.date, framing, close)
+
+
+class _MalformedError(Exception):
+    """Raised into the parser, which passes it on."""
+
+
+def _split_target(target: bytes) -> tuple[str, bytes]:
+    """The decoded path and the raw query of a request target in origin or absolute form."""
+    if not target.startswith(b"/"):
+        scheme, found, rest = target.partition(b"://")
+        if found and scheme.lower() in (b"http", b"https"):
+            target = b"/" + rest.partition(b"/")[2]
+        elif target != b"*":
+            raise _MalformedError
+    path, _, query = target.partition(b"?")
+    path = path.partition(b"#")[0]
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    try:
+        return path.decode("utf-8"), query
+    except UnicodeDecodeError:
+        raise _MalformedError from None
+
+
+def _broken_off() -> InvalidRequest:
+    return InvalidRequest("The body of the request broke off.")

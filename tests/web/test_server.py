@@ -1,0 +1,219 @@
+"""Our HTTP server over real connections: what it takes, what it refuses, and how connections end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from llmaas.errors import InvalidRequest
+from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
+from llmaas.web.channel import Channel
+from llmaas.web.server import HttpServer, listen
+from tests.fakes.raw_http import Incomplete, RawConnection
+
+GET = b"GET /x HTTP/1.1\r\nhost: h\r\n\r\n"
+
+
+async def echo(channel: Channel) -> None:
+    body = b""
+    try:
+        while (part := await channel.part()) is not None:
+            body += part
+    except InvalidRequest as error:
+        await channel.whole(400, [], error.message.encode())
+        return
+    await channel.whole(200, [(b"x-path", channel.path.encode()), (b"x-query", channel.query)], body)
+
+
+@dataclass
+class Running:
+    server: HttpServer
+    url: str
+
+    def open(self) -> Awaitable[RawConnection]:
+        return RawConnection.open(self.url)
+
+
+@asynccontextmanager
+async def serving(handle: Callable[[Channel], Awaitable[None]] = echo) -> AsyncIterator[Running]:
+    listener = listen("127.0.0.1", 0)
+    server = HttpServer(handle)
+    await server.start(listener)
+    try:
+        yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/a/b?c=d", "/a/b", "c=d"),
+        (b"/a%2Fb%3A%C3%B1", "/a/b:ñ", ""),
+        (b"http://other.example/v1/models?x", "/v1/models", "x"),
+        (b"/a#b", "/a", ""),
+    ],
+)
+async def test_a_target_is_decoded_once(target: bytes, path: str, query: str) -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"GET " + target + b" HTTP/1.1\r\nhost: h\r\n\r\n")
+        answer = await raw.response()
+        assert ((answer.header("x-path") or "").encode("latin-1").decode(), answer.header("x-query")) == (path, query)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        b"GET example.org HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"CONNECT example.org:443 HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET /%ff HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x: y\r\n" * 101 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: h\r\nx: " + b"y" * 70_000,
+        b"GET /" + b"y" * 70_000,
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_A05_what_is_no_request_is_refused_and_the_connection_ends(attack: bytes) -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(attack)
+        assert (await raw.response()).status == 400
+        assert await raw.read_to_end() == b""
+
+
+async def test_an_offered_upgrade_is_passed_over() -> None:
+    """Some clients offer HTTP/2 with every first request."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQ\r\n"
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 5\r\n\r\nhel")
+        await raw.send(b"lo")
+        assert (await raw.response()).body == b"hello"
+        await raw.send(GET)
+        assert (await raw.response()).status == 200
+
+
+async def test_a_body_is_asked_for_when_it_is_wanted() -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        assert await raw.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await raw.send(b"ok")
+        assert (await raw.response()).body == b"ok"
+
+
+async def test_a_body_that_nobody_reads_ends_the_connection_after_the_answer() -> None:
+    async def refuse(channel: Channel) -> None:
+        await channel.whole(401, [], b"no")
+
+    async with serving(refuse) as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 200_000)
+        answer = await raw.response()
+        assert (answer.status, answer.header("connection")) == (401, "close")
+        assert await raw.read_to_end() == b""
+
+
+async def test_a_large_body_comes_whole_while_the_handler_is_late() -> None:
+    late = asyncio.Event()
+
+    async def wait(channel: Channel) -> None:
+        await late.wait()
+        await echo(channel)
+
+    body = bytes(range(256)) * 20_000
+    async with serving(wait) as running, await running.open() as raw:
+        sending = asyncio.create_task(
+            raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        )
+        await asyncio.sleep(0)
+        late.set()
+        assert (await raw.response()).body == body
+        await sending
+
+
+async def test_old_clients_get_streams_without_chunks() -> None:
+    async def stream(channel: Channel) -> None:
+        await channel.begin(200, [], b"one ")
+        await channel.send(b"two ")
+        await channel.end(b"three")
+
+    async with serving(stream) as running, await running.open() as raw:
+        await raw.send(b"GET /x HTTP/1.0\r\n\r\n")
+        head = await raw.read_until(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert b"connection: close" in head
+        assert await raw.read_to_end() == b"one two three"
+
+
+async def test_a_broken_handler_cuts_the_connection_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(channel: Channel) -> None:
+        if channel.path == "/broken":
+            await channel.begin(200, [], b"half")
+            raise RuntimeError("a defect")
+        await echo(channel)
+
+    async with serving(broken) as running, await running.open() as raw, await running.open() as other:
+        await raw.send(b"GET /broken HTTP/1.1\r\nhost: h\r\n\r\n")
+        with pytest.raises(Incomplete):
+            await raw.response()
+        await other.send(GET)
+        assert (await other.response()).status == 200
+
+
+async def test_A06_slow_heads_and_bodies_have_a_deadline() -> None:
+    async with serving() as running, await running.open() as head, await running.open() as body:
+        await head.send(b"GET /x HTTP/1.1\r\nho")
+        await body.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nx")
+        while not all(c.heard for c in running.server.connections) or len(running.server.connections) < 2:
+            await asyncio.sleep(0)
+        now_s = running.server.now_s
+        for connection in list(running.server.connections):
+            connection.check_deadline(now_s + 29)
+        assert len(running.server.connections) == 2
+        for connection in list(running.server.connections):
+            connection.check_deadline(now_s + 60)
+        assert await head.read_to_end() == b""
+        assert (await body.response()).status == 400
+        assert await body.read_to_end() == b""
+
+
+async def test_stopping_lets_answers_end_and_idle_connections_go() -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(channel: Channel) -> None:
+        began.set()
+        await go_on.wait()
+        await echo(channel)
+
+    async with serving(slow) as running, await running.open() as raw, await running.open() as idle:
+        await raw.send(GET)
+        await began.wait()
+        stopping = asyncio.create_task(running.server.stop())
+        assert await idle.read_to_end() == b""
+        go_on.set()
+        answer = await raw.response()
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        await stopping
+
+
+async def test_an_asgi_application_answers_through_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message: Message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"x-path", scope["path"].encode())]})
+        if body == b"stream":
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": body})
+
+    async def handle(channel: Channel) -> None:
+        await run_asgi(app, channel, [(b"id", b"req-1")])
+
+    async with serving(handle) as running, await running.open() as raw:
+        for sent, answered in ((b"whole", b"whole"), (b"stream", b"astream"), (b"", b"")):
+            await raw.send(b"POST /api/x HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(sent) + sent)
+            answer = await raw.response()
+            assert (answer.status, answer.header("id"), answer.body) == (201, "req-1", answered)
