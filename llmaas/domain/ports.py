@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from llmaas.domain.access import Caller
 from llmaas.domain.catalogue import Catalogue
+from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import UsageRow
 
 
@@ -67,4 +70,133 @@ class Launcher(Protocol):
         Raises Loading while it is pulled, started or restarted (the wish starts it; `state`, `progress` and `eta_s` say
         how far), NoBackend when it cannot run here (not in the manifest, no source reachable, file corrupt), with the reason.
         """
+        ...
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """The most that a request may use; `cost_nano` at the price that it runs on."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int
+
+
+class Used(Struct, frozen=True, gc=False):
+    """What a request did use."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """How the tightest rates of a chain stand. `reset_*_s`: seconds until nothing of it is used. None: no such limit."""
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests_s: float | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens_s: float | None = None
+
+
+class Hold(Protocol):
+    """What is reserved for one running request on every limit of its chain. It ends by itself when it gets too old."""
+
+    @property
+    def limited(self) -> bool:
+        """False: the caller has no limits, so there is nothing to keep within."""
+        ...
+
+    @property
+    def standing(self) -> Standing:
+        """As it was when the hold was taken."""
+        ...
+
+    @property
+    def held_nano(self) -> int: ...
+
+    def extend(self, more: Claim) -> bool:
+        """Reserve more from what is at hand; False: not without asking (`Limiter.extend`), and nothing was taken."""
+        ...
+
+    def settle(self, used: Used) -> None:
+        """Exchange the reservation for what was used, which counts in the windows that it was taken from.
+
+        The first call counts, also after the hold expired; further calls change nothing.
+        """
+        ...
+
+
+class Limiter(Protocol):
+    """All limits of a key and its project at once. A refusal takes nothing.
+
+    Refusals are RateLimited or QuotaExceeded; they name the limit and whose it is, and carry the `standing`.
+    `started_ms`: wall time that says which hour, day and month it belongs to, the same as on its usage row; None: now.
+    """
+
+    def try_hold(
+        self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None
+    ) -> Hold | None:
+        """Answer from memory. None: memory does not suffice, use `hold`."""
+        ...
+
+    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None) -> Hold:
+        """Like `try_hold`, and may ask the shared stores. Raises Unavailable when money cannot be asked about."""
+        ...
+
+    async def extend(self, hold: Hold, more: Claim) -> bool:
+        """False: a limit says no, and nothing was taken."""
+        ...
+
+
+class UsageSums(Protocol):
+    async def output_tokens_since(self, scope: str, from_ms: int) -> int:
+        """Output and reasoning tokens of requests of `key:ID` or `project:ID` that started at or after `from_ms`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStanding:
+    """Over all workers."""
+
+    spent_nano: int
+    leased_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetWant:
+    """`cap_nano` None: the cap is the project's credit. Wanted is `most_nano`, of use is anything from `least_nano`."""
+
+    budget_id: str
+    cap_nano: int | None
+    least_nano: int
+    most_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`remaining_nano`: what is left for anybody after this grant."""
+
+    granted_nano: int
+    remaining_nano: int
+
+
+class BudgetStore(Protocol):
+    """Money of all workers: Σ spent + Σ leased ≤ cap, always. Raises Unavailable when the database does not answer."""
+
+    async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+        """One for each id, also for one that nothing was spent on."""
+        ...
+
+    async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
+        """Lease up to `most_nano` of each, or what there is; in one transaction, in the order of `wants`."""
+        ...
+
+    async def give_back(self, amounts: Mapping[str, int]) -> None:
+        """Return unused parts of this worker's leases, by budget id."""
+        ...
+
+    async def credit_nano(self, project_id: str) -> int:
+        """The sum of the project's credit entries."""
         ...

@@ -1,0 +1,360 @@
+"""Leases: amounts of shared limits that this worker took in bulk and answers from without asking. One loop for each store
+takes ahead of need while there is plenty, exactly what waiting requests need when there is not, and gives back what is idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from llmaas.clock import Clock
+from llmaas.domain.rates import SCALE, Counter, Rate
+from llmaas.errors import Unavailable
+from llmaas.state.refusals import Short
+from llmaas.state.rules import Kind, Rule
+
+_log = structlog.get_logger("llmaas.state")
+_AHEAD = 2
+"""How many times what the last turn took is kept at hand."""
+_DRY_MS = 250
+_HEARTBEAT_S = 2.0
+_PROBE_S = 0.2
+_SHARE = 8
+"""At most this part of what is left for all is kept at hand by one worker."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """One lease's message to its store: `leased` is how it stands now, without what is asked for; `idle`: what nobody waits for.
+
+    `used`: everything that was used of it, ever; `own`: the part of it that still counts (a rate's in parts of SCALE).
+    `returned`: what `leased` shrank by since the last answer without having been used.
+    """
+
+    rule: Rule
+    leased: int
+    idle: int
+    used: int
+    own: int
+    returned: int
+    least: int
+    most: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """`room`: what is left for anybody (a rate's in parts of SCALE), None: not asked; `elsewhere`: what other workers may give back."""
+
+    granted: int
+    room: int | None
+    elsewhere: int
+
+
+class LeaseStore(Protocol):
+    reports: bool
+    """Whether it wants to hear of each use and that we live; leases of such a store have a share to fall back on."""
+    workers: int
+    """How many share it, as far as it is known."""
+
+    async def exchange(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Tell and ask. Raises Unavailable; nothing was granted then, as far as the lease is concerned."""
+        ...
+
+
+class Lease(Counter):
+    """`used` and `held` are this worker's own; `limit` is what it may use by itself while the store is away.
+
+    What is free is what was leased and not used; `own` does the arithmetic of that kind of limit.
+    """
+
+    __slots__ = (
+        "answered",
+        "demand",
+        "dirty",
+        "dry_ms",
+        "elsewhere",
+        "leased",
+        "loop",
+        "own",
+        "reported",
+        "room",
+        "rule",
+        "taken",
+        "told",
+        "total",
+        "waiting",
+    )
+
+    def __init__(self, rule: Rule, own: Counter | None, loop: Exchange) -> None:
+        super().__init__(rule.limit or 0)
+        self.rule = rule
+        self.own = own
+        self.loop = loop
+        self.leased = self.total = self.reported = self.told = 0
+        self.taken = self.demand = self.waiting = 0
+        self.room: int | None = None
+        self.elsewhere = 0
+        self.dry_ms: int | None = None
+        self.dirty = False
+
+    def free(self, now_ms: int) -> int:
+        if self.own is None or self.loop.up:
+            return self.leased - self.held
+        return self.own.free(now_ms)
+
+    def take(self, amount: int) -> None:
+        self.held += amount
+        self.taken += amount
+        if self.own is not None:
+            self.own.take(amount)
+
+    def settle(self, held: int, used: int, now_ms: int) -> None:
+        self.held -= held
+        self.leased -= used
+        self.total += used
+        if self.dry_ms is not None:
+            self.dry_ms = None
+        if self.own is not None:
+            self.own.settle(held, used, now_ms)
+        if not self.dirty:
+            self.loop.mark(self)
+
+    def left(self, now_ms: int) -> int:
+        if self.own is not None and not self.loop.up:
+            return self.own.left(now_ms)
+        room = self.room or 0
+        return max(0, self.leased - self.held) + max(0, room // SCALE if isinstance(self.own, Rate) else room)
+
+    def full(self, now_ms: int) -> bool:
+        return not self.leased and not self.held and not self.dirty
+
+    def wait_ms(self, amount: int, now_ms: int) -> int | None:
+        if self.own is not None and not self.loop.up:
+            return self.own.wait_ms(amount, now_ms)
+        if not isinstance(self.own, Rate) or amount + self.held > self.limit:
+            return None
+        lacking = (amount - self.free(now_ms)) * SCALE - (self.room or 0)
+        return max(0, -(-lacking // self.limit))
+
+    def reset_ms(self, now_ms: int) -> int:
+        if not isinstance(self.own, Rate) or not self.limit:
+            return 0
+        return max(0, -(-(self.limit - self.left(now_ms)) * SCALE // self.limit))
+
+    def ask(self, now_ms: int, *, reports: bool) -> Ask | None:
+        """What to say and ask for in this turn; None: nothing. What is given back is gone from here at once."""
+        self.demand = max(self.taken, self.demand * 3 // 4)
+        self.taken = 0
+        if self.own is not None:
+            # What was taken while the store was away is stated to it now, over the limit if it must be.
+            self.leased = max(self.leased, self.held)
+        waiting, self.waiting = self.waiting, 0
+        idle = self.leased - self.held
+        room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
+        keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
+        least = max(0, waiting - idle)
+        most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
+        returned = max(0, idle - waiting - keep)
+        spare = max(0, idle - returned - waiting)
+        if not (waiting or most or returned or (reports and (self.total, spare) != (self.reported, self.told))):
+            self.dirty = self.demand > 0
+            return None
+        self.dirty = True
+        self.leased -= returned
+        self.reported = self.total
+        own = self.own.level(now_ms) if isinstance(self.own, Rate) else 0
+        return Ask(self.rule, self.leased, spare, self.total, own, returned, least, most)
+
+    def hear(self, ask: Ask, answer: Answer) -> None:
+        self.leased += answer.granted
+        self.told = ask.idle + max(0, answer.granted - ask.least)
+        if answer.room is not None:
+            self.room = answer.room
+        self.elsewhere = answer.elsewhere
+
+    def share(self, part: int, now_ms: int) -> None:
+        """What this worker may use by itself: the limit's `part`th. A rate drains at its old speed up to now."""
+        if self.own is not None:
+            if isinstance(self.own, Rate):
+                self.own.level(now_ms)
+            self.own.limit = max(1, self.limit // part) if self.limit else 0
+
+
+class Exchange:
+    """The loop between the leases of one kind and their store. Nothing happens until `run` is running."""
+
+    def __init__(self, store: LeaseStore, clock: Clock, *, tick_s: float) -> None:
+        self.up = True
+        self.tick_s = tick_s
+        self._store = store
+        self._clock = clock
+        self.leases: WeakValueDictionary[str, Lease] = WeakValueDictionary()
+        self._dirty: dict[Lease, None] = {}
+        self._next: asyncio.Future[None] | None = None
+        self._stir = asyncio.Event()
+        self._stopped = False
+
+    @property
+    def part(self) -> int:
+        """Which part of a limit is this worker's own at the moment: all while the store is there to ask."""
+        return 1 if self.up else self._store.workers
+
+    def mark(self, lease: Lease) -> None:
+        """It has something to tell or to give back."""
+        lease.dirty = True
+        if not self._dirty:
+            self._stir.set()
+        self._dirty[lease] = None
+
+    async def ask_for(self, wants: Sequence[tuple[Lease, int]]) -> None:
+        """Wait for the next turn, which asks for that too. Raises Unavailable when the store of money did."""
+        if self._stopped:
+            raise Unavailable("The gateway is stopping.")
+        for lease, amount in wants:
+            lease.waiting += amount
+            self.mark(lease)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+            self._stir.set()
+        turned = self._next
+        # Many wait for one future, in the order in which they came; a cancelled one must not cancel it.
+        await asyncio.wait((turned,))
+        turned.result()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await self._pause()
+                await self.turn()
+        finally:
+            self._stopped = True
+            if self._next is not None:
+                self._next.set_result(None)
+
+    async def turn(self) -> None:
+        """One message to the store with everything that there is to say, and its answers."""
+        now_ms = int(self._clock.monotonic_s() * 1000)
+        turned, self._next = self._next, None
+        failure: Unavailable | None = None
+        try:
+            await self._exchange(now_ms)
+            self._switch(up=True, now_ms=now_ms)
+        except Unavailable as error:
+            failure = error
+            self._switch(up=False, now_ms=now_ms, error=error)
+        finally:
+            # Leases that have shares of their own answer from these now; money does not.
+            if turned is not None and (failure is None or self._store.reports):
+                turned.set_result(None)
+            elif turned is not None:
+                turned.set_exception(failure or Unavailable("Budgets could not be asked about."))
+
+    async def _exchange(self, now_ms: int) -> None:
+        said: list[tuple[Lease, Ask]] = []
+        for lease in [*self._dirty]:
+            ask = lease.ask(now_ms, reports=self._store.reports)
+            if ask is not None:
+                said.append((lease, ask))
+            elif not lease.dirty:
+                del self._dirty[lease]
+        if not said and not self._store.reports:
+            return
+        try:
+            answers = await self._store.exchange([ask for _, ask in said])
+        except Unavailable:
+            for lease, _ in said:
+                lease.reported = -1
+            raise
+        for (lease, ask), answer in zip(said, answers, strict=True):
+            lease.hear(ask, answer)
+
+    def _switch(self, *, up: bool, now_ms: int, error: Unavailable | None = None) -> None:
+        if up == self.up:
+            return
+        self.up = up
+        _log.warning("limits_shared" if up else "limits_apart", part=self.part, reason=repr(error and error.__cause__))
+        for lease in self.leases.values():
+            lease.share(self.part, now_ms)
+
+    async def _pause(self) -> None:
+        """Until somebody waits; else a tick while leases move, and a heartbeat when they do not."""
+        if self._next is None or not self.up:
+            quiet_s = _HEARTBEAT_S if not self._dirty else self.tick_s if self.up else _PROBE_S
+            try:
+                async with asyncio.timeout(quiet_s):
+                    await self._stir.wait()
+            except TimeoutError:
+                pass
+        self._stir.clear()
+
+
+class SharedCounters:
+    """Counters of one of several workers: rates, slots and windows by leases of `rates`, money by leases of `money`."""
+
+    def __init__(self, rates: LeaseStore, money: LeaseStore, clock: Clock) -> None:
+        self._clock = clock
+        self._rates = Exchange(rates, clock, tick_s=0.04)
+        self._money = Exchange(money, clock, tick_s=0.1)
+
+    @property
+    def together(self) -> bool:
+        """False while Valkey is away and each worker admits up to its own share."""
+        return self._rates.up
+
+    async def run(self) -> None:
+        """Keep the leases in step with their stores, until cancelled. Requests that need to ask wait for this."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._rates.run())
+            group.create_task(self._money.run())
+
+    def counter(self, rule: Rule, now_ms: int) -> Counter:
+        loop = self._money if rule.kind is Kind.MONEY else self._rates
+        lease = loop.leases.get(rule.id)
+        if lease is None:
+            lease = loop.leases[rule.id] = Lease(rule, _own(rule, now_ms), loop)
+            lease.share(loop.part, now_ms)
+        elif lease.rule is not rule:
+            lease.rule, lease.dry_ms = rule, None
+            if lease.limit != (rule.limit or 0):
+                lease.limit = rule.limit or 0
+                lease.share(loop.part, now_ms)
+        return lease
+
+    def final(self, counter: Counter, now_ms: int) -> bool:
+        if not isinstance(counter, Lease) or (counter.own is not None and not counter.loop.up):
+            return True
+        return counter.dry_ms is not None and now_ms < counter.dry_ms
+
+    async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
+        leases = [(counter, need) for _, counter, need in short if isinstance(counter, Lease)]
+        loops = {lease.loop for lease, _ in leases}
+        await asyncio.gather(*(loop.ask_for([pair for pair in leases if pair[0].loop is loop]) for loop in loops))
+        now_ms = int(self._clock.monotonic_s() * 1000)
+        lacking = [lease for lease, need in leases if lease.free(now_ms) < need]
+        final = [lease for lease in lacking if not (patient and lease.elsewhere)]
+        if lacking and not final:
+            await asyncio.sleep(max(lease.loop.tick_s for lease in lacking))
+        for lease in final:
+            if lease.own is None:
+                lease.dry_ms = now_ms + _DRY_MS
+        return final
+
+    async def refresh(self) -> None:
+        """Budgets, credit or corrections were changed by others: what is idle goes back, and the store is asked again."""
+        for lease in list(self._money.leases.values()):
+            lease.demand = lease.taken = 0
+            lease.dry_ms = None
+            self._money.mark(lease)
+
+
+def _own(rule: Rule, now_ms: int) -> Counter | None:
+    if rule.kind is Kind.MONEY:
+        return None
+    limit = rule.limit or 0
+    return Rate(limit, now_ms) if rule.kind in (Kind.REQUESTS, Kind.TOKENS) else Counter(limit)

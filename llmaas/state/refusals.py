@@ -1,0 +1,62 @@
+"""What a refused caller is told: which limit, whose it is, its number, and when to come again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmaas.domain.ports import Standing
+from llmaas.domain.prices import format_amount
+from llmaas.domain.rates import Counter
+from llmaas.errors import QuotaExceeded, RateLimited
+from llmaas.state.rules import Kind, Rule
+
+Short = Sequence[tuple[Rule, Counter, int]]
+_SOON_S = 1.0
+"""When to come again where only the end of a running request makes room, which nobody can foretell."""
+
+
+def refusal(short: Short, standing: Standing, *, at_ms: int, now_ms: int) -> RateLimited | QuotaExceeded:
+    """For the counters that refuse (at least one): money first, since waiting does not help there, else the longest wait.
+
+    `at_ms`: wall time; `now_ms`: monotonic.
+    """
+    money = [part for part in short if part[0].kind is Kind.MONEY]
+    error = _out_of_money(money[0]) if money else _out_of_room(short, at_ms, now_ms)
+    error.standing = standing
+    return error
+
+
+def _out_of_money(part: tuple[Rule, Counter, int]) -> QuotaExceeded:
+    rule, counter, need = part
+    amount = (
+        "credit" if rule.limit is None else f"{rule.text.replace('budget', f'budget of {format_amount(rule.limit)}')}"
+    )
+    if counter.held and counter.free(0) + counter.held >= need:
+        return QuotaExceeded(
+            f"What is left of the {_owner(rule)}'s {amount} is reserved for requests that are running.",
+            retry_after_s=_SOON_S,
+        )
+    return QuotaExceeded(f"The {_owner(rule)}'s {amount} does not suffice for this request.")
+
+
+def _out_of_room(short: Short, at_ms: int, now_ms: int) -> RateLimited:
+    for rule, _, need in short:
+        if rule.limit is not None and need > rule.limit:
+            return RateLimited(
+                f"The request may use up to {need} tokens, more than the {_owner(rule)}'s limit of {rule.limit} {rule.text}. "
+                "Ask for fewer output tokens."
+            )
+    wait_s, rule = max(((_wait_s(part, at_ms, now_ms), part[0]) for part in short), key=lambda wait: wait[0])
+    return RateLimited(f"The {_owner(rule)}'s limit of {rule.limit} {rule.text} is reached.", retry_after_s=wait_s)
+
+
+def _wait_s(part: tuple[Rule, Counter, int], at_ms: int, now_ms: int) -> float:
+    rule, counter, need = part
+    if rule.until_ms is not None and counter.free(now_ms) + counter.held < need:
+        return max(0.001, (rule.until_ms - at_ms) / 1000)
+    wait_ms = counter.wait_ms(need, now_ms)
+    return _SOON_S if wait_ms is None else max(1, wait_ms) / 1000
+
+
+def _owner(rule: Rule) -> str:
+    return rule.scope.partition(":")[0]

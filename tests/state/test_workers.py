@@ -1,0 +1,221 @@
+"""Limits over several workers: nothing is exceeded while Valkey lives, little is when it does not, and money never."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import pytest
+
+from llmaas.clock import ManualClock, SystemClock
+from llmaas.domain.limits import Limits
+from llmaas.domain.ports import Claim, Used
+from llmaas.errors import QuotaExceeded, RateLimited
+from llmaas.state.limiter import CountingLimiter
+from tests.state.worlds import NOTHING, ONE, Money, caller, shared_limiter
+from tests.valkey import ValkeyServer
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workers:
+    """Real processes with one limit of 100 requests a minute between them."""
+
+    def __init__(self, url: str, count: int) -> None:
+        script = str(Path(__file__).with_name("limited_worker.py"))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.processes = [
+            Popen(
+                [sys.executable, script, url, f"w{at}", "100", str(count)],
+                stdin=PIPE, stdout=PIPE, text=True, env=environment,
+            )
+            for at in range(count)
+        ]  # fmt: skip
+        self.request([0] * count)
+
+    def request(self, numbers: Sequence[int]) -> list[int]:
+        """So many from each worker, at the same time; gives how many were admitted."""
+        for process, number in zip(self.processes, numbers, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+        return [int(process.stdout.readline()) for process in self.processes if process.stdout is not None]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.communicate()
+
+
+@pytest.fixture
+def workers(mortal_valkey: ValkeyServer) -> Iterator[Workers]:
+    started = Workers(mortal_valkey.url, 4)
+    yield started
+    started.close()
+
+
+def test_B12_four_processes_admit_exactly_the_limit(workers: Workers) -> None:
+    begun = time.monotonic()
+    admitted = sum(workers.request([250] * 4))
+    drained = (time.monotonic() - begun) * 100 / 60
+    assert 100 <= admitted <= 100 + drained
+
+
+def test_B12_with_valkey_killed_half_way_little_more_is_admitted(workers: Workers, mortal_valkey: ValkeyServer) -> None:
+    begun = time.monotonic()
+    admitted = sum(workers.request([30, 12, 8, 0]))
+    assert admitted == 50
+    mortal_valkey.kill()
+    admitted += sum(workers.request([250] * 4))
+    drained = (time.monotonic() - begun) * 100 / 60
+    assert 50 < admitted <= 125 + drained
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as opened:
+        yield opened
+
+
+async def pair(stack: AsyncExitStack, url: str, money: Money | None = None) -> list[CountingLimiter]:
+    money = money or Money()
+    clock = SystemClock()
+    return [
+        await stack.enter_async_context(shared_limiter(url, name, clock, money, workers=2)) for name in ("one", "two")
+    ]
+
+
+async def test_what_one_worker_took_ahead_is_not_missing_elsewhere(stack: AsyncExitStack, valkey_url: str) -> None:
+    one, two = await pair(stack, valkey_url)
+    who = caller(Limits(tokens_per_minute=6_000))
+    used = 0
+    for _ in range(40):
+        (await one.hold(who, None, Claim(0, 50, 0))).settle(Used(0, 50, 0))
+        used += 50
+    begun = time.monotonic()
+    last = 6_000 - used
+    hold = await two.hold(who, None, Claim(0, last, 0))
+    with pytest.raises(RateLimited):
+        await one.hold(who, None, Claim(0, 200 + int((time.monotonic() - begun) * 100), 0))
+    hold.settle(Used(0, last, 0))
+
+
+async def test_slots_of_all_workers_together_stay_within_the_limit(stack: AsyncExitStack, valkey_url: str) -> None:
+    limiters = await pair(stack, valkey_url)
+    who = caller(Limits(concurrent_requests=7))
+    running = most = admitted = 0
+
+    async def request(limiter: CountingLimiter) -> None:
+        nonlocal running, most, admitted
+        try:
+            hold = await limiter.hold(who, None, ONE)
+        except RateLimited:
+            return
+        running += 1
+        admitted += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        hold.settle(NOTHING)
+
+    for _ in range(20):
+        await asyncio.gather(*(request(limiters[at % 2]) for at in range(30)))
+    assert most == 7
+    assert admitted >= 7 * 20
+
+
+async def test_B01_money_is_exact_over_workers(stack: AsyncExitStack, valkey_url: str) -> None:
+    money = Money()
+    limiters = await pair(stack, valkey_url, money)
+    who = caller(Limits(budget_total=137))
+
+    async def request(limiter: CountingLimiter) -> bool:
+        try:
+            hold = await limiter.hold(who, None, Claim(0, 0, 3))
+        except QuotaExceeded:
+            return False
+        assert money.spent["key:k1:total"] + money.leased["key:k1:total"] <= 137
+        await asyncio.sleep(0.001)
+        hold.settle(Used(0, 0, 1))
+        money.ledger(["key:k1:total"], 1, leased=True)
+        return True
+
+    admitted = 0
+    for _ in range(20):
+        admitted += sum(await asyncio.gather(*(request(limiters[at % 2]) for at in range(80))))
+        if admitted >= 135:
+            break
+    # The last two units can pay for no hold of three.
+    assert admitted == 135
+    assert money.spent["key:k1:total"] == 135
+
+
+async def test_idle_money_goes_back(stack: AsyncExitStack, valkey_url: str) -> None:
+    money = Money()
+    limiter = (await pair(stack, valkey_url, money))[0]
+    who = caller(Limits(budget_total=1_000_000))
+    calls = money.calls
+    for _ in range(500):
+        hold = limiter.try_hold(who, None, Claim(0, 0, 10)) or await limiter.hold(who, None, Claim(0, 0, 10))
+        hold.settle(Used(0, 0, 5))
+        money.ledger(["key:k1:total"], 5, leased=True)
+        await asyncio.sleep(0)
+    assert money.calls - calls < 250
+    async with asyncio.timeout(10):
+        while money.leased["key:k1:total"]:
+            await asyncio.sleep(0.02)
+    assert money.spent["key:k1:total"] == 2500
+
+
+async def test_F10_a_frozen_valkey_costs_one_deadline_and_money_stays_exact(
+    stack: AsyncExitStack, mortal_valkey: ValkeyServer
+) -> None:
+    money = Money()
+    limiter = (await pair(stack, mortal_valkey.url, money))[0]
+    who = caller(Limits(requests_per_minute=1000, budget_total=100))
+    await limiter.hold(who, None, Claim(0, 0, 10))
+    mortal_valkey.freeze()
+    waits = []
+    for _ in range(9):
+        begun = time.monotonic()
+        await limiter.hold(who, None, Claim(0, 0, 10))
+        waits.append(time.monotonic() - begun)
+        await asyncio.sleep(0.01)
+    with pytest.raises(QuotaExceeded):
+        await limiter.hold(who, None, Claim(0, 0, 10))
+    assert max(waits) < 0.2
+    assert sum(wait > 0.04 for wait in waits) <= 1
+    mortal_valkey.thaw()
+
+
+async def test_a_valkey_that_lost_everything_hears_it_again(stack: AsyncExitStack, mortal_valkey: ValkeyServer) -> None:
+    one, two = await pair(stack, mortal_valkey.url)
+    who = caller(Limits(concurrent_requests=4))
+    holds = [await one.hold(who, None, ONE) for _ in range(3)]
+    mortal_valkey.kill()
+    mortal_valkey.start()
+    async with asyncio.timeout(10):
+        while mortal_valkey.command(b"HLEN {llmaas}:workers") != b":2":
+            await asyncio.sleep(0.02)
+    holds[0].settle(NOTHING)
+    await one.hold(who, None, ONE)
+    await two.hold(who, None, ONE)
+
+
+async def test_slots_of_a_dead_worker_come_free(
+    stack: AsyncExitStack, valkey_server: ValkeyServer, valkey_url: str
+) -> None:
+    who = caller(Limits(concurrent_requests=1))
+    async with shared_limiter(valkey_url, "dying", workers=2) as dying:
+        await dying.hold(who, None, ONE)
+    living = await stack.enter_async_context(shared_limiter(valkey_url, "living", ManualClock(), workers=2))
+    with pytest.raises(RateLimited):
+        await living.hold(who, None, ONE)
+    # As if it had been silent for long.
+    assert valkey_server.command(b'HSET {llmaas}:workers dying "1 1"') == b":0"
+    await living.hold(who, None, ONE)

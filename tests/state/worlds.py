@@ -1,0 +1,122 @@
+"""What the tests of limits share: callers, a model of the money of all workers, and limiters over each kind of counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from llmaas.clock import Clock, ManualClock
+from llmaas.domain.access import Caller
+from llmaas.domain.keys import Key
+from llmaas.domain.limits import Limits
+from llmaas.domain.ports import BudgetStanding, BudgetWant, Claim, Grant, Used
+from llmaas.domain.projects import Project
+from llmaas.state.budgets import BudgetLeases
+from llmaas.state.leases import SharedCounters
+from llmaas.state.limiter import CountingLimiter
+from llmaas.state.memory import MemoryCounters
+from llmaas.state.valkey import ValkeyCounters
+
+ONE = Claim(0, 0, 0)
+NOTHING = Used(0, 0, 0)
+
+
+def caller(limits: Limits = Limits(), *, key: str = "k1", project: str = "p1") -> Caller:  # noqa: B008 - frozen
+    return Caller(Key(key, project, key, b"", 0, limits=limits), Project(project, project, 0))
+
+
+class Money:
+    """Spent and leased of every budget, as the database of all workers has it. Each worker has a door of its own."""
+
+    def __init__(self) -> None:
+        self.spent: defaultdict[str, int] = defaultdict(int)
+        self.leased: defaultdict[str, int] = defaultdict(int)
+        self.credit: defaultdict[str, int] = defaultdict(int)
+        self.calls = 0
+
+    async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+        self.calls += 1
+        await asyncio.sleep(0)
+        return {name: BudgetStanding(self.spent[name], self.leased[name]) for name in budget_ids}
+
+    async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
+        self.calls += 1
+        await asyncio.sleep(0)
+        grants = []
+        for want in wants:
+            cap = want.cap_nano if want.cap_nano is not None else self.credit[want.budget_id.split(":")[1]]
+            room = max(0, cap - self.spent[want.budget_id] - self.leased[want.budget_id])
+            granted = min(want.most_nano, room)
+            self.leased[want.budget_id] += granted
+            grants.append(Grant(granted, room - granted))
+        return grants
+
+    async def give_back(self, amounts: Mapping[str, int]) -> None:
+        self.calls += 1
+        await asyncio.sleep(0)
+        for name, amount in amounts.items():
+            assert amount <= self.leased[name], "more given back than was leased"
+            self.leased[name] -= amount
+
+    async def credit_nano(self, project_id: str) -> int:
+        return self.credit[project_id]
+
+    def ledger(self, names: Sequence[str], cost: int, *, leased: bool) -> None:
+        """What the ledger does in the transaction of a row."""
+        for name in names:
+            self.spent[name] += cost
+            if leased:
+                self.leased[name] -= min(cost, self.leased[name])
+
+
+class Sums:
+    """Output tokens by scope."""
+
+    def __init__(self) -> None:
+        self.tokens: defaultdict[str, int] = defaultdict(int)
+        self.calls = 0
+
+    async def output_tokens_since(self, scope: str, from_ms: int) -> int:
+        self.calls += 1
+        await asyncio.sleep(0)
+        return self.tokens[scope]
+
+
+async def flushed() -> bool:
+    return True
+
+
+def memory_limiter(
+    clock: Clock | None = None, money: Money | None = None, sums: Sums | None = None, max_age_s: float = 60
+) -> CountingLimiter:
+    source = MemoryCounters(money or Money(), sums or Sums(), flushed)
+    return CountingLimiter(source, clock or ManualClock(), max_age_s=max_age_s)
+
+
+@asynccontextmanager
+async def shared_limiter(
+    url: str,
+    worker: str,
+    clock: Clock | None = None,
+    money: Money | None = None,
+    sums: Sums | None = None,
+    *,
+    max_age_s: float = 60,
+    workers: int = 1,
+    steady: bool = False,
+) -> AsyncIterator[CountingLimiter]:
+    """One worker's, over Valkey; its loops run within. `steady`: Valkey has to answer throughout."""
+    clock = clock or ManualClock()
+    valkey = ValkeyCounters(url, worker, sums or Sums(), workers=workers)
+    source = SharedCounters(valkey, BudgetLeases(money or Money()), clock)
+    loops = asyncio.get_running_loop().create_task(source.run())
+    try:
+        yield CountingLimiter(source, clock, max_age_s=max_age_s)
+        assert source.together or not steady
+    finally:
+        loops.cancel()
+        with suppress(asyncio.CancelledError):
+            await loops
+        await valkey.close()
