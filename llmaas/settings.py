@@ -7,23 +7,31 @@ Precedence: flag > environment > file > default. Unknown names are refused, and 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
+import ipaddress
 import math
 import os
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from llmaas.errors import ConfigurationError
 
 PREFIX = "LLMAAS_"
 SECRET_MASK = "***"
 _CLIENT_KEY = "LLMAAS_KEY"
+_SQLITE = "sqlite:///"
+_POSTGRES = "postgresql://"
+_STATES = ("valkey://", "valkeys://", "redis://", "rediss://")
+_KEY_BYTES = 32
 _NO_SETTINGS = frozenset({"LLMAAS_CONFIG", _CLIENT_KEY})
 """Variables of ours that are no settings: where the settings are, and what `llmaas chat` sends as its key."""
 
@@ -57,8 +65,24 @@ class Settings:
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8080, "Port to listen on.", at_least=1, at_most=65535)
     data_dir: Path = setting(Path("~/.local/share/llmaas"), "Directory of the database, the spool, keys and models.")
-    database_url: str = setting("", "`sqlite:///PATH`; empty: `llmaas.db` in the data directory.")
-    workers: int = setting(1, "Gateway processes. More than one needs a shared database and shared state.", at_least=1)
+    database_url: Secret = setting(
+        Secret(""),
+        "`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; empty: `llmaas.db` in the data directory.",
+    )
+    database_timeout_s: float = setting(5.0, "Longest wait for an answer of PostgreSQL.", at_least=3)
+    database_connections: int = setting(
+        5, "Connections to PostgreSQL that each process keeps for the control plane.", at_least=1
+    )
+    state_url: Secret = setting(
+        Secret(""), "`valkey://HOST:PORT/NUMBER` where several workers count together; empty: in memory."
+    )
+    master_key: Secret = setting(
+        Secret(""),
+        "32 bytes in base64, the same on every host; empty: `master.key` in the data directory, made if need be.",
+    )
+    workers: int = setting(
+        1, "Gateway processes. More than one needs PostgreSQL (`database_url`) and Valkey (`state_url`).", at_least=1
+    )
     no_model: bool = setting(False, "Do not serve the default model when no fleet is configured.")
     default_model: str = setting(
         "qwen2.5-coder:1.5b", "Model that a fresh install serves, by its name in the model manifest."
@@ -68,6 +92,11 @@ class Settings:
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from; `*` for any.")
     allow_remote_images: bool = setting(False, "Let engines fetch `http(s)` image addresses that callers name.")
     ping_interval_s: float = setting(15.0, "Silence on a stream after which a comment keeps it alive.", at_least=0.1)
+    upstream_deny: tuple[str, ...] = setting(
+        (),
+        "Networks (CIDR) where no inference server may be, besides link-local, metadata, multicast and reserved ones.",
+    )
+    upstream_allow: tuple[str, ...] = setting((), "Networks (CIDR) where one may be although they are denied.")
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection to an engine.", at_least=0.01)
     first_byte_timeout_s: float = setting(
         300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01
@@ -84,6 +113,17 @@ class Settings:
         None, "Where usage rows wait while the database is away; default: `spool` in the data directory."
     )
     currency: str = setting("EUR", "Currency of prices and costs.")
+
+    public_url: str = setting("", "Address by which browsers reach this service, such as `https://llm.example.org`.")
+    session_idle_s: float = setting(43_200.0, "How long a sign-in lasts without use.", at_least=60)
+    session_max_s: float = setting(604_800.0, "How long a sign-in lasts in any case.", at_least=60)
+    oidc_issuer: str = setting("", "OpenID Connect provider that people may sign in through; empty: none.")
+    oidc_client_id: str = setting("", "What the provider knows this service by.")
+    oidc_client_secret: Secret = setting(Secret(""), "The secret that goes with it; empty for a public client.")
+    oidc_email_domains: tuple[str, ...] = setting(
+        (), "Domains whose addresses the provider may speak for: only their users are linked or made."
+    )
+    oidc_create_users: bool = setting(False, "Make a user of whoever the provider signs in from those domains.")
 
     metrics_listen: str = setting(
         "", "`HOST:PORT` that serves `/metrics` without a key; empty: only with a key that may read it."
@@ -107,8 +147,31 @@ class Settings:
     hub_token: Secret = setting(Secret(""), "Token for the model hub.")
 
     @property
+    def database(self) -> Path | str:
+        """The file of SQLite, or the URL of PostgreSQL, which may hold a password."""
+        url = self.database_url.reveal()
+        return url if url.startswith(_POSTGRES) else self.database_path
+
+    @property
     def database_path(self) -> Path:
-        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "llmaas.db"
+        """The file of SQLite."""
+        url = self.database_url.reveal()
+        return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else self.data_dir / "llmaas.db"
+
+    @property
+    def database_shown(self) -> str:
+        """`database` as it may be printed."""
+        return without_password(str(self.database))
+
+    @property
+    def shared_database(self) -> bool:
+        """Whether it is PostgreSQL, which other processes and hosts may work with at the same time."""
+        return self.database_url.reveal().startswith(_POSTGRES)
+
+    @property
+    def master_key_bytes(self) -> bytes | None:
+        """None: it is in a file."""
+        return base64.b64decode(self.master_key.reveal()) if self.master_key else None
 
     @property
     def master_key_path(self) -> Path:
@@ -117,6 +180,10 @@ class Settings:
     @property
     def spool_path(self) -> Path:
         return self.spool_dir or self.data_dir / "spool"
+
+    def spool_of(self, number: int) -> Path:
+        """Each gateway process has a folder of its own, since a writer moves all that it finds in its folder."""
+        return self.spool_path / str(number) if number else self.spool_path
 
     @property
     def models_path(self) -> Path:
@@ -189,17 +256,62 @@ def load(
 
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
-    if settings.workers > 1:
-        problems.append(
-            "workers: more than 1 needs a shared database and shared live state, which this version lacks; set workers = 1"
-        )
-    if settings.database_url and not settings.database_url.startswith("sqlite:///"):
-        problems.append("database_url: this version knows `sqlite:///PATH` only")
+    if settings.database_url and not settings.database_url.reveal().startswith((_SQLITE, _POSTGRES)):
+        problems.append("database_url: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+    problems += [
+        f"{name}: has no valid port; write special characters of a password as %XX" for name in _portless(settings)
+    ]
+    if settings.state_url and not settings.state_url.reveal().startswith(_STATES):
+        problems.append("state_url: must be valkey://HOST:PORT/NUMBER or redis://HOST:PORT/NUMBER")
+    if settings.workers > 1 and not settings.shared_database:
+        problems.append("workers: more than 1 needs PostgreSQL; set database_url to postgresql://…, or workers to 1")
+    if settings.workers > 1 and not settings.state_url:
+        problems.append("workers: more than 1 needs Valkey; set state_url to valkey://…, or workers to 1")
+    if settings.master_key and not _is_key(settings.master_key):
+        problems.append("master_key: must be 32 bytes in base64, for example from `openssl rand -base64 32`")
+    if settings.public_url and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", settings.public_url):
+        problems.append("public_url: must be an http or https address without a path, such as https://llm.example.org")
+    if settings.oidc_issuer and not (settings.oidc_client_id and settings.public_url):
+        problems.append("oidc_issuer: needs oidc_client_id and public_url, to which the provider sends browsers back")
+    for name in ("upstream_deny", "upstream_allow"):
+        problems += [
+            f"{name}: {text} is no network such as 10.0.0.0/8"
+            for text in getattr(settings, name)
+            if not _is_network(text)
+        ]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             problems.append("metrics_listen: must be HOST:PORT, for example 127.0.0.1:9090")
     return problems
+
+
+def _portless(settings: Settings) -> Iterator[str]:
+    for name in ("database_url", "state_url"):
+        try:
+            urlsplit(getattr(settings, name).reveal()).port  # noqa: B018 - asking for it is what checks it
+        except ValueError:
+            yield name
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be printed, whatever is wrong with it: neither its password nor its options."""
+    return re.sub(r"//([^/@:]*):.*@", rf"//\1:{SECRET_MASK}@", url.partition("?")[0])
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_key(text: Secret) -> bool:
+    try:
+        return len(base64.b64decode(text.reveal(), validate=True)) == _KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:

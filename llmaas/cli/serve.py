@@ -1,5 +1,7 @@
 """`llmaas serve`: the supervisor, and the two kinds of processes that it runs (`gateway`, `engines`: not for people).
 
+Gateway processes share the port: each has a socket of its own on it, and the kernel deals out the connections.
+
 The supervisor owns no request and no engine: it starts the processes, starts them again when they die, and stops them
 in order. Either kind can die without the other.
 """
@@ -23,7 +25,7 @@ import uvloop
 from rich.console import Console
 
 from llmaas import log
-from llmaas.app import FirstStart, Installation, check_manifest, serve_engines, serve_gateway
+from llmaas.app import FirstStart, Installation, adopt_spools, check_manifest, serve_engines, serve_gateway
 from llmaas.errors import ConfigurationError
 from llmaas.settings import Settings
 
@@ -37,10 +39,10 @@ _LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothin
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.supervisor")
 
 
-def gateway(settings: Settings, ready_fd: int | None) -> None:
+def gateway(settings: Settings, ready_fd: int | None, number: int) -> None:
     """Run one gateway process until SIGTERM; writes a byte to `ready_fd` when it takes requests."""
-    log.configure(settings.log_level, settings.log_format, process="gateway")
-    uvloop.run(serve_gateway(settings, ready_fd))
+    log.configure(settings.log_level, settings.log_format, process=_gateway_name(settings, number))
+    uvloop.run(serve_gateway(settings, ready_fd, number))
 
 
 def engines(settings: Settings, ready_fd: int | None) -> None:
@@ -49,13 +51,17 @@ def engines(settings: Settings, ready_fd: int | None) -> None:
     uvloop.run(serve_engines(settings, ready_fd))
 
 
+def _gateway_name(settings: Settings, number: int) -> str:
+    return "gateway" if settings.workers == 1 else f"gateway-{number}"
+
+
 @dataclass(slots=True)
 class _Child:
     name: str
     command: Sequence[str]
     failures: int = 0
+    was_ready: bool = False
     process: asyncio.subprocess.Process | None = None
-    ready_fd: int | None = None
 
 
 class Supervisor:
@@ -63,7 +69,10 @@ class Supervisor:
         """`arguments`: the options, as given, that the children need to come to the same settings."""
         program = [sys.executable, "-P", "-m", "llmaas"]
         self._settings = settings
-        self._gateway = _Child("gateway", [*program, "gateway", *arguments])
+        self._gateways = [
+            _Child(_gateway_name(settings, number), [*program, "gateway", *arguments, "--number", str(number)])
+            for number in range(settings.workers)
+        ]
         self._engines = _Child("engines", [*program, "engines", *arguments])
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
@@ -74,28 +83,29 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT. 0 after an orderly stop, else the code with which the gateway refused to run."""
+        """Until SIGTERM or SIGINT. 0 after an orderly stop, else the code with which a gateway refused to run."""
         loop = asyncio.get_running_loop()
         engines = loop.create_task(self._keep(self._engines))
-        gateway_task = loop.create_task(self._keep(self._gateway))
+        gateways = [loop.create_task(self._keep(child)) for child in self._gateways]
         stop = loop.create_task(self._stopping.wait())
-        await asyncio.wait({stop, gateway_task, engines}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stop, *gateways, engines}, return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._kill_all)
-        await self._stop(self._gateway, self._settings.drain_timeout_s + _KILL_AFTER_S)
-        code = await gateway_task
-        await self._stop(self._engines, self._settings.drain_timeout_s + _KILL_AFTER_S)
+        limit_s = self._settings.drain_timeout_s + _KILL_AFTER_S
+        await asyncio.gather(*(self._stop(child, limit_s) for child in self._gateways))
+        codes = await asyncio.gather(*gateways)
+        await self._stop(self._engines, limit_s)
         await engines
         stop.cancel()
-        return code
+        return max(codes)
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
     async def _keep(self, child: _Child) -> int:
-        """Start a process again whenever it ends, until we stop. Returns early, with its code, when its settings are
-        wrong or it never comes up.
+        """Start a process again whenever it ends, until we stop. Returns early, with its code, when a gateway's settings
+        are wrong or it never comes up.
         """
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
@@ -104,8 +114,8 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
-            never_up = child.failures >= _GIVE_UP_AFTER and not self._ready.is_set()
-            if child is self._gateway and (never_up or code == ConfigurationError.EXIT_CODE):
+            never_up = child.failures >= _GIVE_UP_AFTER and not child.was_ready
+            if child is not self._engines and (never_up or code == ConfigurationError.EXIT_CODE):
                 return code or 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
             _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
@@ -139,7 +149,8 @@ class Supervisor:
         return code
 
     def _heard(self, child: _Child, read_fd: int) -> None:
-        if os.read(read_fd, 1) and child is self._gateway:
+        child.was_ready = bool(os.read(read_fd, 1)) or child.was_ready
+        if all(gateway.was_ready for gateway in self._gateways):
             self._ready.set()
         asyncio.get_running_loop().remove_reader(read_fd)
 
@@ -155,7 +166,7 @@ class Supervisor:
             process.kill()
 
     def _kill_all(self) -> None:
-        for child in (self._gateway, self._engines):
+        for child in (*self._gateways, self._engines):
             if child.process is not None:
                 child.process.kill()
 
@@ -171,7 +182,7 @@ def check_port(settings: Settings) -> None:
     addresses = [("port", settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
-        addresses.append(("metrics_listen", host, int(port)))
+        addresses += [("metrics_listen", host, int(port) + number) for number in range(settings.workers)]
     problems = []
     for setting, host, port_number in addresses:
         try:
@@ -235,6 +246,7 @@ def serve(settings: Settings, arguments: Sequence[str]) -> int:
 async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
     supervisor = Supervisor(settings, arguments)
     supervisor.heed_signals()
+    adopt_spools(settings)
     installation = await Installation(settings).open()
     try:
         first = await installation.first_start()
@@ -253,8 +265,15 @@ async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def _greet(settings: Settings, first: FirstStart | None, models: Sequence[str], *, is_ready: bool) -> None:
-    """Once ready; what is shown only once also when it never came so far."""
+    """Once ready; what is shown only once also when it never came so far. All in one write: who reads along gets all or none."""
     console = Console(highlight=False, soft_wrap=True)
+    with console:
+        _print_greeting(console, settings, first, models, is_ready=is_ready)
+
+
+def _print_greeting(
+    console: Console, settings: Settings, first: FirstStart | None, models: Sequence[str], *, is_ready: bool
+) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else host}:{settings.port}"  # noqa: S104
     if is_ready:

@@ -1,60 +1,122 @@
-"""Connections and schema. SQLite in WAL with FULL synchronisation; one short write transaction at a time.
+"""Connections and schema, on SQLite (WAL, FULL synchronisation) and on PostgreSQL; write transactions run one at a time.
 
 `prepare` makes what an empty database needs; a schema of another version is refused, never changed unasked.
+Places are written as a path, which is an SQLite file, or as a URL: `sqlite:///PATH`, `postgresql://USER@HOST/NAME`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from llmaas.errors import ConfigurationError, Unavailable
+from llmaas.settings import without_password
 from llmaas.storage import tables
 
+if TYPE_CHECKING:
+    import asyncpg
+    from alembic.config import Config
+    from sqlalchemy.dialects import postgresql, sqlite
+
 BUSY_TIMEOUT_MS = 5_000
+CHANGES_CHANNEL = "llmaas_changes"
+SCHEMA = "0002"
+"""The version that this program works with: the newest migration (a test compares the two)."""
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_SQLITE = "sqlite:///"
+_POSTGRES = "postgresql://"
+_WRITE_LOCK = 0x6C6C6D_01
+_SCHEMA_LOCK = 0x6C6C6D_02
+_FORGOTTEN_MS = 10_000
+_LET_GO_S = 2.0
+"""What SQLAlchemy may take to let go of a connection that it gives up."""
+_BEGIN_WRITE = sa.select(
+    sa.func.pg_advisory_xact_lock(_WRITE_LOCK),
+    sa.func.set_config("idle_in_transaction_session_timeout", str(_FORGOTTEN_MS), sa.true()),
+)
+T = TypeVar("T")
+
+
+def sqlite_path(place: str | Path) -> Path | None:
+    """The file of an SQLite place; None for PostgreSQL."""
+    if isinstance(place, Path):
+        return place
+    return Path(place.removeprefix(_SQLITE)) if place.startswith(_SQLITE) else None
 
 
 class Database:
-    """The control plane's connections. `begin()` for changes, `connect()` for reads."""
+    """The control plane's connections. `begin()` for changes, `connect()` for reads.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._engine: AsyncEngine = create_async_engine(f"sqlite+aiosqlite:///{path}", hide_parameters=True)
-        sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
-        sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+    On PostgreSQL both end with Unavailable when a block takes longer than `limit_s`, which must be above 2. SQLite waits
+    for a lock at most `BUSY_TIMEOUT_MS`, and for nothing else.
+    """
+
+    def __init__(self, place: str | Path, *, limit_s: float = 5.0, pool_size: int = 5) -> None:
+        self.file = sqlite_path(place)
+        self._limit_s = limit_s
+        if self.file is not None:
+            self._engine = create_async_engine(f"sqlite+aiosqlite:///{self.file}", hide_parameters=True)
+            sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
+            sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+            self._reading = self._engine
+        else:
+            self._engine = _postgres_engine(str(place), limit_s, pool_size=pool_size, pool_pre_ping=True)
+            self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @property
+    def path(self) -> Path:
+        """The file. Only SQLite has one."""
+        assert self.file is not None  # noqa: S101 - asked for by who knows that it is SQLite
+        return self.file
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A write transaction: takes the write lock at once, so that what it reads stays true until it commits."""
-        with _translated():
-            async with self._engine.connect() as plain:
-                connection = await plain.execution_options(llmaas_write=True)
-                async with connection.begin():
-                    yield connection
+    async def begin(self, *, one_at_a_time: bool = True, long: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A write transaction. What it reads stays true until it commits, since no other one runs meanwhile.
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """Raises Unavailable when the database does not answer, as `begin` does."""
-        with _translated():
-            async with self._engine.connect() as connection:
+        With `one_at_a_time` false others do, on PostgreSQL: for a single statement, or a caller that locks its rows.
+        `long` lifts the time limit.
+        """
+        async with self._within_limit(long=long), self._engine.connect() as plain:
+            connection = await plain.execution_options(llmaas_write=True)
+            async with connection.begin():
+                if self.file is None and one_at_a_time:
+                    await connection.execute(_BEGIN_WRITE)
                 yield connection
 
+    @asynccontextmanager
+    async def connect(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
+        """For reads, all of the same moment. Raises Unavailable when the database does not answer, as `begin` does.
+
+        `long` lifts the time limit: for reports and exports.
+        """
+        async with self._within_limit(long=long), self._reading.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _within_limit(self, *, long: bool) -> AsyncIterator[None]:
+        unlimited = long or self.file is not None
+        with _translated():
+            async with asyncio.timeout(None if unlimited else self._limit_s - _LET_GO_S):
+                yield
+
     async def faults(self) -> list[str]:
-        """What SQLite's own check of the file finds; nothing when it is sound."""
+        """What SQLite's own check of the file finds, or that PostgreSQL does not answer; nothing when it is sound."""
+        statement = "PRAGMA integrity_check(20)" if self.file is not None else "SELECT 'ok'"
         try:
-            async with self.connect() as connection:
-                found = (await connection.exec_driver_sql("PRAGMA integrity_check(20)")).scalars().all()
+            async with self.connect(long=True) as connection:
+                found = (await connection.exec_driver_sql(statement)).scalars().all()
         except Unavailable as error:
             return [(error.hint or error.message).splitlines()[0]]
         return [fault for fault in found if fault != "ok"]
@@ -63,15 +125,36 @@ class Database:
         await self._engine.dispose()
 
 
+def _postgres_engine(url: str, limit_s: float, **options: Any) -> AsyncEngine:
+    """Connections that give up on a server which does not answer, and on a lock that is not free in time."""
+    import asyncpg  # noqa: PLC0415 - commands on SQLite start without it
+
+    settings = {"application_name": "llmaas", "lock_timeout": str(round(limit_s * 1000))}
+
+    async def connect() -> asyncpg.Connection:
+        # By the driver itself: SQLAlchemy's reading of a URL knows neither `sslmode` nor several hosts.
+        return await asyncpg.connect(url, timeout=limit_s, server_settings=settings)
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **options)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The border for SQLAlchemy's errors; a broken constraint is the adapters' own business."""
+    """The border for the errors of SQLAlchemy and the drivers; a broken constraint is the adapters' own business."""
     try:
         yield
     except sa.exc.IntegrityError:
         raise
-    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-        raise Unavailable("The database does not answer.", hint=str(error), retry_after_s=2) from error
+    except _foreign() as error:
+        hint = str(error) or "it took too long"
+        raise Unavailable("The database does not answer.", hint=hint, retry_after_s=2) from error
+
+
+def _foreign() -> tuple[type[Exception], ...]:
+    """While a connection is made, what goes wrong is not wrapped by SQLAlchemy. TimeoutError is an OSError."""
+    driver = sys.modules.get("asyncpg")
+    drivers = (driver.PostgresError, driver.InterfaceError) if driver is not None else ()
+    return (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, *drivers)
 
 
 def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
@@ -100,41 +183,98 @@ async def bump(connection: AsyncConnection, name: str) -> None:
     """Tell every process, within the transaction of the change, that `name` (`catalogue`, `keys` with projects, `money`) changed."""
     table = tables.revisions
     await connection.execute(sa.update(table).where(table.c.name == name).values(number=table.c.number + 1))
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_notify(CHANGES_CHANNEL, name)))
 
 
-def prepare(path: Path) -> None:
-    """Make the schema in an empty database. ConfigurationError when the database is of another version or unusable."""
-    with _engine(path) as connection:
-        present, wanted = _versions(connection)
-        if present is None and not sa.inspect(connection).get_table_names():
-            _upgrade(connection)
-        elif present != wanted:
-            raise ConfigurationError([_wrong_version(path, present, wanted)])
+def upsert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that has `on_conflict_do_update` and `on_conflict_do_nothing`, for the database at hand."""
+    from sqlalchemy.dialects import postgresql, sqlite  # noqa: PLC0415 - commands that read start without them
+
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def migrate(path: Path) -> tuple[str | None, str]:
-    """Bring an older schema to this version's; gives both versions. ConfigurationError when it is not an older one."""
-    with _engine(path) as connection:
-        present, wanted = _versions(connection)
-        if present != wanted:
-            known = {s.revision for s in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
-            if present not in known and (present is not None or sa.inspect(connection).get_table_names()):
-                raise ConfigurationError([_wrong_version(path, present, wanted)])
-            _upgrade(connection)
-        return present, wanted
+def prepare(place: str | Path) -> bool:
+    """Make the schema in an empty database; whether there are API keys in it, which only their master key knows.
+
+    ConfigurationError when the database is of another version or unusable. Blocks.
+    """
+    return _on_schema(place, _prepare)
 
 
-@contextmanager
-def _engine(path: Path) -> Iterator[sa.Connection]:
+def migrate(place: str | Path) -> tuple[str | None, str]:
+    """Bring an older schema to this version's; gives both versions. ConfigurationError when it is not an older one. Blocks."""
+    return _on_schema(place, _migrate)
+
+
+def _prepare(connection: sa.Connection, name: str) -> bool:
+    present = _version(connection)
+    if present is None and not sa.inspect(connection).get_table_names():
+        upgrade(connection)
+    elif present != SCHEMA:
+        raise ConfigurationError([_wrong_version(name, present)])
+    return connection.execute(sa.select(tables.keys.c.id).limit(1)).first() is not None
+
+
+def _migrate(connection: sa.Connection, name: str) -> tuple[str | None, str]:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - a third of a second, needed only here
+
+    present = _version(connection)
+    if present != SCHEMA:
+        known = {s.revision for s in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
+        if present not in known and (present is not None or sa.inspect(connection).get_table_names()):
+            raise ConfigurationError([_wrong_version(name, present)])
+        upgrade(connection)
+    return present, SCHEMA
+
+
+def upgrade(connection: sa.Connection, version: str = "head") -> None:
+    """Run the migrations up to a version, within the connection's transaction."""
+    from alembic import command  # noqa: PLC0415 - a third of a second, needed only here
+
+    command.upgrade(_config(connection), version)
+
+
+def _config(connection: sa.Connection) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - a third of a second, needed only here
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _version(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    present: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return present
+
+
+def _wrong_version(name: str, present: str | None) -> str:
+    if present is not None and present < SCHEMA:
+        return f"database {name} has schema {present}, this version needs {SCHEMA}: make a backup, then run `llmaas migrate`"
+    found = present or "of an unknown origin"
+    return f"database {name} has schema {found}, this version knows up to {SCHEMA}: use the version that wrote it"
+
+
+def _on_schema(place: str | Path, work: Callable[[sa.Connection, str], T]) -> T:
+    """Work on the schema in a transaction that no other such work runs beside."""
+    path = sqlite_path(place)
+    return _on_sqlite(path, work) if path is not None else _on_postgres(str(place), work)
+
+
+def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T]) -> T:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = sa.create_engine(f"sqlite:///{path}", hide_parameters=True)
+        engine = sa.create_engine(f"{_SQLITE}{path}", hide_parameters=True)
         sa.event.listen(engine, "connect", _set_pragmas)
         sa.event.listen(engine, "begin", _begin_immediate)
         try:
             with engine.connect().execution_options(llmaas_write=True) as connection:
-                yield connection
+                done = work(connection, str(path))
                 connection.commit()
+                return done
         finally:
             engine.dispose()
     except OSError as error:
@@ -148,28 +288,21 @@ def _engine(path: Path) -> Iterator[sa.Connection]:
         ) from error
 
 
-def _versions(connection: sa.Connection) -> tuple[str | None, str]:
-    present: Any = None
-    if "alembic_version" in sa.inspect(connection).get_table_names():
-        present = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    wanted = ScriptDirectory.from_config(_config(connection)).get_current_head()
-    assert wanted is not None  # noqa: S101 - the package ships at least one migration
-    return present, wanted
+def _on_postgres(url: str, work: Callable[[sa.Connection, str], T]) -> T:
+    """The driver has no blocking form, so it gets a loop of its own, in a thread that may have one."""
+    name = without_password(url)
 
+    async def within() -> T:
+        engine = _postgres_engine(url, limit_s=30.0, poolclass=NullPool)
+        async with engine.begin() as connection:
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+            return await connection.run_sync(work, name)
 
-def _wrong_version(path: Path, present: str | None, wanted: str) -> str:
-    if present is not None and present < wanted:
-        return f"database {path} has schema {present}, this version needs {wanted}: make a backup, then run `llmaas migrate`"
-    found = present or "of an unknown origin"
-    return f"database {path} has schema {found}, this version knows up to {wanted}: use the version that wrote it"
-
-
-def _config(connection: sa.Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _upgrade(connection: sa.Connection) -> None:
-    command.upgrade(_config(connection), "head")
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, within()).result()
+    except _foreign() as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        raise ConfigurationError(
+            [f"database {name} cannot be used: {cause}; check database_url and the server"]
+        ) from error

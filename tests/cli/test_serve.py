@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import os
 import re
 import shutil
@@ -14,7 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from llmaas.domain import keys as keys_domain
+from llmaas.domain.usage import UsageRow
+from llmaas.storage.spool import Spool
 from tests.engine.serving import Serving, gone, write_models
+from tests.postgres import PostgresServer, execute
+from tests.storage.rows import rows
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -172,3 +180,184 @@ async def test_an_unknown_default_model_and_an_old_schema(serving: Serving) -> N
     assert await serving.ended() == 3
     assert len(errors(serving)) == 1
     assert "Traceback" not in serving.err
+
+
+MASTER_KEY = base64.b64encode(b"k" * 32).decode()
+NOWHERE = "valkey://127.0.0.1:1/0"
+
+
+def shared(url: str, **more: str) -> dict[str, str]:
+    """What several gateway processes need. Without Valkey they count for themselves."""
+    return {"LLMAAS_DATABASE_URL": url, "LLMAAS_STATE_URL": NOWHERE, **more}
+
+
+def connections(pid: int, port: int) -> int:
+    """How many connections to the port a process has taken."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    established = {words[9] for words in lines if words[3] == "01" and int(words[1].partition(":")[2], 16) == port}
+    count = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += str(entry.readlink()).removeprefix("socket:[").removesuffix("]") in established
+    return count
+
+
+async def models(serving: Serving) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+    writer.write(f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {serving.key}\r\n\r\n".encode())
+    status = (await asyncio.wait_for(reader.readline(), 10)).split()
+    writer.close()
+    return int(status[1]) if status else 0
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side is gone."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+async def test_F12_gateway_processes_share_the_port_and_one_that_is_killed_comes_back(
+    serving: Serving, postgres_url: str
+) -> None:
+    await serving.start("--no-model", "--workers", "3", env=shared(postgres_url))
+    await serving.greeted()
+    first = serving.gateways()
+    assert len(first) == 3
+    with contextlib.ExitStack() as held:
+        opened = [held.enter_context(socket.create_connection(("127.0.0.1", serving.port))) for _ in range(90)]
+
+        def taken() -> list[int]:
+            return [connections(pid, serving.port) for pid in first]
+
+        await until(lambda: sum(taken()) == 90, "all connections are taken")
+        assert min(taken()) >= 10, taken()
+        seen = execute(postgres_url, "SELECT pid, catalogue_revision FROM workers ORDER BY pid")
+        assert [tuple(row) for row in seen] == [(pid, 1) for pid in sorted(first)]
+
+        its = taken()[1]
+        os.kill(first[1], signal.SIGKILL)
+        await gone(first[1])
+        await until(lambda: sum(map(is_closed, opened)) == its, "only its own connections are cut")
+        assert [await models(serving) for _ in range(12)] == [200] * 12
+
+    def back() -> bool:
+        now = serving.gateways()
+        return len(now) == 3 and now[1] != first[1] and now[0] == first[0] and now[2] == first[2]
+
+    await until(back, "a new process in its place", 20)
+    last = serving.gateways()
+    new = f"SELECT id FROM workers WHERE pid = {last[1]}"
+    await until(lambda: len(execute(postgres_url, new)) == 1, "it has told of itself", 20)
+    assert serving.process is not None
+    serving.process.terminate()
+    assert await serving.ended() == 0
+    await gone(*last)
+    assert execute(postgres_url, "SELECT count(*) FROM workers WHERE seen_ms = 0")[0][0] == 3
+    assert "Traceback" not in serving.err
+
+
+async def test_a_change_reaches_every_gateway_process_within_a_second(serving: Serving, postgres_url: str) -> None:
+    environment = shared(postgres_url, LLMAAS_REFRESH_INTERVAL_S="1")
+    await serving.start("--no-model", "--workers", "2", env=environment)
+    await serving.greeted()
+    assert {await models(serving) for _ in range(20)} == {200}
+    kid = serving.key.split("_")[1]
+    execute(
+        postgres_url,
+        f"UPDATE keys SET revoked_ms = 1 WHERE id = '{kid}'",
+        "UPDATE revisions SET number = number + 1 WHERE name = 'keys'",
+        "SELECT pg_notify('llmaas_changes', 'keys')",
+    )
+
+    async def refused() -> bool:
+        return {await models(serving) for _ in range(20)} == {401}
+
+    await until(refused, "no process takes the key", 1.0)
+
+
+async def test_F11_known_keys_go_on_without_postgresql_and_all_heals(
+    serving: Serving, own_postgres: PostgresServer
+) -> None:
+    environment = shared(own_postgres.url(), LLMAAS_DATABASE_TIMEOUT_S="3")
+    await serving.start("--no-model", env=environment)
+    await serving.greeted()
+    known = serving.key
+    assert await models(serving) == 200
+    own_postgres.stop()
+    assert [await models(serving) for _ in range(5)] == [200] * 5
+    serving.key = unknown_key()
+    assert await models(serving) == 503
+    own_postgres.start()
+    own_postgres.freeze()
+    try:
+        serving.key = known
+        assert await models(serving) == 200
+        serving.key = unknown_key()
+        begun_s = asyncio.get_running_loop().time()
+        assert await models(serving) == 503
+        assert asyncio.get_running_loop().time() - begun_s < 4
+    finally:
+        own_postgres.thaw()
+
+    async def healed() -> bool:
+        return await models(serving) == 401
+
+    await until(healed, "unknown keys are looked up again")
+    serving.key = known
+    assert await models(serving) == 200
+
+
+def unknown_key() -> str:
+    return keys_domain.mint()[0]
+
+
+async def test_several_processes_need_a_shared_database_and_shared_state(serving: Serving) -> None:
+    await serving.start("--no-model", "--workers", "2")
+    assert await serving.ended() == 3
+    told = errors(serving)
+    assert len(told) == 2
+    assert "set database_url to postgresql://" in told[0]
+    assert "set state_url to valkey://" in told[1]
+    await serving.start("--no-model", env={"LLMAAS_DATABASE_URL": "mysql://x", "LLMAAS_MASTER_KEY": "c2hvcnQ="})
+    assert await serving.ended() == 3
+    assert [line.split(":")[0] for line in errors(serving)] == ["database_url", "master_key"]
+    assert "c2hvcnQ" not in serving.err
+
+
+async def test_a_second_host_needs_the_master_key_of_the_first(serving: Serving, empty_postgres_url: str) -> None:
+    await serving.start("--no-model", env=shared(empty_postgres_url, LLMAAS_MASTER_KEY=MASTER_KEY))
+    await serving.greeted()
+    assert not (serving.data_dir / "master.key").exists()
+    second = Serving(serving.data_dir.parent / "second" / "data")
+    write_models(second.data_dir)
+    try:
+        await second.start("--no-model", env=shared(empty_postgres_url))
+        assert await second.ended() == 3
+        assert [line for line in errors(second) if "LLMAAS_MASTER_KEY" in line] == errors(second) != []
+        await second.start("--no-model", env=shared(empty_postgres_url, LLMAAS_MASTER_KEY=MASTER_KEY))
+        assert "Shown once" not in await second.greeted()
+        second.key = serving.key
+        assert await models(second) == 200
+    finally:
+        await second.close()
+
+
+async def test_rows_that_a_process_left_behind_are_adopted_when_there_are_fewer(serving: Serving) -> None:
+    left: list[UsageRow] = rows(3)
+    spool = Spool(serving.data_dir / "spool" / "5")
+    spool.write(left)
+    spool.close()
+    await serving.start("--no-model")
+    await serving.greeted()
+
+    def stored() -> bool:
+        with contextlib.closing(sqlite3.connect(serving.data_dir / "llmaas.db")) as database:
+            found = [row[0] for row in database.execute("SELECT id FROM usage ORDER BY started_ms")]
+        return found == [row.id for row in left]
+
+    await until(stored, "the rows are in the database")

@@ -130,6 +130,16 @@ class Serving:
                 found.update({name: pid for name in ("gateway", "engines") if name in words})
         return found
 
+    def gateways(self) -> list[int]:
+        """The gateway processes by their number, those that run."""
+        assert self.process is not None
+        found = {
+            int(words[words.index("--number") + 1]): pid
+            for pid, parent, words in _processes()
+            if parent == self.process.pid and "gateway" in words and "--number" in words
+        }
+        return [found[number] for number in sorted(found)]
+
     async def child(self, name: str, other_than: int = 0) -> int:
         """The process of that name, as soon as there is one."""
         async with asyncio.timeout(DEADLINE_S):

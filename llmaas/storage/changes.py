@@ -1,0 +1,102 @@
+"""Waking up when another process has changed something. The poll of `revisions` is what makes sure of it; this makes it
+quick, and on PostgreSQL the same connection holds the lock by which others know that this worker lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import asyncpg
+import structlog
+
+from llmaas.settings import without_password
+from llmaas.storage.database import CHANGES_CHANNEL
+from llmaas.storage.workers import life_lock
+
+_CONNECT_S = 3.0
+_AGAIN_S = (0.1, 0.5, 1.0, 2.0)
+_PROBE_S = 5.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.changes")
+
+
+class Changes:
+    """What `wait` is on SQLite: a pause. Changes are found by the poll that follows it."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def wait(self, limit_s: float) -> None:
+        """Until something may have changed, at most `limit_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), limit_s)
+        self._changed.clear()
+
+
+class PostgresChanges(Changes):
+    """A connection of its own that listens, and is made anew for as long as it takes."""
+
+    def __init__(self, url: str, worker_id: str) -> None:
+        super().__init__()
+        self._url = url
+        self._lock = life_lock(worker_id)
+        self._task: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+
+    async def start(self) -> None:
+        """Returns when it listens, or after a first failure, from which it recovers by itself."""
+        self._task = asyncio.create_task(self._keep(), name="changes")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), _CONNECT_S)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen()
+                failures = 0
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _log.warning(
+                    "changes_not_heard", database=without_password(self._url), error=str(error) or type(error).__name__
+                )
+            self._connected.clear()
+            await asyncio.sleep(_AGAIN_S[min(failures, len(_AGAIN_S) - 1)])
+            failures += 1
+
+    async def _listen(self) -> None:
+        """Until the connection ends."""
+        connection = await asyncpg.connect(
+            self._url, timeout=_CONNECT_S, command_timeout=_CONNECT_S, server_settings={"application_name": "llmaas"}
+        )
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
+        try:
+            # Shared, so that a session of ours that the server has not missed yet does not keep the next one waiting.
+            await connection.execute("SELECT pg_advisory_lock_shared($1)", self._lock)
+            await connection.add_listener(CHANGES_CHANNEL, self._heard)
+            self._connected.set()
+            self._changed.set()  # of what happened meanwhile nobody told us
+            while not ended.is_set():
+                try:
+                    await asyncio.wait_for(ended.wait(), _PROBE_S)
+                except TimeoutError:
+                    await connection.execute("SELECT 1")  # a server that is gone without a word is noticed by asking
+        finally:
+            connection.terminate()
+
+    def _heard(self, *_: Any) -> None:
+        self._changed.set()

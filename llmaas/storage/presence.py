@@ -1,0 +1,74 @@
+"""A worker among the others: its heartbeat, its ear for changes, and the duties that it takes its turn in."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from llmaas.clock import Clock
+from llmaas.domain.workers import Worker
+from llmaas.errors import Unavailable
+from llmaas.storage.changes import Changes, PostgresChanges
+from llmaas.storage.database import Database
+from llmaas.storage.duties import Duty, DutyRunner, SqlDutyRoster
+from llmaas.storage.workers import HEARTBEAT_S, SqlWorkerStore
+from llmaas.tasks import TaskSet
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.presence")
+
+
+class Presence:
+    """`changes.wait` is how the worker learns that there may be something new."""
+
+    def __init__(
+        self, place: str | Path, database: Database, worker_id: str, clock: Clock, duties: Sequence[Duty]
+    ) -> None:
+        self._shared = database.file is None
+        self._clock = clock
+        self._workers = SqlWorkerStore(database)
+        self._me = Worker(worker_id, socket.gethostname(), os.getpid(), clock.now_ms(), clock.now_ms(), 0)
+        self._runner = DutyRunner(SqlDutyRoster(database), worker_id, clock, duties)
+        self.changes = PostgresChanges(str(place), worker_id) if self._shared else Changes()
+
+    async def start(self, tasks: TaskSet, revision: Callable[[], int]) -> None:
+        """`revision` gives the catalogue revision that this worker runs. Raises Unavailable."""
+        await self.changes.start()
+        await self._beat(revision())
+        tasks.spawn(self._keep_beating(revision), name="heartbeat")
+        tasks.spawn(self._runner.run(), name="duties")
+
+    async def stop(self) -> None:
+        """After the last row was written and the tasks have ended: this worker counts as gone."""
+        try:
+            await self._workers.leave(self._me.id)
+        except Unavailable as error:
+            _log.warning("worker_not_signed_off", hint=error.hint)
+        await self.changes.stop()
+
+    async def dead(self) -> Sequence[str]:
+        """Other workers that are gone and not forgotten yet."""
+        return await self._workers.dead(self._me.id, self._clock.now_ms())
+
+    async def forget(self, worker_id: str) -> None:
+        await self._workers.forget(worker_id)
+
+    async def _beat(self, revision: int) -> None:
+        self._me = dataclasses.replace(self._me, seen_ms=self._clock.now_ms(), catalogue_revision=revision)
+        await self._workers.beat(self._me)
+
+    async def _keep_beating(self, revision: Callable[[], int]) -> None:
+        """On SQLite only to tell a new revision: there is nobody else whom the rest could matter to."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if not self._shared and revision() == self._me.catalogue_revision:
+                continue
+            try:
+                await self._beat(revision())
+            except Unavailable as error:
+                _log.warning("heartbeat_failed", hint=error.hint)

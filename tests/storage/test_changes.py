@@ -1,0 +1,104 @@
+"""Noticing changes: at once on PostgreSQL, again after its restart, and at the latest with the next poll anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from llmaas.domain.workers import Worker
+from llmaas.storage.changes import Changes, PostgresChanges
+from llmaas.storage.database import Database, bump
+from llmaas.storage.workers import SqlWorkerStore
+from tests.postgres import PostgresServer
+from tests.waiting import until
+
+FAR_S = 20.0
+
+
+@asynccontextmanager
+async def listening(url: str, worker_id: str = "w") -> AsyncIterator[PostgresChanges]:
+    changes = PostgresChanges(url, worker_id)
+    await changes.start()
+    await changes.wait(FAR_S)  # it begins with a look at what happened before it listened
+    yield changes
+    await changes.stop()
+
+
+async def change(url: str) -> None:
+    database = Database(url)
+    async with database.begin() as connection:
+        await bump(connection, "keys")
+    await database.close()
+
+
+async def waited_s(changes: Changes, limit_s: float) -> float:
+    begun_s = time.monotonic()
+    await changes.wait(limit_s)
+    return time.monotonic() - begun_s
+
+
+async def test_without_news_a_wait_ends_with_its_limit() -> None:
+    assert 0.05 <= await waited_s(Changes(), 0.05) < 5
+
+
+async def test_a_change_wakes_the_waiting_at_once(postgres_url: str) -> None:
+    async with listening(postgres_url) as changes:
+        waiting = asyncio.create_task(waited_s(changes, FAR_S))
+        await change(postgres_url)
+        assert await waiting < 2
+        await change(postgres_url)
+        await until(changes._changed.is_set, "it was told")  # noqa: SLF001 - a change between two waits
+        assert await waited_s(changes, FAR_S) < 2
+        assert await waited_s(changes, 0.1) >= 0.1
+
+
+async def test_a_change_that_is_taken_back_wakes_nobody(postgres_url: str) -> None:
+    database = Database(postgres_url)
+
+    async def half_way() -> None:
+        async with database.begin() as connection:
+            await bump(connection, "keys")
+            raise RuntimeError("half way")
+
+    async with listening(postgres_url) as changes:
+        with pytest.raises(RuntimeError):
+            await half_way()
+        assert await waited_s(changes, 0.2) >= 0.2
+    await database.close()
+
+
+async def test_F11_after_a_restart_of_postgresql_it_listens_again(own_postgres: PostgresServer) -> None:
+    async with listening(own_postgres.url()) as changes:
+        own_postgres.stop()
+        assert await waited_s(changes, 0.3) >= 0.3
+        own_postgres.start()
+        assert await waited_s(changes, FAR_S) < 10  # it looks again after a gap
+        await change(own_postgres.url())
+        assert await waited_s(changes, FAR_S) < 2
+
+
+async def test_a_server_that_is_away_at_the_start_is_no_hindrance(own_postgres: PostgresServer) -> None:
+    own_postgres.stop()
+    changes = PostgresChanges(own_postgres.url(), "w")
+    await changes.start()
+    own_postgres.start()
+    assert await waited_s(changes, FAR_S) < 10
+    await changes.stop()
+
+
+async def test_a_worker_is_alive_as_long_as_it_listens(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    store = SqlWorkerStore(database)
+    await store.beat(Worker("w", "host", 1, 1, 1, 1))
+    async with listening(postgres_url, "w"):
+        assert await store.dead("asking", 10**12) == []
+
+    async def dead() -> bool:
+        return await store.dead("asking", 10**12) == ["w"]
+
+    await until(dead, "the lock is free")
+    await database.close()
