@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llmaas.cli import output
+from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
+from llmaas.errors import InvalidRequest
 from llmaas.settings import PREFIX, Loaded, Secret, Settings
 
-commands = typer.Typer(help="Settings: check, show.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from llmaas.app import Installation
+
+commands = typer.Typer(help="Settings: check, show; the master key: rotate.", no_args_is_help=True)
+_KEY_BYTES = 32
 
 
 @commands.command()
@@ -34,6 +42,46 @@ def show(place: Place, *, as_json: JsonFlag = False) -> None:
     else:
         rows = [[r["name"], _text(r["value"]), r["origin"], r["variable"]] for r in _records(loaded)]
         output.table(["setting", "value", "from", "variable"], rows)
+
+
+@commands.command("rotate-master-key")
+@at_place
+def rotate_master_key(place: Place, *, as_json: JsonFlag = False) -> None:
+    """Seal credentials and second factors with a new master key. API keys go on working; nothing has to be restarted.
+
+    Where the master key is a setting, the new one is read from standard input and has to be set afterwards.
+    """
+    settings = place.load().settings
+    new_key = _read_key() if settings.master_key else None
+
+    async def work(installation: Installation) -> tuple[int, list[str]]:
+        done = await installation.rotate_master_key(new_key, by=operator())
+        return done.sealed_anew, list(done.unreadable)
+
+    sealed_anew, unreadable = place.run(work)
+    if as_json:
+        output.json_object({"sealed_anew": sealed_anew, "unreadable": unreadable})
+    else:
+        print(f"sealed anew: {sealed_anew}")
+    for owner in unreadable:
+        output.note(f"opens with no key that is here, and stays as it is: {owner}")
+    if new_key is None:
+        output.note("copy master.key to all hosts, then remove master.key.previous; older backups need the old one")
+    else:
+        output.note("set LLMAAS_MASTER_KEY to the new key and restart all processes")
+
+
+def _read_key() -> bytes:
+    text = sys.stdin.readline(200).strip()
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise InvalidRequest(
+            "Give the new key on standard input: 32 bytes in base64, as `openssl rand -base64 32` makes."
+        )
+    return key
 
 
 @at_place

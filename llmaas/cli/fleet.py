@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmaas.cli import output
+from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
 from llmaas.errors import ConfigurationError
@@ -38,7 +39,7 @@ def apply(
         present = await installation.catalogue.fleet()
         declared = read_fleet(text, called, over=Fleet() if prune else present)
         now_ms = installation.clock.now_ms()
-        return await installation.catalogue.apply(declared, now_ms=now_ms, prune=prune, dry_run=dry_run)
+        return await installation.catalogue.apply(declared, now_ms=now_ms, prune=prune, dry_run=dry_run, by=operator())
 
     from llmaas.domain.fleet import Fleet
 

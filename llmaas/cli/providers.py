@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmaas.cli import output
+from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
 from llmaas.domain.models import Provider, ProviderKind
@@ -75,7 +76,7 @@ def add(
         declared, mistakes = declare({"providers": [provider], "backends": [backend]}, present)
         if mistakes:
             raise InvalidRequest("; ".join(dict.fromkeys(mistake.message for mistake in mistakes)))
-        await installation.catalogue.apply(declared, now_ms=installation.clock.now_ms(), prune=False)
+        await installation.catalogue.apply(declared, now_ms=installation.clock.now_ms(), prune=False, by=operator())
 
     place.run(work)
     print(f"added provider {provider_id}")
@@ -100,7 +101,7 @@ def set_secret(
 
     async def work(installation: Installation) -> None:
         sealed = None if secret is None else installation.secret_box.seal(provider_id, secret)
-        await installation.catalogue.set_secret(provider_id, sealed)
+        await installation.catalogue.set_secret(provider_id, sealed, by=operator())
 
     place.run(work)
     print(f"{'forgot' if remove else 'stored'} the credential of {provider_id}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmaas.domain.fleet import NOUNS, Fleet, Noun, check, duplicates
+from llmaas.domain.fleet import NOUNS, Fleet, Noun, Thing, check, duplicates
 from llmaas.domain.models import Backend, Deployment, Lifecycle, Model, ModelKind, Phase, Provider, ProviderKind
-from llmaas.domain.prices import Price, format_amount
+from llmaas.domain.prices import PRICE_CLASSES, Price, format_amount
 from llmaas.domain.tiers import Tier
 from llmaas.domain.values import Mistake, Table, closest, printable
 
@@ -22,7 +22,6 @@ _TIER_COUNTS = (
     "output_tokens_per_hour",
     "output_tokens_per_day",
 )
-_PRICE_CLASSES = ("input", "cached_input", "output", "reasoning", "request", "documents")
 _PRICED_LIKE = {"cached_input": "input", "reasoning": "output"}
 _DAYS = ("released", "deprecated", "retires")
 _MANY = 10**12
@@ -54,14 +53,23 @@ def declare(root: Mapping[str, object], present: Fleet) -> tuple[Fleet, list[Mis
 
 def describe(fleet: Fleet) -> dict[str, list[dict[str, Any]]]:
     """The values that declare this fleet; `declare` makes the same fleet of them."""
-    described = {
-        "tiers": [_describe_tier(t) for t in fleet.tiers],
-        "providers": [_describe_provider(p) for p in fleet.providers],
-        "backends": [_describe_backend(b) for b in fleet.backends],
-        "models": [_describe_model(m) for m in fleet.models],
-        "deployments": [_describe_deployment(d) for d in fleet.deployments],
-    }
+    described = {PLURALS[noun]: [describe_thing(thing) for thing in fleet.of(noun)] for noun in NOUNS}
     return {plural: things for plural, things in described.items() if things}
+
+
+def describe_thing(thing: Thing) -> dict[str, Any]:
+    """The values that declare this one."""
+    match thing:
+        case Tier():
+            return _describe_tier(thing)
+        case Provider():
+            return _describe_provider(thing)
+        case Backend():
+            return _describe_backend(thing)
+        case Model():
+            return _describe_model(thing)
+        case Deployment():
+            return _describe_deployment(thing)
 
 
 def _tables(root: Mapping[str, object], noun: Noun, mistakes: list[Mistake]) -> Iterator[Table]:
@@ -94,11 +102,14 @@ def _contradictions(declared: Fleet, present: Fleet, mistakes: Sequence[Mistake]
 
 
 def _tier(table: Table) -> Tier:
+    tier_id = table.name("id")
     counts: dict[str, Any] = {name: table.count(name, at_most=_MANY) for name in _TIER_COUNTS}
+    prices = (_price(model_id, priced, tier_id) for model_id, priced in table.tables("prices"))
     return Tier(
-        id=table.name("id"),
+        id=tier_id,
         monthly_cap=table.amount("monthly_cap"),
         prepaid_credit=table.amount("prepaid_credit"),
+        prices=tuple(sorted((price for price in prices if price is not None), key=lambda price: price.model_id)),
         **counts,
     )
 
@@ -158,17 +169,17 @@ def _lifecycle(table: Table | None) -> Lifecycle:
     return lifecycle
 
 
-def _price(model_id: str, table: Table | None) -> Price | None:
+def _price(model_id: str, table: Table | None, tier_id: str | None = None) -> Price | None:
     """A class of tokens that has no price of its own costs what the class it belongs to costs."""
     if table is None:
         return None
-    amounts = {name: table.amount(name) for name in _PRICE_CLASSES}
+    amounts = {name: table.amount(name) for name in PRICE_CLASSES}
     table.refuse_unknown()
     for name, whole in _PRICED_LIKE.items():
         if amounts[name] is None:
             amounts[name] = amounts[whole]
     given: dict[str, Any] = {name: amount or 0 for name, amount in amounts.items()}
-    return Price(version=0, model_id=model_id, valid_from_ms=0, **given)
+    return Price(version=0, model_id=model_id, valid_from_ms=0, tier_id=tier_id, **given)
 
 
 def _deployment(table: Table) -> Deployment:
@@ -186,7 +197,11 @@ def _describe_tier(tier: Tier) -> dict[str, Any]:
     for name in ("monthly_cap", "prepaid_credit"):
         amount = getattr(tier, name)
         values[name] = None if amount is None else format_amount(amount)
-    return _given(values)
+    return _given({**values, "prices": {price.model_id: describe_price(price) for price in tier.prices}})
+
+
+def describe_price(price: Price) -> dict[str, str]:
+    return {name: format_amount(getattr(price, name)) for name in PRICE_CLASSES}
 
 
 def _describe_provider(provider: Provider) -> dict[str, Any]:
@@ -227,7 +242,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
             "max_output_tokens": model.max_output_tokens,
             "owned_by": model.owned_by,
             "capabilities": sorted(model.capabilities),
-            "price": None if price is None else {name: format_amount(getattr(price, name)) for name in _PRICE_CLASSES},
+            "price": None if price is None else describe_price(price),
             "card": model.card,
             "lifecycle": _given(
                 {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
+from llmaas.domain.audit import Actor
 from llmaas.domain.models import Backend, Deployment, Model, Provider, ProviderKind
 from llmaas.domain.tiers import Tier
 
 Noun = Literal["tier", "provider", "backend", "model", "deployment"]
 NOUNS: tuple[Noun, ...] = ("tier", "provider", "backend", "model", "deployment")
+Thing = Tier | Provider | Backend | Model | Deployment
 _Thing = TypeVar("_Thing", Tier, Provider, Backend, Model, Deployment)
 
 
@@ -24,8 +26,8 @@ class Fleet:
     models: tuple[Model, ...] = ()
     deployments: tuple[Deployment, ...] = ()
 
-    def of(self, noun: Noun) -> tuple[Tier | Provider | Backend | Model | Deployment, ...]:
-        by_noun: dict[Noun, tuple[Tier | Provider | Backend | Model | Deployment, ...]] = {
+    def of(self, noun: Noun) -> tuple[Thing, ...]:
+        by_noun: dict[Noun, tuple[Thing, ...]] = {
             "tier": self.tiers,
             "provider": self.providers,
             "backend": self.backends,
@@ -33,6 +35,21 @@ class Fleet:
             "deployment": self.deployments,
         }
         return by_noun[noun]
+
+    def find(self, noun: Noun, thing_id: str) -> Thing | None:
+        return next((thing for thing in self.of(noun) if thing.id == thing_id), None)
+
+    def without(self, noun: Noun, thing_id: str) -> Fleet:
+        def kept(things: tuple[_Thing, ...], its: Noun) -> tuple[_Thing, ...]:
+            return tuple(thing for thing in things if its != noun or thing.id != thing_id)
+
+        return Fleet(
+            tiers=kept(self.tiers, "tier"),
+            providers=kept(self.providers, "provider"),
+            backends=kept(self.backends, "backend"),
+            models=kept(self.models, "model"),
+            deployments=kept(self.deployments, "deployment"),
+        )
 
     def merged_with(self, newer: Fleet) -> Fleet:
         """This fleet with what `newer` declares put over it, thing by thing, by id."""
@@ -43,6 +60,16 @@ class Fleet:
             models=_merge(self.models, newer.models),
             deployments=_merge(self.deployments, newer.deployments),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """The fleet at one moment. `with_secret`: providers with a stored credential. `skipped`: rows that cannot be read."""
+
+    revision: int
+    fleet: Fleet
+    with_secret: frozenset[str] = frozenset()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +90,34 @@ class Change:
     action: Literal["add", "change", "remove"]
     noun: Noun
     id: str
+
+
+class FleetStore(Protocol):
+    """The one catalogue behind `llmaas apply`, the commands and the admin API."""
+
+    async def state(self) -> FleetState: ...
+
+    async def apply(
+        self,
+        declared: Fleet,
+        *,
+        now_ms: int,
+        prune: bool,
+        dry_run: bool = False,
+        remove: Iterable[tuple[Noun, str]] = (),
+        by: Actor,
+        if_still: Callable[[FleetState], None] | None = None,
+    ) -> list[Change]:
+        """Put the declared fleet over the present one, or with `prune` in its place, then take away `remove`.
+
+        All of it or nothing; every change is in the audit log. `if_still` sees the present state in the same transaction
+        and raises when the caller's picture of it is old. Raises ConfigurationError when the result would not hold together.
+        """
+        ...
+
+    async def set_secret(self, provider_id: str, sealed: bytes | None, *, by: Actor) -> None:
+        """Keep a credential, or with None forget it. Raises NotFound when there is no such provider."""
+        ...
 
 
 def check(fleet: Fleet) -> list[Problem]:
@@ -121,6 +176,10 @@ def _dangling(fleet: Fleet) -> Iterator[Problem]:
             yield Problem(
                 "deployment", index, f"deployment: there is no backend `{deployment.backend_id}`", ("backend",)
             )
+    for index, tier in enumerate(fleet.tiers):
+        for price in tier.prices:
+            if price.model_id not in models:
+                yield Problem("tier", index, f"tier `{tier.id}`: there is no model `{price.model_id}`", ("prices",))
 
 
 def _addresses(fleet: Fleet) -> Iterator[Problem]:

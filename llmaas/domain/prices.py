@@ -11,6 +11,7 @@ NANO = 1_000_000_000
 _MTOK = 1_000_000
 _PLACES = 9
 _MAX_PRICE = 1_000_000
+PRICE_CLASSES = ("input", "cached_input", "output", "reasoning", "request", "documents")
 _DECIMAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 
 
@@ -63,6 +64,14 @@ def cost_nano(price: Price, tokens: TokenCounts) -> int:
         + tokens.reasoning * price.reasoning
     )
     return (scaled + _MTOK // 2) // _MTOK + price.request
+
+
+def bound_nano(price: Price | None, input_tokens: int, output_tokens: int) -> int:
+    """The most that so many tokens can cost, whatever classes they turn out to be of; without the price of the request."""
+    if price is None:
+        return 0
+    scaled = input_tokens * max(price.input, price.cached_input) + output_tokens * max(price.output, price.reasoning)
+    return -(-scaled // _MTOK)
 
 
 def parse_amount(text: str) -> int:

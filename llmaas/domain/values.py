@@ -165,6 +165,22 @@ class Table:
         heading = f"{key} of {self._heading}"
         return Table(heading, (*self._path, key), value, self._mistakes)
 
+    def tables(self, key: str) -> list[tuple[str, Table]]:
+        """A table of tables, each with the name that it stands under."""
+        whole = self.table(key)
+        return [] if whole is None else whole.entries()
+
+    def entries(self) -> list[tuple[str, Table]]:
+        """Every value as a table, with its name."""
+        found = []
+        for name in self._values:
+            if fault := name_fault(name):
+                self._asked.add(name)
+                self.refuse(name, f'the name "{printable(name)}" in {self._heading} {fault}')
+            elif (table := self.table(name)) is not None:
+                found.append((name, table))
+        return found
+
     def free_table(self, key: str) -> dict[str, Any]:
         """A table that may hold anything that JSON can say; days and times become text."""
         value = self._take(key)

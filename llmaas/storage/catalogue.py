@@ -1,64 +1,99 @@
-"""The catalogue in SQL: loading snapshots, and replacing the declared fleet in one transaction.
+"""The catalogue in SQL: loading snapshots, and changing the declared fleet in one transaction.
 
-Prices are versions: an unchanged price keeps its version, a changed one is a new row, and no row is ever changed.
+Prices are versions: an unchanged price keeps its version, a changed one is a new row, and no row is ever changed. Every
+editor goes through `apply`: a change is checked as a whole, recorded thing by thing, and counted once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmaas.domain.addresses import AddressRules
+from llmaas.domain.audit import SYSTEM, Act, Actor
 from llmaas.domain.catalogue import Catalogue
-from llmaas.domain.fleet import Change, Fleet, Problem, changes, check, duplicates
-from llmaas.domain.models import Backend, Deployment, Lifecycle, Model, ModelKind, Provider, ProviderKind
-from llmaas.domain.prices import Price
-from llmaas.domain.tiers import Tier
+from llmaas.domain.declarations import describe_thing
+from llmaas.domain.fleet import NOUNS, Change, Fleet, FleetState, Noun, Problem, changes, check, duplicates
+from llmaas.domain.prices import PRICE_CLASSES, Price
 from llmaas.errors import ConfigurationError, NotFound
-from llmaas.storage.database import Database, bump
-from llmaas.storage.tables import backends, deployments, models, prices, providers, revisions, tiers
+from llmaas.storage.audit import record
+from llmaas.storage.database import Database, bump, upsert
+from llmaas.storage.fleet_rows import TABLES, StoredFleet, read_fleet, rows_of
+from llmaas.storage.tables import prices, projects, providers, revisions
 
-_PRICE_CLASSES = ("input", "cached_input", "output", "reasoning", "request", "documents")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.catalogue")
+_SHOWN_PROJECTS = 5
 
 
 class SqlCatalogueStore:
-    def __init__(self, database: Database) -> None:
+    """`rules`: where backends may be. They are asked for what is declared; connections ask again for what a name leads to."""
+
+    def __init__(self, database: Database, rules: AddressRules | None = None) -> None:
         self._database = database
+        self._rules = rules or AddressRules()
 
     async def load(self) -> Catalogue:
         async with self._database.connect() as connection:
-            query = sa.select(revisions.c.number).where(revisions.c.name == "catalogue")
-            revision = (await connection.execute(query)).scalar_one()
-            fleet = await _read_fleet(connection, versions=True)
+            revision = await _revision(connection)
+            stored = await read_fleet(connection, with_versions=True)
+        for poisoned in stored.poisoned:
+            _log.error("catalogue_row_skipped", row=poisoned.line)
         return Catalogue(
             revision=revision,
-            models=fleet.models,
-            providers=fleet.providers,
-            backends=fleet.backends,
-            deployments=fleet.deployments,
+            models=stored.fleet.models,
+            providers=stored.fleet.providers,
+            backends=stored.fleet.backends,
+            deployments=stored.fleet.deployments,
+            tiers=stored.fleet.tiers,
+            skipped=[poisoned.line for poisoned in stored.poisoned],
         )
 
     async def fleet(self) -> Fleet:
+        return (await self.state()).fleet
+
+    async def state(self) -> FleetState:
         async with self._database.connect() as connection:
-            return await _read_fleet(connection, versions=False)
+            return await _state(connection, await read_fleet(connection, with_versions=False))
 
-    async def apply(self, declared: Fleet, *, now_ms: int, prune: bool, dry_run: bool = False) -> list[Change]:
-        """Put the declared fleet over the present one, or with `prune` in its place. All of it or nothing.
-
-        Raises ConfigurationError when the result would not hold together.
-        """
+    async def apply(
+        self,
+        declared: Fleet,
+        *,
+        now_ms: int,
+        prune: bool,
+        dry_run: bool = False,
+        remove: Iterable[tuple[Noun, str]] = (),
+        by: Actor = SYSTEM,
+        if_still: Callable[[FleetState], None] | None = None,
+    ) -> list[Change]:
         async with self._database.begin() as connection:
-            present = await _read_fleet(connection, versions=False)
-            wanted = declared if prune else present.merged_with(declared)
-            wanted = _keep_created(present, wanted, now_ms)
-            problems: list[Problem] = [*duplicates(declared), *check(wanted)]
-            if problems:
-                raise ConfigurationError([p.message for p in problems])
+            stored = await read_fleet(connection, with_versions=False)
+            if if_still is not None:
+                if_still(await _state(connection, stored))
+            present = stored.fleet
+            wanted = _keep_created(present, declared if prune else present.merged_with(declared), now_ms)
+            for noun, thing_id in remove:
+                wanted = wanted.without(noun, thing_id)
             todo = changes(present, wanted)
-            if todo and not dry_run:
-                await _write_fleet(connection, wanted, now_ms)
+            problems: list[Problem] = [*duplicates(declared), *check(wanted)]
+            more = [*_denied(wanted, todo, self._rules), *await _tiers_in_use(connection, todo)]
+            if problems or more:
+                raise ConfigurationError([*(p.message for p in problems), *more])
+            poisoned = [p for p in stored.poisoned if prune]
+            if (todo or poisoned) and not dry_run:
+                for row in poisoned:
+                    await _delete(connection, row.noun, row.key)
+                    await record(
+                        connection, Act(by, f"{row.noun}.remove", row.noun, "@".join(map(str, row.key))), now_ms
+                    )
+                await _write(connection, stored, wanted, now_ms)
+                await _record(connection, present, wanted, todo, by, now_ms)
                 await bump(connection, "catalogue")
         return todo
 
@@ -73,57 +108,29 @@ class SqlCatalogueStore:
         async with self._database.connect() as connection:
             return {row.id: row.secret for row in await connection.execute(query)}
 
-    async def set_secret(self, provider_id: str, sealed: bytes | None) -> None:
-        """Raises NotFound when there is no such provider."""
+    async def set_secret(self, provider_id: str, sealed: bytes | None, *, by: Actor = SYSTEM) -> None:
         async with self._database.begin() as connection:
             change = sa.update(providers).where(providers.c.id == provider_id).values(secret=sealed)
             if (await connection.execute(change)).rowcount == 0:
                 raise NotFound(f"There is no provider `{provider_id}`.", param="provider")
+            action = "provider.forget-secret" if sealed is None else "provider.set-secret"
+            await record(connection, Act(by, action, "provider", provider_id))
             await bump(connection, "catalogue")
 
 
-async def _read_fleet(connection: AsyncConnection, *, versions: bool) -> Fleet:
-    async def rows(table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
-        return [dict(r) for r in (await connection.execute(sa.select(table).order_by(*order))).mappings()]
-
-    known_prices = {row["version"]: Price(**row) for row in await rows(prices, prices.c.version)}
-    return Fleet(
-        tiers=tuple(Tier(id=row["id"], **row["limits"]) for row in await rows(tiers, tiers.c.id)),
-        providers=tuple(
-            Provider(
-                id=row["id"],
-                kind=ProviderKind(row["kind"]),
-                cancel_stops_billing=row["cancel_stops_billing"],
-                api_key_env=row["api_key_env"],
-                extra_parameters=frozenset(row["extra_parameters"]),
-            )
-            for row in await rows(providers, providers.c.id)
-        ),
-        backends=tuple(Backend(**row) for row in await rows(backends, backends.c.id)),
-        models=tuple(_to_model(row, known_prices, versions=versions) for row in await rows(models, models.c.position)),
-        deployments=tuple(
-            Deployment(row["model_id"], row["backend_id"], row["root"], row["weight"])
-            for row in await rows(deployments, deployments.c.position)
-        ),
-    )
+async def _revision(connection: AsyncConnection) -> int:
+    query = sa.select(revisions.c.number).where(revisions.c.name == "catalogue")
+    revision: int = (await connection.execute(query)).scalar_one()
+    return revision
 
 
-def _to_model(row: dict[str, Any], known: dict[int, Price], *, versions: bool) -> Model:
-    price = known.get(row["price_version"])
-    if price is not None and not versions:
-        price = dataclasses.replace(price, version=0, valid_from_ms=0)
-    return Model(
-        id=row["id"],
-        kind=ModelKind(row["kind"]),
-        created_ms=row["created_ms"],
-        aliases=tuple(row["aliases"]),
-        max_model_len=row["max_model_len"],
-        max_output_tokens=row["max_output_tokens"],
-        owned_by=row["owned_by"],
-        capabilities=frozenset(row["capabilities"]),
-        card=row["card"],
-        lifecycle=Lifecycle(**row["lifecycle"]),
-        price=price,
+async def _state(connection: AsyncConnection, stored: StoredFleet) -> FleetState:
+    sealed = await connection.execute(sa.select(providers.c.id).where(providers.c.secret.is_not(None)))
+    return FleetState(
+        revision=await _revision(connection),
+        fleet=stored.fleet,
+        with_secret=frozenset(sealed.scalars()),
+        skipped=tuple(poisoned.line for poisoned in stored.poisoned),
     )
 
 
@@ -133,63 +140,81 @@ def _keep_created(present: Fleet, wanted: Fleet, now_ms: int) -> Fleet:
     return dataclasses.replace(wanted, models=dated)
 
 
-async def _write_fleet(connection: AsyncConnection, fleet: Fleet, now_ms: int) -> None:
-    secrets = {row.id: row.secret for row in await connection.execute(sa.select(providers.c.id, providers.c.secret))}
-    price_versions = await _write_prices(connection, fleet, now_ms)
-    for table in (deployments, models, backends, providers, tiers):
-        await connection.execute(sa.delete(table))
-    written: list[tuple[sa.Table, list[dict[str, Any]]]] = [
-        (tiers, [_tier_row(t) for t in fleet.tiers]),
-        (providers, [{**_provider_row(p), "secret": secrets.get(p.id)} for p in fleet.providers]),
-        (backends, [dataclasses.asdict(b) for b in fleet.backends]),
-        (models, [_model_row(m, position, price_versions.get(m.id)) for position, m in enumerate(fleet.models)]),
-        (deployments, [{**dataclasses.asdict(d), "position": n} for n, d in enumerate(fleet.deployments)]),
-    ]
-    for table, table_rows in written:
-        if table_rows:
-            await connection.execute(sa.insert(table), table_rows)
+def _denied(wanted: Fleet, todo: Sequence[Change], rules: AddressRules) -> Iterator[str]:
+    """Only what is new or changed: rules that became stricter do not stand in the way of other changes."""
+    touched = {change.id for change in todo if change.noun == "backend"}
+    for backend in wanted.backends:
+        if backend.id in touched and backend.base_url:
+            fault = rules.host_fault(urlsplit(backend.base_url).hostname or "")
+            if fault is not None:
+                yield f"backend `{backend.id}`: base_url {fault}"
 
 
-async def _write_prices(connection: AsyncConnection, fleet: Fleet, now_ms: int) -> dict[str, int]:
-    """The price version of each priced model, newly written where the price is not the one that is in force."""
-    in_force = {r.id: r.price_version for r in await connection.execute(sa.select(models.c.id, models.c.price_version))}
-    known = {row["version"]: row for row in (await connection.execute(sa.select(prices))).mappings()}
-    versions: dict[str, int] = {}
-    for model in fleet.models:
-        if model.price is None:
+async def _tiers_in_use(connection: AsyncConnection, todo: Sequence[Change]) -> list[str]:
+    """A removed tier would leave its projects without limits."""
+    found = []
+    for tier_id in (change.id for change in todo if change.action == "remove" and change.noun == "tier"):
+        query = sa.select(projects.c.id).where(projects.c.tier_id == tier_id).order_by(projects.c.id)
+        on_it = (await connection.execute(query.limit(_SHOWN_PROJECTS))).scalars().all()
+        if on_it:
+            found.append(f"tier `{tier_id}` has projects on it: {', '.join(on_it)}")
+    return found
+
+
+async def _write(connection: AsyncConnection, stored: StoredFleet, wanted: Fleet, now_ms: int) -> None:
+    """Only what differs is written, in an order in which nothing dangles."""
+    versions = await _write_prices(connection, stored, wanted, now_ms)
+    before, after = rows_of(stored.fleet, stored.versions), rows_of(wanted, versions)
+    for noun in NOUNS:
+        written = [row for key, row in after[noun].items() if before[noun].get(key) != row]
+        if written:
+            await _put(connection, TABLES[noun], written)
+    for noun in reversed(NOUNS):
+        for key in before[noun].keys() - after[noun].keys():
+            await _delete(connection, noun, key)
+
+
+async def _put(connection: AsyncConnection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Insert, or change all but the key; columns that a row does not name stay."""
+    keys = [column.name for column in table.primary_key.columns]
+    insert = upsert(connection, table)
+    changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+    await connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), rows)
+
+
+async def _delete(connection: AsyncConnection, noun: Noun, key: tuple[Any, ...]) -> None:
+    table = TABLES[noun]
+    its = [column == value for column, value in zip(table.primary_key.columns, key, strict=True)]
+    await connection.execute(sa.delete(table).where(*its))
+
+
+async def _write_prices(
+    connection: AsyncConnection, stored: StoredFleet, wanted: Fleet, now_ms: int
+) -> dict[tuple[str, str | None], int]:
+    """The version of each price, newly written where it is not the one that is in force."""
+    present, versions = _priced(stored.fleet), {}
+    for key, price in _priced(wanted).items():
+        if present.get(key) == price:
+            versions[key] = stored.versions[key]
             continue
-        wanted = {name: getattr(model.price, name) for name in _PRICE_CLASSES}
-        current = known.get(in_force.get(model.id) or 0)
-        if current is not None and all(current[name] == wanted[name] for name in _PRICE_CLASSES):
-            versions[model.id] = current["version"]
-            continue
-        values = {"model_id": model.id, "valid_from_ms": now_ms, **wanted}
+        classes = {name: getattr(price, name) for name in PRICE_CLASSES}
+        values = {"model_id": price.model_id, "tier_id": price.tier_id, "valid_from_ms": now_ms, **classes}
         inserted = await connection.execute(sa.insert(prices).values(values).returning(prices.c.version))
-        versions[model.id] = inserted.scalar_one()
+        versions[key] = inserted.scalar_one()
     return versions
 
 
-def _tier_row(tier: Tier) -> dict[str, Any]:
-    limits = {k: v for k, v in dataclasses.asdict(tier).items() if k not in ("id", "prices") and v is not None}
-    return {"id": tier.id, "limits": limits}
+def _priced(fleet: Fleet) -> Mapping[tuple[str, str | None], Price]:
+    priced: dict[tuple[str, str | None], Price] = {(m.id, None): m.price for m in fleet.models if m.price is not None}
+    priced.update({(price.model_id, tier.id): price for tier in fleet.tiers for price in tier.prices})
+    return priced
 
 
-def _provider_row(provider: Provider) -> dict[str, Any]:
-    return {**dataclasses.asdict(provider), "extra_parameters": sorted(provider.extra_parameters)}
-
-
-def _model_row(model: Model, position: int, price_version: int | None) -> dict[str, Any]:
-    return {
-        "id": model.id,
-        "position": position,
-        "kind": model.kind,
-        "created_ms": model.created_ms,
-        "aliases": list(model.aliases),
-        "max_model_len": model.max_model_len,
-        "max_output_tokens": model.max_output_tokens,
-        "owned_by": model.owned_by,
-        "capabilities": sorted(model.capabilities),
-        "card": model.card,
-        "lifecycle": dataclasses.asdict(model.lifecycle),
-        "price_version": price_version,
-    }
+async def _record(
+    connection: AsyncConnection, present: Fleet, wanted: Fleet, todo: Sequence[Change], by: Actor, now_ms: int
+) -> None:
+    for change in todo:
+        old, new = present.find(change.noun, change.id), wanted.find(change.noun, change.id)
+        before, after = (None if thing is None else describe_thing(thing) for thing in (old, new))
+        act = Act(by, f"{change.noun}.{change.action}", change.noun, change.id, None, before, after)
+        await record(connection, act, now_ms)

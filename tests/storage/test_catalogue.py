@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from llmaas.domain.prices import Price
 from llmaas.domain.tiers import Tier
 from llmaas.errors import ConfigurationError, NotFound
 from llmaas.storage.catalogue import SqlCatalogueStore
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
 from llmaas.storage.revisions import SqlRevisionStore
 
 NASTY = "x'); DROP TABLE models; -- {{7*7}} %s \u202e ñ\U0001f600 \\ \" ' \r\n\t\x01"
@@ -47,15 +45,6 @@ FLEET = Fleet(
     ),
     deployments=(Deployment("org/m", "b2", NASTY, 3), Deployment("granite3.3:8b", "b1", "root")),
 )
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    path = tmp_path / "llmaas.db"
-    prepare(path)
-    opened = Database(path)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

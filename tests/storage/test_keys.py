@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from llmaas.domain.keys import Key, Permission
 from llmaas.domain.projects import Project
 from llmaas.errors import Conflict, NotFound
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.projects import SqlProjectStore
 from llmaas.storage.revisions import SqlRevisionStore
@@ -33,19 +31,10 @@ FULL = Key(
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    path = tmp_path / "llmaas.db"
-    prepare(path)
-    opened = Database(path)
-    projects = SqlProjectStore(opened)
+async def store(database: Database) -> SqlKeyStore:
+    projects = SqlProjectStore(database)
     await projects.add(Project("default", "Default", 1))
     await projects.add(Project("other", NASTY, 2))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def store(database: Database) -> SqlKeyStore:
     return SqlKeyStore(database)
 
 
