@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +13,10 @@ from llmaas.cli import output
 from llmaas.cli.parameters import JsonFlag, instant_ms, words
 from llmaas.cli.place import Place, at_place
 from llmaas.cli.projects import require_project
+from llmaas.domain.energy import format_wh
+from llmaas.domain.exports import ROW_COLUMNS, row_record
 from llmaas.domain.prices import format_amount
-from llmaas.domain.usage import COLUMNS, Grouping, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.usage import ClassSum, Grouping, UsageFilter, UsageRow, UsageSum
 
 if TYPE_CHECKING:
     from llmaas.app import Installation
@@ -39,6 +42,13 @@ def usage(
     by: Annotated[
         str | None, typer.Option(metavar="A,B", help=f"Sum by: {', '.join(_GROUPINGS)}. Default: model.")
     ] = None,
+    key: Annotated[str | None, typer.Option(metavar="ID", help="Only this key.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="Only this model.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="ID", help="Only this backend.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only requests that ended so, for example completed.")] = None,
+    end_user: Annotated[str | None, typer.Option(metavar="NAME", help="Only this `user` of the requests.")] = None,
+    answer: Annotated[str | None, typer.Option("--id", metavar="ID", help="Only the answer with this id.")] = None,
+    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="Only this month (UTC).")] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="From this day or time (UTC), or 24h for so long ago.")
     ] = None,
@@ -53,8 +63,11 @@ def usage(
         raise typer.BadParameter("cannot go with --json", param_hint="--csv")
     if rows and by:
         raise typer.BadParameter("cannot go with --rows", param_hint="--by")
+    if month and (start or end):
+        raise typer.BadParameter("cannot go with --from or --to", param_hint="--month")
     form = _Form(as_json, as_csv)
     groups = _groups(by)
+    first_ms, end_ms = _month_ms(month) if month else (None, None)
 
     async def work(installation: Installation) -> None:
         now_ms = installation.clock.now_ms()
@@ -62,8 +75,14 @@ def usage(
             await require_project(installation, project)
         where = UsageFilter(
             project_id=project,
-            from_ms=instant_ms(start, "--from", now_ms) if start else None,
-            to_ms=instant_ms(end, "--to", now_ms) if end else None,
+            from_ms=instant_ms(start, "--from", now_ms) if start else first_ms,
+            to_ms=instant_ms(end, "--to", now_ms) if end else end_ms,
+            key_id=key,
+            model_id=model,
+            backend_id=backend,
+            outcome=outcome,
+            end_user=end_user,
+            id=answer,
         )
         if rows:
             await _show_rows(installation, where, form, limit)
@@ -85,14 +104,26 @@ def _groups(by: str | None) -> list[str]:
     return groups
 
 
+def _month_ms(text: str) -> tuple[int, int]:
+    """The first moment of a month and of the next one."""
+    try:
+        first = datetime.strptime(text.strip(), "%Y-%m").replace(tzinfo=UTC)
+        after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no month; write for example 2026-11", param_hint="--month") from None
+    return round(first.timestamp()) * 1000, round(after.timestamp()) * 1000
+
+
 async def _show_sums(installation: Installation, where: UsageFilter, form: _Form, groups: Sequence[str]) -> None:
     by_row = [Grouping(name) for name in groups if name != _TOKEN_TYPE]
-    sums = await installation.usage.sums(where, by_row)
     by_token_type = _TOKEN_TYPE in groups
-    records = [record for s in sums for record in (_by_token_type if by_token_type else _in_one)(s, by_row)]
+    if by_token_type:
+        records = [_class_record(each, by_row) for each in await installation.usage.class_sums(where, by_row)]
+    else:
+        records = [_record(each, by_row) for each in await installation.usage.sums(where, by_row)]
     names = [name.replace("-", "_") for name in (*by_row, *([_TOKEN_TYPE] if by_token_type else []))]
-    numbers = ["tokens"] if by_token_type else [*_TOKENS, "total_tokens", "cost", "currency"]
-    columns = [*names, "requests", *numbers]
+    numbers = ["tokens"] if by_token_type else [*_TOKENS, "total_tokens", "estimated_wh"]
+    columns = [*names, "requests", *numbers, "cost", "currency"]
     if form.as_json:
         output.json_list(records)
     elif form.as_csv:
@@ -106,58 +137,49 @@ async def _show_sums(installation: Installation, where: UsageFilter, form: _Form
         output.note("no usage yet")
 
 
-def _in_one(total: UsageSum, by: Sequence[Grouping]) -> list[dict[str, Any]]:
-    tokens = {name: getattr(total, name) for name in _TOKENS}
-    return [
-        {
-            **_group_values(total, by),
-            "requests": total.requests,
-            **tokens,
-            "total_tokens": sum(tokens.values()),
-            "cost": format_amount(total.cost_nano),
-            "currency": total.currency,
-        }
-    ]
+def _record(total: UsageSum, by: Sequence[Grouping]) -> dict[str, Any]:
+    return {
+        **_group_values(total.group, by),
+        "requests": total.requests,
+        **{name: getattr(total, name) for name in _TOKENS},
+        "total_tokens": total.total_tokens,
+        "estimated_wh": format_wh(total.energy_uwh),
+        "cost": format_amount(total.cost_nano),
+        "currency": total.currency,
+    }
 
 
-def _by_token_type(total: UsageSum, by: Sequence[Grouping]) -> list[dict[str, Any]]:
-    """Without costs: a request's cost is rounded as a whole, so its classes of tokens have no exact share in it."""
-    return [
-        {
-            **_group_values(total, by),
-            "token_type": name.removesuffix("_tokens"),
-            "requests": total.requests,
-            "tokens": getattr(total, name),
-        }
-        for name in _TOKENS
-    ]
+def _class_record(total: ClassSum, by: Sequence[Grouping]) -> dict[str, Any]:
+    return {
+        **_group_values(total.group, by),
+        "token_type": total.token_class.value,
+        "requests": total.requests,
+        "tokens": total.tokens,
+        "cost": format_amount(total.cost_nano),
+        "currency": total.currency,
+    }
 
 
-def _group_values(total: UsageSum, by: Sequence[Grouping]) -> dict[str, str | None]:
-    return {name.replace("-", "_"): value for name, value in zip(by, total.group, strict=True)}
+def _group_values(group: Sequence[str | None], by: Sequence[Grouping]) -> dict[str, str | None]:
+    return {name.replace("-", "_"): value for name, value in zip(by, group, strict=True)}
 
 
 async def _show_rows(installation: Installation, where: UsageFilter, form: _Form, limit: int | None) -> None:
     if form.as_json:
         array = output.JsonList()
         async for row in installation.usage.rows(where, limit):
-            array.add(_record(row))
+            array.add(row_record(row))
         array.end()
     elif form.as_csv:
-        written = output.CsvTable([*COLUMNS, "cost", "started"])
+        written = output.CsvTable(ROW_COLUMNS)
         async for row in installation.usage.rows(where, limit):
-            written.add(_record(row).values())
+            written.add(row_record(row).values())
     else:
         shown = limit or _MOST_SHOWN
         found = [row async for row in installation.usage.rows(where, shown + 1)]
         _table_of_rows(found[:shown], None, ids=True)
         if len(found) > shown:
             output.note("there are more: --limit N shows more, --json and --csv all")
-
-
-def _record(row: UsageRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in COLUMNS}
-    return {**values, "cost": format_amount(row.cost_nano), "started": output.moment(row.started_ms)}
 
 
 def _table_of_rows(rows: Sequence[UsageRow], title: str | None, *, ids: bool) -> None:

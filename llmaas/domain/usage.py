@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 
@@ -30,10 +32,14 @@ class BillingReason(StrEnum):
     ABORTED_BEFORE_OUTPUT = "aborted_before_output"
     """The caller left before the engine gave anything: free."""
     ANSWERED = "answered"
+    CORRECTED = "corrected"
+    """The row puts an earlier one right; it costs the difference."""
     FAILED_AFTER_OUTPUT = "failed_after_output"
     """The answer broke off on our side: free."""
     FAILED_BEFORE_OUTPUT = "failed_before_output"
     """No answer: free."""
+    LIMIT_REACHED = "limit_reached"
+    """A limit or the money ended while it ran, so it was ended there; what was made until then is billed."""
     READ_TO_END = "read_to_end"
     """The caller left, but the provider charges for the whole answer, so it was read to its end and is billed."""
     REFUSED = "refused"
@@ -110,30 +116,75 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 COLUMNS: tuple[str, ...] = UsageRow.__struct_fields__
 
 
+def correction_of(row: UsageRow, *, row_id: str, difference_nano: int, now_ms: int) -> UsageRow:
+    """The row that changes what an earlier one costs. It belongs to the time at which it is made: what was billed stays."""
+    nothing = {"input_tokens": 0, "cached_input_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "documents": 0}
+    return msgspec.structs.replace(
+        row,
+        **nothing,
+        id=row_id,
+        corrects=row.id,
+        started_ms=now_ms,
+        duration_ms=0,
+        ttft_ms=None,
+        attempts=0,
+        usage_source=UsageSource.NONE.value,
+        usage_suspect=False,
+        billing_reason=BillingReason.CORRECTED.value,
+        cost_nano=difference_nano,
+        hold_nano=None,
+        energy_uwh=0,
+    )
+
+
+BILLED = frozenset({Outcome.CLIENT_ABORTED, Outcome.COMPLETED})
+"""Outcomes whose tokens are charged. Rows with another one are free, and a caller who left before any output made no tokens."""
+
+
 class Grouping(StrEnum):
     """What sums of rows can be made by."""
 
     BACKEND = "backend"
     DAY = "day"
     END_USER = "end-user"
+    HOUR = "hour"
     KEY = "key"
+    MEMBER = "member"
+    """The owner of the key that was used; none for keys without one."""
     MODEL = "model"
+    MONTH = "month"
     OUTCOME = "outcome"
     PROJECT = "project"
+    TIER = "tier"
+    """The tier that the project was on at the time."""
+
+
+FROM_ROWS = frozenset({Grouping.END_USER, Grouping.TIER})
+"""These are on rows only: sums by them read every row of the span, and end where retention has taken the rows away."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """Which rows: None takes all. `from_ms` is within, `to_ms` is not."""
+    """Which rows: None takes all. `from_ms` is within, `to_ms` is not. `id` is that of the answer."""
 
     project_id: str | None = None
     from_ms: int | None = None
     to_ms: int | None = None
+    key_id: str | None = None
+    model_id: str | None = None
+    backend_id: str | None = None
+    outcome: str | None = None
+    member_id: str | None = None
+    end_user: str | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """`group` has one value for each grouping that was asked for, in that order."""
+    """`group` has one value for each grouping that was asked for, in that order. `energy_uwh` is an estimate.
+
+    `ttft_ms` is the sum over those `ttft_requests` that gave a first piece.
+    """
 
     group: tuple[str | None, ...]
     currency: str
@@ -143,3 +194,76 @@ class UsageSum:
     output_tokens: int
     reasoning_tokens: int
     cost_nano: int
+    documents: int = 0
+    energy_uwh: int = 0
+    duration_ms: int = 0
+    ttft_ms: int = 0
+    ttft_requests: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.cached_input_tokens + self.output_tokens + self.reasoning_tokens
+
+
+class TokenClass(StrEnum):
+    """The disjoint classes that tokens are priced by; OTHER is what a bill holds besides."""
+
+    INPUT = "input"
+    CACHED_INPUT = "cached_input"
+    OUTPUT = "output"
+    REASONING = "reasoning"
+    OTHER = "other"
+    """No tokens: charges for requests and documents, corrections, and the rounding of each request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSum:
+    """One class of tokens within a group. Each class's cost is rounded half up once; with OTHER they add up to the bill."""
+
+    group: tuple[str | None, ...]
+    currency: str
+    token_class: TokenClass
+    requests: int
+    tokens: int
+    cost_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The place after a row in a list that is newest first."""
+
+    started_ms: int
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.started_ms}:{self.id}"
+
+    @staticmethod
+    def after(row: UsageRow) -> Cursor:
+        return Cursor(row.started_ms, row.id)
+
+    @staticmethod
+    def parse(text: str) -> Cursor:
+        """ValueError when it is none of ours."""
+        started, colon, row_id = text.partition(":")
+        if not colon or not row_id or not started.isascii() or not started.isdigit() or len(started) > 15:
+            raise ValueError("is no cursor of this list")
+        return Cursor(int(started), row_id)
+
+
+class UsageReader(Protocol):
+    async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
+        """One sum for each value of the groupings and each currency, in order."""
+        ...
+
+    async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
+        """The same by class of tokens, each with what it costs by the price versions of its rows."""
+        ...
+
+    async def page(self, where: UsageFilter, *, limit: int, after: Cursor | None = None) -> list[UsageRow]:
+        """At most `limit` rows, newest first, from the place after a row on."""
+        ...
+
+    def rows(self, where: UsageFilter, limit: int | None = None) -> AsyncIterator[UsageRow]:
+        """Single rows, newest first, in constant memory. Rows that arrive meanwhile are not among them."""
+        ...

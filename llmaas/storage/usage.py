@@ -1,4 +1,8 @@
-"""Reading the ledger: sums, single rows, and the check of what must always hold."""
+"""Reading the ledger: sums over any span and dimension, single rows page by page, and the check of a row by itself.
+
+Sums take whole days and hours from the rollups (`rollups.py`) and only the ragged edges of a span from rows, in one
+statement and so at one moment. What a rollup does not hold (end users, tiers, single ids) is summed from rows.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,30 @@ import sqlalchemy as sa
 
 from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
+    BILLED,
     FREE,
     BillingReason,
+    ClassSum,
+    Cursor,
     Grouping,
     Outcome,
+    TokenClass,
     UsageFilter,
     UsageRow,
     UsageSource,
     UsageSum,
 )
 from llmaas.storage.database import Database
-from llmaas.storage.tables import usage
+from llmaas.storage.rollups import NUMBERS
+from llmaas.storage.spans import group_text, row_clauses, sums_query
+from llmaas.storage.tables import prices, usage
 
-_GROUP_COLUMNS: dict[Grouping, sa.ColumnElement[str | None]] = {
-    Grouping.BACKEND: usage.c.backend_id,
-    Grouping.DAY: sa.func.date(usage.c.started_ms / 1000, "unixepoch"),
-    Grouping.END_USER: usage.c.end_user,
-    Grouping.KEY: usage.c.key_id,
-    Grouping.MODEL: usage.c.model_id,
-    Grouping.OUTCOME: usage.c.outcome,
-    Grouping.PROJECT: usage.c.project_id,
-}
-_SUMMED = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano")
+_PAGE_ROWS = 1_000
+_MTOK = 1_000_000
+_SUMMED = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano")
+_ALSO = ("documents", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests")
+_CLASSES = (TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT, TokenClass.REASONING)
+_Group = tuple[tuple[str | None, ...], str]
 
 
 class SqlUsageReader:
@@ -38,25 +44,58 @@ class SqlUsageReader:
         self._database = database
 
     async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
-        """One sum for each value of the groupings and each currency."""
-        groups = [_GROUP_COLUMNS[name].label(f"group_{n}") for n, name in enumerate(by)]
-        query = (
-            sa.select(*groups, usage.c.currency, sa.func.count(), *(sa.func.sum(usage.c[name]) for name in _SUMMED))
-            .where(*_clauses(where))
-            .group_by(*groups, usage.c.currency)
-            .order_by(*groups, usage.c.currency)
+        """One sum for each value of the groupings and each currency, in order."""
+        totals: dict[_Group, list[int]] = {}
+        for group, _, _, numbers in await self._grouped(where, by, with_price=False):
+            total = totals.setdefault(group, [0] * len(NUMBERS))
+            for n, number in enumerate(numbers):
+                total[n] += number
+        sums = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
+        return sorted(
+            (
+                UsageSum(values, currency, *(total[name] for name in (*_SUMMED, *_ALSO)))
+                for (values, currency), total in sums
+            ),
+            key=_order,
         )
-        async with self._database.connect() as connection:
-            rows: Sequence[Any] = (await connection.execute(query)).all()
-        return [UsageSum(tuple(row[: len(by)]), *row[len(by) :]) for row in rows]
+
+    async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
+        """The same by class of tokens, each with what it costs by the price versions of its rows."""
+        bills: dict[_Group, _Bill] = {}
+        known = await self._prices()
+        for group, version, outcome, numbers in await self._grouped(where, by, with_price=True):
+            charged = known.get(version) if version is not None and outcome in BILLED else None
+            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, numbers, strict=True)))
+        return [
+            one
+            for (values, currency), bill in sorted(bills.items(), key=lambda item: _order_of(*item[0]))
+            for one in bill.classes(values, currency)
+        ]
 
     async def rows(self, where: UsageFilter, limit: int | None = None) -> AsyncIterator[UsageRow]:
-        """Single rows, newest first."""
-        newest_first = (usage.c.started_ms.desc(), usage.c.id.desc())
-        query = sa.select(usage).where(*_clauses(where)).order_by(*newest_first).limit(limit)
+        """Single rows, newest first, in constant memory. Rows that arrive meanwhile are not among them."""
+        cursor: Cursor | None = None
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
+            page = await self.page(where, limit=size, after=cursor)
+            for row in page:
+                yield row
+            if len(page) < size:
+                return
+            cursor = Cursor.after(page[-1])
+            left = None if left is None else left - size
+
+    async def page(self, where: UsageFilter, *, limit: int, after: Cursor | None = None) -> list[UsageRow]:
+        """At most `limit` rows, newest first, from the place after a row on."""
+        clauses = row_clauses(where)
+        if after is not None:
+            # The first clause alone lets an index find the place.
+            clauses.append(usage.c.started_ms <= after.started_ms)
+            clauses.append(sa.or_(usage.c.started_ms < after.started_ms, usage.c.id < after.id))
+        query = sa.select(usage).where(*clauses).order_by(usage.c.started_ms.desc(), usage.c.id.desc()).limit(limit)
         async with self._database.connect() as connection:
-            async for row in await connection.stream(query):
-                yield _to_row(row._mapping)
+            return [UsageRow(**row) for row in (await connection.execute(query)).mappings()]
 
     async def faults(self, prices: dict[int, Price]) -> AsyncIterator[str]:
         """One line for each row that breaks an invariant; nothing when the ledger is clean."""
@@ -64,24 +103,78 @@ class SqlUsageReader:
             for fault in row_faults(row, prices):
                 yield f"{row.id}: {fault}"
 
+    async def _grouped(
+        self, where: UsageFilter, by: Sequence[Grouping], *, with_price: bool
+    ) -> list[tuple[_Group, int | None, str | None, list[int]]]:
+        """Group and currency, price version and outcome if they are wanted, and the sums in the order of NUMBERS."""
+        query = sums_query(where, by, with_price=with_price)
+        async with self._database.connect() as connection:
+            found: Sequence[Any] = (await connection.execute(query)).all()
+        grouped = []
+        for row in found:
+            values = tuple(group_text(name, value) for name, value in zip(by, row, strict=False))
+            currency, *rest = row[len(by) :]
+            version, outcome = rest[:2] if with_price else (None, None)
+            numbers = [int(number) for number in rest[-len(NUMBERS) :]]
+            grouped.append(((values, currency), version, outcome, numbers))
+        return grouped
 
-def _clauses(where: UsageFilter) -> list[sa.ColumnElement[bool]]:
-    clauses: list[sa.ColumnElement[bool]] = []
-    if where.project_id is not None:
-        clauses.append(usage.c.project_id == where.project_id)
-    if where.from_ms is not None:
-        clauses.append(usage.c.started_ms >= where.from_ms)
-    if where.to_ms is not None:
-        clauses.append(usage.c.started_ms < where.to_ms)
-    return clauses
+    async def _prices(self) -> dict[int, Price]:
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(sa.select(prices))).mappings().all()
+        return {row["version"]: Price(**row) for row in rows}
+
+
+class _Bill:
+    """The classes of one group; costs are kept in millionths of a nano-unit until the end."""
+
+    def __init__(self) -> None:
+        self._requests = 0
+        self._cost_nano = 0
+        self._tokens = dict.fromkeys(_CLASSES, 0)
+        self._scaled = dict.fromkeys(_CLASSES, 0)
+
+    def add(self, price: Price | None, numbers: dict[str, int]) -> None:
+        self._requests += numbers["requests"]
+        self._cost_nano += numbers["cost_nano"]
+        for name in _CLASSES:
+            tokens = numbers[f"{name}_tokens"]
+            self._tokens[name] += tokens
+            self._scaled[name] += tokens * int(getattr(price, name)) if price is not None else 0
+
+    def classes(self, values: tuple[str | None, ...], currency: str) -> list[ClassSum]:
+        costs = {name: (scaled + _MTOK // 2) // _MTOK for name, scaled in self._scaled.items()}
+        classes = [
+            ClassSum(values, currency, name, self._requests, self._tokens[name], costs[name]) for name in _CLASSES
+        ]
+        rest = self._cost_nano - sum(costs.values())
+        if rest:
+            classes.append(ClassSum(values, currency, TokenClass.OTHER, self._requests, 0, rest))
+        return classes
+
+
+def _order(total: UsageSum) -> tuple[object, ...]:
+    return _order_of(total.group, total.currency)
+
+
+def _order_of(values: tuple[str | None, ...], currency: str) -> tuple[object, ...]:
+    """Nothing comes before any text, on every database alike."""
+    return (*((value is not None, value or "") for value in values), currency)
 
 
 def row_faults(row: UsageRow, prices: dict[int, Price]) -> list[str]:
-    """What is wrong with a row by itself: closed sets, token classes, times, and the cost by its own price version."""
+    """What is wrong with a row by itself: closed sets, token classes, times, and the cost by its own price version.
+
+    A correction's numbers are differences, so they may be anything.
+    """
     faults: list[str] = []
     for name, closed in (("outcome", Outcome), ("billing_reason", BillingReason), ("usage_source", UsageSource)):
         if getattr(row, name) not in set(closed):
             faults.append(f"{name} is {getattr(row, name)!r}")
+    if (row.corrects is not None) != (row.billing_reason == BillingReason.CORRECTED):
+        faults.append("it is half a correction")
+    if row.corrects is not None:
+        return faults
     tokens = TokenCounts(row.input_tokens, row.cached_input_tokens, row.output_tokens, row.reasoning_tokens)
     if min(tokens.input, tokens.cached_input, tokens.output, tokens.reasoning) < 0:
         faults.append("a token class is negative")
@@ -97,8 +190,6 @@ def row_faults(row: UsageRow, prices: dict[int, Price]) -> list[str]:
         expected = cost_nano(price, tokens)
     if row.cost_nano != expected:
         faults.append(f"it costs {row.cost_nano}, its tokens and price version make {expected}")
+    if row.hold_nano and row.cost_nano > row.hold_nano:
+        faults.append(f"it costs {row.cost_nano}, {row.hold_nano} was held for it")
     return faults
-
-
-def _to_row(row: Any) -> UsageRow:
-    return UsageRow(**row)

@@ -41,9 +41,10 @@ def test_people_see_sums_and_the_latest_requests(llmaas: Cli) -> None:
     out = filled(llmaas).good("usage").out
     sums, latest = out.split("Latest requests\n")
     assert sums.splitlines()[1].split() == [
-        *("MODEL", "REQUESTS", "INPUT", "CACHED", "INPUT", "OUTPUT", "REASONING", "TOKENS", "COST", "CURRENCY")
+        *("MODEL", "REQUESTS", "INPUT", "CACHED", "INPUT", "OUTPUT", "REASONING", "TOKENS", "ESTIMATED", "WH"),
+        *("COST", "CURRENCY"),
     ]
-    assert sums.splitlines()[2].split() == ["granite", "2", "20", "2", "200", "14", "236", "0.00", "EUR"]
+    assert sums.splitlines()[2].split() == ["granite", "2", "20", "2", "200", "14", "236", "0.0", "0.00", "EUR"]
     head, first, *_ = latest.splitlines()
     assert "TTFT MS" in head
     assert first.split()[:9] == [
@@ -88,11 +89,63 @@ def test_a_span_of_time_has_its_start_and_not_its_end(llmaas: Cli) -> None:
     assert ids("--from", "5000w") == [1, 2, 3, 4]
 
 
+def test_a_month_is_from_its_first_moment_to_before_the_next(llmaas: Cli) -> None:
+    may_ms, june_ms, year_ms = 1_777_593_600_000, 1_780_272_000_000, 1_798_761_600_000
+    record(
+        llmaas.data_dir,
+        [usage_row(n, started_ms=t) for n, t in enumerate((may_ms - 1, may_ms, june_ms - 1, june_ms, year_ms - 1))],
+    )
+    by_month = llmaas.good("usage", "--by", "month", "--json").json
+    assert [(s["month"], s["requests"]) for s in by_month] == [
+        *(("2026-04", 1), ("2026-05", 2), ("2026-06", 1), ("2026-12", 1))
+    ]
+    for month, requests in (("2026-05", [2]), ("2026-12", [1]), ("2026-11", [])):
+        found = llmaas.good("usage", "--month", month, "--json").json
+        assert [s["requests"] for s in found] == requests, month
+
+
+def test_filters_take_what_fits(llmaas: Cli) -> None:
+    record(
+        llmaas.data_dir,
+        [
+            usage_row(1, end_user="ann", energy_uwh=1_500_000),
+            usage_row(2, key_id="k2", backend_id="b2"),
+            usage_row(3, model_id="other", outcome="engine_failed"),
+        ],
+    )
+
+    def found(*options: str) -> list[int]:
+        rows = llmaas.good("usage", "--rows", "--json", *options).json
+        sums = llmaas.good("usage", "--json", *options).json
+        assert sum(s["requests"] for s in sums) == len(rows)
+        return sorted(int(row["id"].removeprefix("chatcmpl-"), 16) for row in rows)
+
+    assert found("--end-user", "ann") == [1]
+    assert found("--key", "k2") == [2]
+    assert found("--backend", "b1") == [1, 3]
+    assert found("--model", "other", "--outcome", "engine_failed") == [3]
+    assert found("--id", f"chatcmpl-{2:032x}") == [2]
+    assert [s["estimated_wh"] for s in llmaas.good("usage", "--by", "end-user", "--json").json] == ["0.0", "1.5"]
+
+
+def test_each_class_of_tokens_has_its_cost(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=PRICED)
+    record(llmaas.data_dir, [usage_row(n, price_version=1, cost_nano=875_800) for n in range(2)])
+    kinds = llmaas.good("usage", "--by", "model,token-type", "--json").json
+    assert {s["token_type"]: s["cost"] for s in kinds} == {
+        "input": "0.000036",
+        "cached_input": "0.0000036",
+        "output": "0.0016",
+        "reasoning": "0.000112",
+    }
+    assert [s["cost"] for s in llmaas.good("usage", "--json").json] == ["0.0017516"]
+
+
 def test_rows_for_programs_have_every_column(llmaas: Cli) -> None:
     filled(llmaas)
     rows = llmaas.good("usage", "--rows", "--json").json
     assert [int(row["id"].removeprefix("chatcmpl-"), 16) for row in rows] == [3, 2, 1, 4]
-    assert set(rows[0]) == {*COLUMNS, "cost", "started"}
+    assert list(rows[0]) == [*COLUMNS, "cost", "estimated_wh", "started"]
     assert (rows[0]["streamed"], rows[0]["started"]) == (True, "2026-05-29T12:00:03.000Z")
     assert rows[3]["cost"] == "1.234567891"
     assert [row["id"] for row in llmaas.good("usage", "--rows", "--limit", "2", "--json").json] == [
@@ -109,7 +162,7 @@ def test_A02_a_spreadsheet_finds_no_formula(llmaas: Cli) -> None:
         assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
         assert "'=cmd|' /C calc'!A0" in cells
     head, *rows = csv.reader(io.StringIO(llmaas.good("usage", "--rows", "--csv").out))
-    assert head == [*COLUMNS, "cost", "started"]
+    assert head == [*COLUMNS, "cost", "estimated_wh", "started"]
     assert len(rows) == 4
 
 
@@ -126,11 +179,16 @@ def test_many_rows_are_cut_for_people_only(llmaas: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--by", "colour"], "Invalid value for --by: 'colour' is none of backend, day, end-user, key, model"),
+        (
+            ["--by", "colour"],
+            "Invalid value for --by: 'colour' is none of backend, day, end-user, hour, key, member, model",
+        ),
         (["--from", "soon"], "Invalid value for --from: 'soon' is no time; write for example 2026-01-31"),
         (["--to", "2026-02-31"], "Invalid value for --to: '2026-02-31' is no time"),
         (["--csv", "--json"], "Invalid value for --csv: cannot go with --json"),
         (["--rows", "--by", "key"], "Invalid value for --by: cannot go with --rows"),
+        (["--month", "2026-13"], "Invalid value for --month: '2026-13' is no month"),
+        (["--month", "2026-05", "--to", "2026-06-01"], "Invalid value for --month: cannot go with --from or --to"),
         (["--limit", "0"], "Invalid value for '--limit'"),
     ],
 )
