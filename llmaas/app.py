@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import gc
 import os
-import secrets
 import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-import argon2
 import structlog
 
 from llmaas.api import openapi
@@ -23,10 +21,14 @@ from llmaas.api.models import ModelHandlers
 from llmaas.api.routes import routes
 from llmaas.clock import Clock, SystemClock
 from llmaas.console.landing import LandingPage
+from llmaas.console.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
+from llmaas.domain.addresses import DENIED, AddressRules
+from llmaas.domain.audit import SYSTEM, Actor
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Key, Permission
+from llmaas.domain.limits import UNLIMITED, Limits
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.ports import Revisions
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
@@ -45,14 +47,37 @@ from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
 from llmaas.settings import Secret, Settings, read_credential
+from llmaas.state.budgets import BudgetLeases
+from llmaas.state.leases import SharedCounters
+from llmaas.state.limiter import CountingLimiter
+from llmaas.state.memory import MemoryCounters
+from llmaas.state.valkey import ValkeyCounters
+from llmaas.storage.audit import SqlAuditLog
+from llmaas.storage.backup import BackupSummary, restore_backup, store_master_key, write_backup
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.catalogue import SqlCatalogueStore
+from llmaas.storage.corrections import SqlCorrections
+from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database, migrate, prepare
+from llmaas.storage.duties import Duty
+from llmaas.storage.invitations import SqlInvitationStore
 from llmaas.storage.keys import SqlKeyStore
-from llmaas.storage.ledger import SqliteLedger
+from llmaas.storage.ledger import Ledger
+from llmaas.storage.ledger_check import SqlLedgerCheck
+from llmaas.storage.members import SqlMemberStore
+from llmaas.storage.presence import Presence
 from llmaas.storage.projects import SqlProjectStore
+from llmaas.storage.retention import SqlRetention
 from llmaas.storage.revisions import SqlRevisionStore
+from llmaas.storage.rollups import SqlRollups
+from llmaas.storage.rotation import Rotation, read_pepper, rotate_key_file, seal_anew
+from llmaas.storage.row_store import SHARED, RowStore
 from llmaas.storage.secrets import SecretBox, pepper_of, read_or_make_master_key
+from llmaas.storage.sessions import SqlSessionStore
 from llmaas.storage.spool import Spool
+from llmaas.storage.sqlite_rows import SqliteRows
+from llmaas.storage.sums import SqlUsageSums
+from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.tasks import TaskSet
@@ -62,6 +87,7 @@ from llmaas.upstreams.http import HttpTransport, Timeouts
 from llmaas.upstreams.locations import RemoteLocations
 from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
+from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
 from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
@@ -91,23 +117,37 @@ class Installation:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         """Makes what an empty data directory needs. ConfigurationError when it can't be used."""
         _check_writable(settings.data_dir)
-        prepare(settings.database_path)
-        master_key = read_or_make_master_key(settings.data_dir / "master.key")
+        master_key = _prepare(settings)
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self.ids = IdSource()
         self.pepper = pepper_of(master_key)
-        self.secret_box = SecretBox(master_key)
-        self.database = Database(settings.database_path)
+        self.secret_box = SecretBox(master_key, None if settings.master_key else settings.master_key_path)
+        self.database = Database(
+            settings.database, limit_s=settings.database_timeout_s, pool_size=settings.database_connections
+        )
         self.keys = SqlKeyStore(self.database)
         self.projects = SqlProjectStore(self.database)
         self.users = SqlUserStore(self.database)
-        self.catalogue = SqlCatalogueStore(self.database)
+        self.members = SqlMemberStore(self.database)
+        self.sessions = SqlSessionStore(self.database)
+        self.tokens = SqlTokenStore(self.database)
+        self.invitations = SqlInvitationStore(self.database)
+        self.passwords = Passwords()
+        self.address_rules = AddressRules([*DENIED, *settings.upstream_deny], settings.upstream_allow)
+        self.catalogue = SqlCatalogueStore(self.database, self.address_rules)
         self.revisions = SqlRevisionStore(self.database)
         self.usage = SqlUsageReader(self.database)
+        self.rollups = SqlRollups(self.database)
+        self.retention = SqlRetention(self.database)
+        self.audit = SqlAuditLog(self.database)
+        self.credit = SqlCreditStore(self.database)
+        self.corrections = SqlCorrections(self.database)
+        self.ledger_check = SqlLedgerCheck(self.database)
 
     async def open(self) -> Installation:
-        """Makes the project `default` when there is no project at all."""
+        """Makes the project `default` when there is no project at all. ConfigurationError for a foreign master key."""
+        self.pepper = await read_pepper(self.database, self.secret_box) or self.pepper
         if not await self.projects.list():
             with contextlib.suppress(Conflict):  # another process was faster
                 await self.projects.add(Project(DEFAULT_PROJECT, "Default", self.clock.now_ms()))
@@ -169,10 +209,10 @@ class Installation:
         ]
         return [root for root in embedded if root == self.settings.default_model][:1]
 
-    async def create_user(self, email: str, *, is_admin: bool) -> str:
+    async def create_user(self, email: str, *, is_admin: bool, by: Actor = SYSTEM) -> str:
         """Add a user; gives the one-time password, which has to be changed at the first sign-in. Raises Conflict."""
-        password = secrets.token_urlsafe(12)
-        digest = await asyncio.to_thread(argon2.PasswordHasher().hash, password)
+        password = one_time()
+        digest = await self.passwords.hash(password)
         user = User(
             id=f"user-{self.ids.uuid7()}",
             email=email,
@@ -181,7 +221,14 @@ class Installation:
             must_change_password=True,
             created_ms=self.clock.now_ms(),
         )
-        await self.users.add(user)
+        await self.users.add(user, by=by)
+        return password
+
+    async def reset_password(self, user: User, *, by: Actor) -> str:
+        """A new one-time password; the user's sessions end."""
+        password = one_time()
+        digest = await self.passwords.hash(password)
+        await self.users.set_password(user.id, digest, must_change=True, keep_session=None, by=by)
         return password
 
     async def create_key(
@@ -192,41 +239,32 @@ class Installation:
         expires_ms: int | None = None,
         allowed_models: frozenset[str] = frozenset(),
         permissions: frozenset[Permission] = frozenset({Permission.INFERENCE_USE}),
+        limits: Limits = UNLIMITED,
+        networks: tuple[str, ...] = (),
+        by: Actor = SYSTEM,
     ) -> tuple[str, Key]:
         """A new key and the token, which is nowhere else from now on. Raises NotFound for an unknown project."""
-        token, presented = keys_domain.mint()
-        key = Key(
-            id=presented.kid,
+        draft = Key(
+            id="",
             project_id=project_id,
             name=name,
-            secret_hash=keys_domain.hash_secret(presented, self.pepper),
+            secret_hash=b"",
             created_ms=self.clock.now_ms(),
             expires_ms=expires_ms,
             allowed_models=allowed_models,
             permissions=permissions,
+            limits=limits,
+            networks=networks,
         )
-        await self.keys.add(key)
+        token, key = keys_domain.issue(draft, self.pepper)
+        await self.keys.add(key, by=by)
         return token, key
 
-    async def rotate_key(self, key: Key, *, overlap_ms: int) -> tuple[str, Key]:
+    async def rotate_key(self, key: Key, *, overlap_ms: int, by: Actor = SYSTEM) -> tuple[str, Key]:
         """A successor with the same rights; the old key stops after the overlap. Raises NotFound, Conflict."""
-        token, presented = keys_domain.mint()
         now_ms = self.clock.now_ms()
-        if key.expires_ms is not None and key.expires_ms <= now_ms:
-            raise Conflict(f"Key `{key.id}` has expired; make a new one.", param="key")
-        successor = Key(
-            id=presented.kid,
-            project_id=key.project_id,
-            name=key.name,
-            secret_hash=keys_domain.hash_secret(presented, self.pepper),
-            created_ms=now_ms,
-            expires_ms=key.expires_ms,
-            allowed_models=key.allowed_models,
-            permissions=key.permissions,
-            rotated_from=key.id,
-        )
-        await self.keys.rotate(key.id, successor, now_ms + overlap_ms)
-        return token, successor
+        token, successor = keys_domain.successor_of(key, now_ms, self.pepper)
+        return token, await self.keys.rotate(key.id, successor, now_ms + overlap_ms, by=by)
 
     async def credential_of(self, provider: Provider) -> Secret | None:
         """What we show to a provider; None when it asks for none. Raises NotFound when what it names is not there."""
@@ -243,10 +281,39 @@ class Installation:
             raise NotFound(f"The environment variable {provider.api_key_env} is not set here.")
         return credential
 
+    async def rotate_master_key(self, new_key: bytes | None, *, by: Actor) -> Rotation:
+        """Seal all that is sealed with a new master key: the given one, or one made in the place of the file.
+
+        Running processes follow a file by themselves; a key that was given has to be given to them at their next start.
+        Raises ConfigurationError.
+        """
+        if not self.settings.master_key:
+            path = self.settings.master_key_path
+            return await rotate_key_file(self.database, self.secret_box, path, pepper=self.pepper, by=by)
+        if new_key is None:
+            raise ConfigurationError(["master_key: it is a setting here, so a new one has to be given"])
+        return await seal_anew(self.database, self.secret_box, new_key, pepper=self.pepper, by=by)
+
     def count_spooled(self) -> int:
-        """Rows that wait in the spool for the database."""
-        spool = Spool(self.settings.spool_path)
-        return sum(1 for file in spool.files() for _ in spool.read(file))
+        """Rows that wait in the spools of this host's gateway processes for the database."""
+        folders = [self.settings.spool_path, *_numbered_folders(self.settings.spool_path).values()]
+        spools = [Spool(folder) for folder in folders]
+        return sum(1 for spool in spools for file in spool.files() for _ in spool.read(file))
+
+
+def adopt_spools(settings: Settings) -> None:
+    """Give the first gateway process what those left behind that are not started any more. To be called before any runs."""
+    for number, folder in _numbered_folders(settings.spool_path).items():
+        for file in Spool(folder).files() if number >= settings.workers else ():
+            target = settings.spool_path / file.name
+            if not target.exists():  # else at a later start, when that one is in the database
+                file.rename(target)
+
+
+def _numbered_folders(spool_path: Path) -> dict[int, Path]:
+    return {
+        int(folder.name): folder for folder in spool_path.glob("[0-9]*") if folder.is_dir() and folder.name.isdigit()
+    }
 
 
 def pull_model(settings: Settings, name: str, progress: Progress) -> Path:
@@ -280,7 +347,103 @@ def _known_model(settings: Settings, name: str) -> ModelSpec:
 def migrate_database(settings: Settings) -> tuple[str | None, str]:
     """Bring an older schema to this version's; gives both versions. ConfigurationError when it cannot be done."""
     _check_writable(settings.data_dir)
-    return migrate(settings.database_path)
+    return migrate(settings.database)
+
+
+async def back_up(installation: Installation, path: Path, *, with_master_key: bool) -> BackupSummary:
+    """Write the whole database to a new file. Raises Conflict when the file is there."""
+    settings = installation.settings
+    return await write_backup(
+        installation.database,
+        path,
+        made_ms=installation.clock.now_ms(),
+        master_key=settings.master_key_bytes or settings.master_key_path.read_bytes(),
+        with_master_key=with_master_key,
+    )
+
+
+async def restore(settings: Settings, path: Path) -> tuple[BackupSummary, Path | None]:
+    """Fill an empty database from a backup; gives also where the master key has to be put, None when it is there.
+
+    Raises Conflict when the database is not empty or the master key here is another one, InvalidRequest for a bad file.
+    """
+    _check_writable(settings.data_dir)
+    await asyncio.to_thread(prepare, settings.database)
+    key_path = settings.master_key_path
+    given = settings.master_key_bytes or (key_path.read_bytes() if key_path.exists() else None)
+    database = Database(settings.database)
+    try:
+        summary = await restore_backup(database, path, master_key=given)
+    finally:
+        await database.close()
+    if given is None and summary.master_key is not None:
+        store_master_key(key_path, summary.master_key)
+        return summary, None
+    return summary, key_path if given is None else None
+
+
+def _prepare(settings: Settings) -> bytes:
+    """Makes the schema and the master key where there is neither; gives the key."""
+    path, given = settings.master_key_path, settings.master_key_bytes
+    if prepare(settings.database) and given is None and not path.exists():
+        # A new one would open nothing that is sealed in the database, and no API key would work.
+        raise ConfigurationError(
+            [f"master_key: the one of this database is not at {path}; copy it there, or set LLMAAS_MASTER_KEY"]
+        )
+    return given or read_or_make_master_key(path)
+
+
+def admin_api(installation: Installation) -> ASGIApp:
+    """Everything below `/api`. Its parts are imported here, since commands start without a web framework."""
+    # ruff: disable[PLC0415]
+    from llmaas.console.admin.app import build_admin
+    from llmaas.console.admin.services import Services
+    from llmaas.console.oidc import OpenIdConfig, OpenIdConnect
+    from llmaas.console.second_factor import SecondFactor
+    from llmaas.console.sign_in import SignIn
+
+    # ruff: enable[PLC0415]
+    settings, clock, pepper = installation.settings, installation.clock, installation.pepper
+    sign_in = SignIn(
+        users=installation.users,
+        sessions=installation.sessions,
+        passwords=installation.passwords,
+        second_factor=SecondFactor(installation.users, installation.secret_box, clock, pepper),
+        clock=clock,
+        ids=installation.ids,
+        pepper=pepper,
+        session_max_ms=round(settings.session_max_s * 1000),
+    )
+    open_id = OpenIdConfig(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=settings.oidc_client_secret.reveal(),
+        redirect_uri=f"{settings.public_url}/api/v1/sign-in/openid/callback",
+        email_domains=tuple(domain.lower() for domain in settings.oidc_email_domains),
+        create_users=settings.oidc_create_users,
+    )
+    services = Services(
+        clock=clock,
+        ids=installation.ids,
+        pepper=pepper,
+        public_url=settings.public_url,
+        session_idle_ms=round(settings.session_idle_s * 1000),
+        users=installation.users,
+        projects=installation.projects,
+        members=installation.members,
+        sessions=installation.sessions,
+        tokens=installation.tokens,
+        invitations=installation.invitations,
+        keys=installation.keys,
+        fleet=installation.catalogue,
+        audit=installation.audit,
+        sealer=installation.secret_box,
+        usage=installation.usage,
+        passwords=installation.passwords,
+        sign_in=sign_in,
+        open_id=OpenIdConnect(open_id, installation.secret_box, clock) if settings.oidc_issuer else None,
+    )
+    return build_admin(services)
 
 
 def _check_writable(folder: Path) -> None:
@@ -295,19 +458,22 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-async def serve_gateway(settings: Settings, ready_fd: int | None) -> None:
-    """Serve HTTP until SIGTERM or SIGINT, then drain. Writes a byte to `ready_fd` when requests are taken."""
+async def serve_gateway(settings: Settings, ready_fd: int | None, number: int = 0) -> None:
+    """Serve HTTP until SIGTERM or SIGINT, then drain. Writes a byte to `ready_fd` when requests are taken.
+
+    `number` tells the gateway processes of this host apart, from 0.
+    """
     installation = await Installation(settings).open()
-    worker = GatewayWorker(installation)
+    worker = GatewayWorker(installation, number)
     await worker.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
     doors = [(worker.gateway, settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
-        doors.append((worker.metrics_only, host, int(port)))
+        doors.append((worker.metrics_only, host, int(port) + number))
     servers = []
     for surface, address, door in doors:
         server = HttpServer(surface.answer)
@@ -338,15 +504,20 @@ async def serve_engines(settings: Settings, ready_fd: int | None) -> None:
 class GatewayWorker:
     """One gateway process: everything between the HTTP server and the engines. `gateway` is usable after `start`."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, number: int = 0) -> None:
         settings, clock = installation.settings, installation.clock
+        self.id = installation.ids.uuid7()
+        self._presence = Presence(settings.database, installation.database, self.id, clock, self._duties())
         self._installation = installation
         self._clock = clock
         self._tasks = TaskSet()
         self._credentials: dict[str, Secret | None] = {}
         self._revisions = Revisions(catalogue=0, keys=0, money=0)
+        self._valkey: ValkeyCounters | None = None
+        self._keeping_leases: asyncio.Task[None] | None = None
         self.metrics = Metrics()
-        self.ledger = SqliteLedger(settings.database_path, Spool(settings.spool_path))
+        self.ledger = Ledger(self._row_store(), Spool(settings.spool_of(number)))
+        self._counters = self._limit_counters()
         self.transport = HttpTransport()
         self.launcher = EngineClient(settings.engine_socket_path)
         self._catalogue = CatalogueHolder(_no_catalogue())
@@ -357,6 +528,7 @@ class GatewayWorker:
             policy=LeastBusy(load, health),
             attempts=Attempts(load=load, health=health, metrics=self.metrics),
             log=self.ledger,
+            limiter=CountingLimiter(self._counters, clock, max_age_s=2 * settings.total_timeout_s),
             clock=clock,
             metrics=self.metrics,
             currency=settings.currency,
@@ -370,13 +542,31 @@ class GatewayWorker:
         landing = Route("GET", "/", "public", LandingPage().show, operation=openapi.PAGE)
         table = [*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing]
         self.routes = RouteTable([*table, openapi.Document(table).route])
-        self.gateway = self._surface(self.routes)
+        self.gateway = self._surface(self.routes, admin_api(installation))
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
 
-    def _surface(self, table: RouteTable) -> Gateway:
+    def _row_store(self) -> RowStore:
+        settings = self._installation.settings
+        if not settings.shared_database:
+            return SqliteRows(settings.database_path, SHARED)
+        from llmaas.storage.postgres_rows import PostgresRows  # noqa: PLC0415 - SQLite does without the driver
+
+        return PostgresRows(str(settings.database), self.id)
+
+    def _limit_counters(self) -> MemoryCounters | SharedCounters:
+        """One worker counts for itself. Several count in Valkey, and share budgets by leases."""
+        settings, database = self._installation.settings, self._installation.database
+        sums = SqlUsageSums(database)
+        if not settings.state_url:
+            return MemoryCounters(SqlBudgetStore(database), sums, self.ledger.flushed)
+        self._valkey = ValkeyCounters(settings.state_url.reveal(), self.id, sums, workers=settings.workers)
+        return SharedCounters(self._valkey, BudgetLeases(SqlBudgetStore(database, self.id)), self._clock)
+
+    def _surface(self, table: RouteTable, admin: ASGIApp | None = None) -> Gateway:
         settings = self._installation.settings
         return Gateway(
             routes=table,
+            admin=admin,
             authenticator=self._authenticator,
             cors=Cors(settings.cors_origins),
             render_error=render_error,
@@ -385,12 +575,43 @@ class GatewayWorker:
             access_log=settings.access_log,
         )
 
+    def _duties(self) -> list[Duty]:
+        """What one worker of the fleet has to see to from time to time. The one place to add to."""
+        return [
+            Duty("workers", 30.0, self._forget_dead_workers),
+            Duty("credit", 60.0, self._watch_credit),
+            Duty("rollups", 300.0, self._fold_usage),
+            Duty("retention", 3_600.0, self._remove_old_rows),
+        ]
+
+    async def _watch_credit(self, _fence: int) -> None:
+        for project_id in await self._installation.credit.note_low_balances(
+            self._installation.ids, self._clock.now_ms()
+        ):
+            _log.warning("credit_low", project=project_id)
+
+    async def _fold_usage(self, _fence: int) -> None:
+        await self._installation.rollups.fold(self._clock.now_ms())
+
+    async def _remove_old_rows(self, _fence: int) -> None:
+        removed = await self._installation.retention.sweep(self._clock.now_ms())
+        if removed:
+            _log.info("usage_rows_removed", rows=removed)
+
+    async def _forget_dead_workers(self, _fence: int) -> None:
+        for worker_id in await self._presence.dead():
+            await SqlBudgetStore(self._installation.database).fold(worker_id)
+            await self._presence.forget(worker_id)
+
     async def start(self) -> None:
         """Raises Unavailable when the database does not answer."""
         self.ledger.start()
         await self.launcher.start()
         self._revisions = await self._installation.revisions.read()
         await self._load_catalogue()
+        if isinstance(self._counters, SharedCounters):
+            self._keeping_leases = asyncio.create_task(self._counters.run(), name="leases")
+        await self._presence.start(self._tasks, lambda: self._catalogue.current.revision)
         self._tasks.spawn(self._follow_changes(), name="follow_changes")
 
     async def stop(self) -> None:
@@ -404,19 +625,27 @@ class GatewayWorker:
             await self.service.drained()
         await self._tasks.cancel_all()
         await self.ledger.stop()
+        if self._keeping_leases is not None:  # only now nothing settles any more, so all of them can be given back
+            self._keeping_leases.cancel()
+            await asyncio.wait([self._keeping_leases])
+        if self._valkey is not None:
+            await self._valkey.close()
+        await self._presence.stop()
         await self.launcher.stop()
         await self.transport.close()
 
     async def _follow_changes(self) -> None:
         """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
         while True:
-            await asyncio.sleep(self._installation.settings.refresh_interval_s)
+            await self._presence.changes.wait(self._installation.settings.refresh_interval_s)
             try:
                 present = await self._installation.revisions.read()
                 if present.keys != self._revisions.keys:
                     await self._authenticator.refresh()
                 if present.catalogue != self._revisions.catalogue:
                     await self._load_catalogue()
+                if present.money != self._revisions.money or present.keys != self._revisions.keys:
+                    await self._counters.refresh()
                 self._revisions = present
             except Unavailable as error:
                 _log.warning("changes_not_readable", hint=error.hint)

@@ -12,6 +12,7 @@
     │   ├── UnknownPath
     │   └── MethodNotAllowed      `allow` lists what is
     ├── Conflict                  the thing exists already, or changed meanwhile
+    │   └── Outdated              it is not any more what the caller read: read again
     ├── RateLimited               a limit said no; `retry_after` says when it may say yes
     ├── QuotaExceeded             money or credit is used up; retrying does not help
     ├── Unavailable               nobody can serve this now
@@ -106,12 +107,20 @@ class Conflict(LlmaasError):
     code = "conflict"
 
 
+class Outdated(Conflict):
+    code = "outdated"
+
+
 class RateLimited(LlmaasError):
     code = "rate_limit_exceeded"
+    standing: object | None = None
+    """How the limits stand, for the answer's headers (`domain.ports.Standing`)."""
 
 
 class QuotaExceeded(LlmaasError):
     code = "insufficient_quota"
+    standing: object | None = None
+    """As on RateLimited."""
 
 
 class Unavailable(LlmaasError):

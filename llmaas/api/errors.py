@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from llmaas import errors
+from llmaas.api.standing import standing_headers
+from llmaas.domain.ports import Standing
 from llmaas.errors import LlmaasError, Loading, MethodNotAllowed
 
 _BAD = "invalid_request_error"
@@ -26,6 +28,7 @@ TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
     errors.UnknownPath: (404, _BAD, "unknown_path"),
     errors.MethodNotAllowed: (405, _BAD, "method_not_allowed"),
     errors.Conflict: (409, _BAD, "conflict"),
+    errors.Outdated: (412, _BAD, "outdated"),
     errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceeded: (429, "insufficient_quota", "insufficient_quota"),
     errors.Unavailable: (503, _SERVER, "unavailable"),
@@ -66,6 +69,9 @@ def render(error: LlmaasError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         else:
             wait_s = error.retry_after_s if error.retry_after_s is not None else _RETRY_AFTER_S
             headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait_s))))
+    standing = getattr(error, "standing", None)
+    if isinstance(standing, Standing):
+        headers += standing_headers(standing)
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
     return status, headers, _json.encode(error_object(error))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from llmaas.api.errors import render_event
+from llmaas.api.standing import standing_headers
+from llmaas.domain.ports import Standing
 from llmaas.errors import LlmaasError
 from llmaas.protocol.answers import DONE_EVENT, PING
 from llmaas.tasks import TaskSet
@@ -45,6 +47,9 @@ class HttpReply:
         self._callback = callback
         if self._channel.gone:
             callback()
+
+    def show_standing(self, standing: Standing) -> None:
+        self._request.more_headers += standing_headers(standing)
 
     async def begin_stream(self, answer_id: str, backend: dict[str, str], data: bytes) -> None:
         self._begun = True

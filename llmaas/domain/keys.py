@@ -7,12 +7,16 @@ from __future__ import annotations
 import hmac
 import secrets
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
 from string import ascii_lowercase, ascii_uppercase, digits
+from typing import Any, Protocol
 
+from llmaas.domain.audit import Actor
 from llmaas.domain.limits import UNLIMITED, Limits
+from llmaas.errors import Conflict
 
 _KID_ALPHABET = digits + ascii_lowercase
 _BASE62 = digits + ascii_lowercase + ascii_uppercase
@@ -65,6 +69,40 @@ class Key:
         return "expiring" if self.revoked_ms is not None else "active"
 
 
+class KeyRegister(Protocol):
+    """Making and changing keys. Every worker follows within a second; each change is in the audit log."""
+
+    async def get(self, kid: str) -> Key | None: ...
+
+    async def page(self, project_id: str, *, after: str | None, limit: int) -> Sequence[Key]:
+        """In the order of ids, also those that do not work any more. Raises NotFound for a project that is not there."""
+        ...
+
+    async def add(self, key: Key, *, by: Actor) -> None:
+        """Raises NotFound when the project is not there, Conflict when it is archived."""
+        ...
+
+    async def change(self, seen: Key, changes: Mapping[str, Any], *, by: Actor) -> Key:
+        """Change fields of `CHANGEABLE` and no others. Raises NotFound, Outdated when the key is not as `seen` any more."""
+        ...
+
+    async def revoke(self, kid: str, at_ms: int, *, by: Actor) -> Key:
+        """Stop a key at an instant; an earlier stop stays. Raises NotFound."""
+        ...
+
+    async def rotate(self, kid: str, successor: Key, stop_ms: int, *, by: Actor) -> Key:
+        """Add the successor and stop the old key at `stop_ms`, together; gives the successor as it is stored.
+
+        What the old key has left of its total budget is what the successor gets.
+        Raises NotFound, Conflict when the old key is stopped already.
+        """
+        ...
+
+
+CHANGEABLE = frozenset({"allowed_models", "expires_ms", "limits", "name", "networks"})
+"""What of a key may ever change, besides that it stops."""
+
+
 @dataclass(frozen=True, slots=True)
 class PresentedKey:
     """A well-formed token of a caller, not yet known to be anybody's."""
@@ -92,6 +130,19 @@ def mint() -> tuple[str, PresentedKey]:
     secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET_CHARS))
     body = f"{_BRAND}_{kid}_{secret}"
     return body + _checksum(body), PresentedKey(kid, secret)
+
+
+def issue(draft: Key, pepper: bytes) -> tuple[str, Key]:
+    """The token, which is nowhere else from now on, and the draft with the id and the hash of it."""
+    token, presented = mint()
+    return token, replace(draft, id=presented.kid, secret_hash=hash_secret(presented, pepper))
+
+
+def successor_of(key: Key, now_ms: int, pepper: bytes) -> tuple[str, Key]:
+    """A token with the same rights and limits, and its key. Raises Conflict when the old one has expired."""
+    if key.expires_ms is not None and key.expires_ms <= now_ms:
+        raise Conflict(f"Key `{key.id}` has expired; make a new one.", param="key")
+    return issue(replace(key, created_ms=now_ms, revoked_ms=None, rotated_from=key.id), pepper)
 
 
 def hash_secret(presented: PresentedKey, pepper: bytes) -> bytes:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from llmaas.domain.audit import Actor
+from llmaas.errors import NotFound
 
 DEFAULT_PROJECT = "default"
+_MAX_ID_CHARS = 64
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 
 
@@ -22,6 +28,27 @@ class Project:
     archived_ms: int | None = None
 
 
+class ProjectStore(Protocol):
+    async def get(self, project_id: str) -> Project | None: ...
+
+    async def page(self, *, of_user: str | None, after: str | None, limit: int) -> Sequence[Project]:
+        """In the order of ids. `of_user`: only those that this user is a member of."""
+        ...
+
+    async def add(self, project: Project, *, by: Actor) -> None:
+        """Raises Conflict when the id is taken, NotFound when there is no such tier."""
+        ...
+
+    async def change(self, seen: Project, changed: Project, *, by: Actor) -> None:
+        """Raises NotFound, Outdated when the project is not as `seen` any more. Workers notice as they do a key's change."""
+        ...
+
+
 def valid_id(text: str) -> bool:
     """1 to 64 lower-case letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit."""
     return _ID.fullmatch(text) is not None
+
+
+def unknown_project(project_id: str) -> NotFound:
+    """One text for a project that is not there and for one that is not the caller's."""
+    return NotFound(f"There is no project `{project_id[:_MAX_ID_CHARS]}`.", param="project")

@@ -8,17 +8,33 @@ from llmaas.domain.models import Model, ModelKind
 from llmaas.errors import InvalidRequest
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message, prompt_list
 
+_TOKENS_OF_TEMPLATE = 512
+_TOKENS_OF_MESSAGE = 16
+_TOKENS_OF_TOOLS = 2048
+_TOKENS_OF_REMOTE_IMAGE = 16_384
+_STEP_TOKENS = 4096
+_BLIND_STEP_TOKENS = 16_384
+"""For engines that tell what they have made at the end only, so that the first step is also the last."""
+
 
 class Bounds(Struct, frozen=True):
-    """`output_tokens`: over all choices; None when neither the caller nor the model bounds them."""
+    """The most that a request may use, over all choices. `input_tokens`: a token is at least a byte, and what chat templates
+    add is bounded. `output_tokens` None: neither the caller nor the model bounds them. `first_step`: output tokens to hold
+    before the start: all of them when the caller said how many, else so many that few answers need more.
+    """
 
     prompt_bytes: int
+    input_tokens: int
     output_tokens: int | None
+    first_step: int
     choices: int
 
 
-def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_images: bool) -> Bounds:
-    """Settle the options of a chat request in place: nulls and empty lists gone, the output cap set. Raises InvalidRequest."""
+def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_images: bool, countable: bool) -> Bounds:
+    """Settle the options of a chat request in place: nulls and empty lists gone, the output cap set. Raises InvalidRequest.
+
+    `countable`: all engines of the model tell how many tokens they have made while they make them.
+    """
     _require_kind(model, ModelKind.CHAT)
     for position, message in enumerate(request.messages):
         _check_message(message, position, remote_images=remote_images)
@@ -36,10 +52,13 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     else:
         request.max_tokens = cap
     choices = request.n or 1
-    return Bounds(body_bytes, _output_bound(cap, model, choices), choices)
+    input_tokens = _input_bound(body_bytes + _chat_overhead(request), model)
+    output_tokens = _output_bound(cap, model, choices)
+    step = _first_step(output_tokens, choices, asked=asked is not None, countable=countable)
+    return Bounds(body_bytes, input_tokens, output_tokens, step, choices)
 
 
-def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int) -> Bounds:
+def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int, countable: bool) -> Bounds:
     """Like `admit_chat`, for a prompt. Chat models take prompts too: engines complete with them as they are."""
     if model.kind not in (ModelKind.CHAT, ModelKind.COMPLETION):
         _require_kind(model, ModelKind.COMPLETION)
@@ -49,10 +68,41 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     if request.best_of is not None and request.best_of < (request.n or 1):
         raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
     _check_stream_options(request)
-    request.max_tokens = _output_cap(request.max_tokens, model)
+    asked = request.max_tokens
+    request.max_tokens = _output_cap(asked, model)
     choices = (request.n or 1) * len(prompts)
     made = max(request.best_of or 1, request.n or 1) * len(prompts)
-    return Bounds(body_bytes, _output_bound(request.max_tokens, model, made), choices)
+    input_tokens = _input_bound(body_bytes + _TOKENS_OF_TEMPLATE * len(prompts), model, inputs=len(prompts))
+    output_tokens = _output_bound(request.max_tokens, model, made)
+    step = _first_step(output_tokens, made, asked=asked is not None, countable=countable)
+    return Bounds(body_bytes, input_tokens, output_tokens, step, choices)
+
+
+def embedding_bounds(*, body_bytes: int) -> Bounds:
+    return Bounds(body_bytes, body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, 1)
+
+
+def _chat_overhead(request: ChatRequest) -> int:
+    """Tokens that a chat template may add to the text of a request."""
+    images = sum(
+        1
+        for message in request.messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
+    )
+    tools = _TOKENS_OF_TOOLS if request.tools else 0
+    messages = _TOKENS_OF_MESSAGE * len(request.messages)
+    return _TOKENS_OF_TEMPLATE + messages + tools + images * _TOKENS_OF_REMOTE_IMAGE
+
+
+def _input_bound(tokens: int, model: Model, *, inputs: int = 1) -> int:
+    return tokens if model.max_model_len is None else min(tokens, model.max_model_len * inputs)
+
+
+def _first_step(bound: int | None, choices: int, *, asked: bool, countable: bool) -> int:
+    step = (_STEP_TOKENS if countable else _BLIND_STEP_TOKENS) * choices
+    return bound if bound is not None and (asked or bound < step) else step
 
 
 def _require_kind(model: Model, kind: ModelKind) -> None:

@@ -7,30 +7,26 @@ from collections.abc import Sequence
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed
+from llmaas.inference.admission import Bounds
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.usage import Reported, read_timings, read_usage
 
 _BYTES_PER_TOKEN = 4
-_TEMPLATE_TOKENS = 4096
 _SLACK_PIECES = 64
 _CEILING = 2**21
 """Tokens of one choice where the request sets no bound of its own: more than the window of any model of today."""
 
 
 class Meter:
-    """`prompt_bytes`: size of the request; a token is at least a byte, and templates add a bounded rest.
+    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece."""
 
-    `output_bound`: most tokens that the engine was allowed to make over all choices; None when nothing bounds them.
-    """
-
-    def __init__(
-        self, *, prompt_bytes: int, output_bound: int | None, choices: int, split_thinking: bool, whole: bool
-    ) -> None:
-        self._pieces = Pieces(choices=choices, split_thinking=split_thinking)
-        self._prompt_bytes = prompt_bytes
-        self._output_bound = output_bound
-        self._ceiling = _CEILING * choices
+    def __init__(self, *, bounds: Bounds, split_thinking: bool, whole: bool) -> None:
+        self._pieces = Pieces(choices=bounds.choices, split_thinking=split_thinking)
+        self._prompt_bytes = bounds.prompt_bytes
+        self._input_bound = bounds.input_tokens
+        self._output_bound = bounds.output_tokens
+        self._ceiling = _CEILING * bounds.choices
         self._whole = whole
         self._text_chars = 0
         self._after_end = 0
@@ -61,6 +57,20 @@ class Meter:
         return self._pieces.finish()
 
     @property
+    def seen(self) -> int:
+        """Pieces with something in them by now, each at least a token."""
+        return self._pieces.seen
+
+    def output_so_far(self) -> int:
+        """Output tokens by now, as far as the engine's pieces and reports tell."""
+        reported = read_usage(self._usage) or read_timings(self._timings)
+        return max(self._pieces.seen, 0 if reported is None else reported.completion)
+
+    def cut(self) -> list[Piece]:
+        """We end the answer here: what was held back, and a finish for each choice that had none, for its length."""
+        return self._pieces.cut("length")
+
+    @property
     def began(self) -> bool:
         return self._pieces.seen > 0
 
@@ -72,8 +82,10 @@ class Meter:
     def finish_reason(self) -> str | None:
         return self._pieces.finish_reason
 
-    def counts(self) -> tuple[TokenCounts, UsageSource, bool]:
-        """Tokens by class, where the numbers come from, and whether they had to be bent."""
+    def counts(self, output_limit: int | None = None) -> tuple[TokenCounts, UsageSource, bool]:
+        """Tokens by class, where the numbers come from, and whether they had to be bent. `output_limit`: output tokens that
+        are charged for at most, however many the engine made until it heard of its end.
+        """
         seen = self._pieces.seen
         reported = read_usage(self._usage)
         if reported is None or (reported.suspect and not reported.prompt + reported.completion):
@@ -84,9 +96,12 @@ class Meter:
             reported,
             seen=seen,
             seen_reasoning=self._pieces.seen_reasoning,
-            prompt_bound=self._prompt_bytes + _TEMPLATE_TOKENS,
+            prompt_bound=self._input_bound,
             completion_bound=self._ceiling if self._output_bound is None else min(self._output_bound, self._ceiling),
         )
+        if output_limit is not None and tokens.completion > output_limit:
+            reasoning = min(tokens.reasoning, output_limit)
+            tokens = TokenCounts(tokens.input, tokens.cached_input, output_limit - reasoning, reasoning)
         return tokens, UsageSource.ENGINE, bent
 
     def _estimate(self) -> tuple[TokenCounts, UsageSource, bool]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import (
@@ -22,25 +22,40 @@ from llmaas.errors import (
     LlmaasError,
     Unavailable,
 )
+from llmaas.inference.allowance import Allowance
 from llmaas.inference.meter import Meter
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Ending, Settlement
 from llmaas.protocol.answers import DONE_EVENT, AnswerHead, StreamWriter, WholeAnswer
 from llmaas.protocol.engine import EngineAnswer
+from llmaas.protocol.pieces import Piece
 from llmaas.protocol.usage import usage_json
 from llmaas.upstreams.base import Generation
+
+_CUT_OFF: Final = "A limit or budget of the key or its project ended while the answer was made."
+_LOOK_PIECES: Final = 32
+"""Pieces after which the allowance is looked at again. One may hold several tokens; the allowance's margin covers them."""
 
 
 class Relay:
     """One request's answer. `head` is made when the target is known."""
 
     def __init__(
-        self, *, reply: Reply, settlement: Settlement, meter: Meter, explain: Callable[[], dict[str, Any]] | None
+        self,
+        *,
+        reply: Reply,
+        settlement: Settlement,
+        meter: Meter,
+        allowance: Allowance,
+        explain: Callable[[], dict[str, Any]] | None,
     ) -> None:
         self._reply = reply
         self._settlement = settlement
         self._meter = meter
+        self._allowance = allowance
         self._explain = explain
+        self._look_at = _LOOK_PIECES
+        self._cut_off = False
 
     async def stream(
         self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer], *, include_usage: bool
@@ -54,9 +69,11 @@ class Relay:
             data = writer.write(meter.feed(answers))
             if data and not reply.gone:
                 await reply.send(data)
-        if not meter.finished:
-            raise EngineFailed("The engine's answer broke off.")
-        rest = writer.write(meter.finish())
+            if meter.seen >= self._look_at and not await self._may_go_on(generation):
+                break
+        rest = writer.write(self._last_pieces())
+        if self._cut_off:
+            rest += writer.limit_reached(_CUT_OFF)
         usage = await self._completed()
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
@@ -69,20 +86,40 @@ class Relay:
         self._settlement.first_piece()
         while answers is not None:
             answer.add(meter.feed(answers))
+            if meter.seen >= self._look_at and not await self._may_go_on(generation):
+                break
             answers = await generation.next()
-        if not meter.finished:
-            raise EngineFailed("The engine's answer broke off.")
-        answer.add(meter.finish())
+        answer.add(self._last_pieces())
+        if self._cut_off:
+            answer.limit_reached = _CUT_OFF
         usage = await self._completed()
         await self._reply.whole(head.id, head.backend, answer.body(usage, self._explain() if self._explain else None))
+
+    async def _may_go_on(self, generation: Generation) -> bool:
+        """Hold more for an answer that outgrows what is held; without, end the engine's work."""
+        self._look_at = self._meter.seen + _LOOK_PIECES
+        if self._meter.output_so_far() < self._allowance.enough_until or await self._allowance.grow():
+            return True
+        self._cut_off = not self._meter.finished
+        if self._cut_off:
+            generation.abort(EngineFailed(_CUT_OFF))
+        return not self._cut_off
+
+    def _last_pieces(self) -> list[Piece]:
+        if self._cut_off:
+            return self._meter.cut()
+        if not self._meter.finished:
+            raise EngineFailed("The engine's answer broke off.")
+        return self._meter.finish()
 
     async def _completed(self) -> dict[str, Any]:
         """Settle a whole answer; gives the `usage` object once the row is durable."""
         gone = self._reply.gone
-        tokens, source, suspect = self._meter.counts()
+        tokens, source, suspect = self._meter.counts(self._allowance.output_tokens if self._cut_off else None)
+        reason = BillingReason.READ_TO_END if gone else BillingReason.ANSWERED
         ending = Ending(
             Outcome.CLIENT_ABORTED if gone else Outcome.COMPLETED,
-            BillingReason.READ_TO_END if gone else BillingReason.ANSWERED,
+            BillingReason.LIMIT_REACHED if self._cut_off else reason,
             tokens,
             source,
             suspect,

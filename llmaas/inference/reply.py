@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from llmaas.domain.ports import Standing
+
 
 class Reply(Protocol):
     @property
@@ -14,6 +16,10 @@ class Reply(Protocol):
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Call back once when the caller hangs up, at once when it has already. A later callback replaces an earlier one."""
+        ...
+
+    def show_standing(self, standing: Standing) -> None:
+        """Tell the caller, with whatever answer comes, how its limits stand."""
         ...
 
     async def begin_stream(self, answer_id: str, backend: dict[str, str], data: bytes) -> None:

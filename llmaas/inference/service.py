@@ -14,10 +14,11 @@ from llmaas.domain.access import Caller, find_model
 from llmaas.domain.catalogue import Catalogue, Entry, Target
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import ModelKind, ProviderKind
-from llmaas.domain.ports import UsageLog
+from llmaas.domain.ports import Limiter, UsageLog
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
-from llmaas.inference.admission import Bounds, admit_chat, admit_completion
+from llmaas.inference.admission import Bounds, admit_chat, admit_completion, embedding_bounds
+from llmaas.inference.allowance import Allowance, take_allowance
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.meter import Meter, embedding_counts
 from llmaas.inference.relay import Relay, settle_failure
@@ -59,6 +60,7 @@ class InferenceService:
         policy: LeastBusy,
         attempts: Attempts,
         log: UsageLog,
+        limiter: Limiter,
         clock: Clock,
         metrics: Metrics,
         currency: str,
@@ -69,6 +71,7 @@ class InferenceService:
         self._policy = policy
         self._attempts = attempts
         self._log = log
+        self._limiter = limiter
         self._clock = clock
         self._metrics = metrics
         self._currency = currency
@@ -96,20 +99,24 @@ class InferenceService:
     async def chat(self, call: Call, request: ChatRequest, reply: Reply) -> None:
         """Answer through `reply`. Raises an LlmaasError for whatever else has to be said to the caller."""
         entry, catalogue = self._enter(call, request.model)
-        requested, user = request.model, request.user
-        bounds = admit_chat(request, entry.model, body_bytes=len(call.body), remote_images=self._remote_images)
-        settlement = self._settlement(call, catalogue, entry, requested, user, "chat", streamed=bool(request.stream))
-        await self._generate(call, entry, request, bounds, settlement, reply)
+        bounds = admit_chat(
+            request,
+            entry.model,
+            body_bytes=len(call.body),
+            remote_images=self._remote_images,
+            countable=self._countable(entry),
+        )
+        allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = self._settlement(call, catalogue, entry, allowance, request, "chat")
+        await self._generate(call, entry, request, allowance, settlement, reply)
 
     async def complete(self, call: Call, request: CompletionRequest, reply: Reply) -> None:
         """Like `chat`, for a prompt."""
         entry, catalogue = self._enter(call, request.model)
-        requested, user = request.model, request.user
-        bounds = admit_completion(request, entry.model, body_bytes=len(call.body))
-        settlement = self._settlement(
-            call, catalogue, entry, requested, user, "completion", streamed=bool(request.stream)
-        )
-        await self._generate(call, entry, request, bounds, settlement, reply)
+        bounds = admit_completion(request, entry.model, body_bytes=len(call.body), countable=self._countable(entry))
+        allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = self._settlement(call, catalogue, entry, allowance, request, "completion")
+        await self._generate(call, entry, request, allowance, settlement, reply)
 
     async def embed(self, call: Call, request: EmbeddingRequest, reply: Reply) -> None:
         entry, catalogue = self._enter(call, request.model)
@@ -118,7 +125,9 @@ class InferenceService:
         if not request.input:
             raise InvalidRequest("'input' must not be empty.", param="input")
         prompt_list(request.input, "input")
-        settlement = self._settlement(call, catalogue, entry, request.model, request.user, "embedding", streamed=False)
+        bounds = embedding_bounds(body_bytes=len(call.body))
+        allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = self._settlement(call, catalogue, entry, allowance, request, "embedding")
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
@@ -155,7 +164,7 @@ class InferenceService:
         call: Call,
         entry: Entry,
         request: ChatRequest | CompletionRequest,
-        bounds: Bounds,
+        allowance: Allowance,
         settlement: Settlement,
         reply: Reply,
     ) -> None:
@@ -174,14 +183,14 @@ class InferenceService:
                 exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
                 as_stream = bool(request.stream) or exact
                 meter = Meter(
-                    prompt_bytes=bounds.prompt_bytes,
-                    output_bound=bounds.output_tokens,
-                    choices=bounds.choices,
+                    bounds=allowance.bounds,
                     split_thinking="think-tags" in entry.model.capabilities,
                     whole=not as_stream,
                 )
                 extra = extra_members(call.body, target.provider.extra_parameters)
-                return upstream.generate(target, request, stream=as_stream, extra=extra)
+                cap = None if traits.exact_while_streaming and as_stream else allowance.cap
+                capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
+                return upstream.generate(target, capped, stream=as_stream, extra=extra)
 
             generation, first = await self._attempts.run(plan, settlement, reply, start, lambda handle: handle.first())
             assert settlement.target is not None and meter is not None  # noqa: S101, PT018 - set by the attempt
@@ -196,6 +205,7 @@ class InferenceService:
                 reply=reply,
                 settlement=settlement,
                 meter=meter,
+                allowance=allowance,
                 explain=_explainer(settlement) if call.explain else None,
             )
             try:
@@ -235,16 +245,26 @@ class InferenceService:
         catalogue = self._catalogue.current
         return find_model(catalogue, call.caller, model), catalogue
 
+    def _countable(self, entry: Entry) -> bool:
+        return all(self._upstreams[target.provider.kind].traits.exact_while_streaming for target in entry.targets)
+
+    async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
+        """What the request may use at most, taken from every limit that it is under."""
+        tier_id = call.caller.project.tier_id
+        tier = catalogue.tier_of(tier_id)
+        price = catalogue.price_of(entry.model.id, tier_id)
+        allowance = await take_allowance(self._limiter, call.caller, tier, price, bounds, call.started_ms)
+        reply.show_standing(allowance.hold.standing)
+        return allowance
+
     def _settlement(
         self,
         call: Call,
         catalogue: Catalogue,
         entry: Entry,
-        requested: str,
-        user: str | None,
+        allowance: Allowance,
+        request: ChatRequest | CompletionRequest | EmbeddingRequest,
         endpoint: str,
-        *,
-        streamed: bool,
     ) -> Settlement:
         return Settlement(
             log=self._log,
@@ -253,12 +273,13 @@ class InferenceService:
             answer_id=call.answer_id,
             request_id=call.request_id,
             endpoint=endpoint,
-            streamed=streamed,
+            streamed=not isinstance(request, EmbeddingRequest) and bool(request.stream),
             caller=call.caller,
             catalogue=catalogue,
             entry=entry,
-            requested_model=requested,
-            end_user=user,
+            allowance=allowance,
+            requested_model=request.model,
+            end_user=request.user,
             currency=self._currency,
             started_ms=call.started_ms,
             started_s=call.started_s,

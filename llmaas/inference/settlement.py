@@ -12,9 +12,11 @@ from msgspec import Struct
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller
 from llmaas.domain.catalogue import Catalogue, Entry, Target
+from llmaas.domain.energy import energy_uwh
 from llmaas.domain.ports import UsageLog
 from llmaas.domain.prices import TokenCounts, cost_nano
 from llmaas.domain.usage import FREE, BillingReason, Outcome, UsageRow, UsageSource
+from llmaas.inference.allowance import Allowance
 from llmaas.metrics import Metrics
 
 _NOTHING = TokenCounts()
@@ -48,6 +50,7 @@ class Settlement:
         caller: Caller,
         catalogue: Catalogue,
         entry: Entry,
+        allowance: Allowance,
         requested_model: str,
         end_user: str | None,
         currency: str,
@@ -64,6 +67,7 @@ class Settlement:
         self._caller = caller
         self._catalogue = catalogue
         self._entry = entry
+        self._allowance = allowance
         self._requested_model = requested_model
         self._end_user = end_user
         self._currency = currency
@@ -95,9 +99,11 @@ class Settlement:
         """Append the row; the future says when it is durable. A second call changes nothing and gives the same future."""
         if self._durable is not None:
             return self._durable
-        price = self._entry.model.price
+        allowance = self._allowance
+        price = allowance.price
         tokens = ending.tokens
         free = price is None or ending.billing_reason in FREE
+        cost = 0 if free or price is None else cost_nano(price, tokens)
         target = self.target
         row = UsageRow(
             id=self._answer_id,
@@ -131,9 +137,13 @@ class Settlement:
             billing_reason=ending.billing_reason.value,
             price_version=price.version if price is not None else None,
             currency=self._currency,
-            cost_nano=0 if free or price is None else cost_nano(price, tokens),
+            cost_nano=cost,
+            tier_id=self._caller.project.tier_id,
+            hold_nano=allowance.hold.held_nano,
+            energy_uwh=energy_uwh(self._entry.energy_rate, tokens),
         )
         self._durable = self._log.append(row)
+        allowance.settle(tokens, cost)
         self._count(row)
         return self._durable
 

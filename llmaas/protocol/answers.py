@@ -53,6 +53,10 @@ class StreamWriter:
             extra["routing"] = routing
         return self._prefix + b"," + _json.encode(extra)[1:] + b"\n\n"
 
+    def limit_reached(self, message: str) -> bytes:
+        """The chunk that says why an answer ended early."""
+        return self._prefix + b',"choices":[],"limit_reached":' + _json.encode(message) + b"}\n\n"
+
     def _event(self, piece: Piece) -> bytes:
         index = piece.index
         if not self._chat:
@@ -117,6 +121,7 @@ class WholeAnswer:
     def __init__(self, head: AnswerHead) -> None:
         self._head = head
         self._messages: dict[int, _Message] = {}
+        self.limit_reached: str | None = None
 
     def add(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
@@ -151,6 +156,8 @@ class WholeAnswer:
         }
         if routing is not None:
             answer["routing"] = routing
+        if self.limit_reached is not None:
+            answer["limit_reached"] = self.limit_reached
         return _json.encode(answer)
 
 

@@ -85,6 +85,12 @@ class Pieces:
         out += [Piece(index, finish=self._finish_reason(state)) for index, state in sorted(self._choices.items())]
         return out
 
+    def cut(self, reason: str) -> list[Piece]:
+        """Like `finish`, for an answer that is ended from outside: choices that go on end for that reason."""
+        for state in self._choices.values():
+            state.finish = state.finish or reason
+        return self.finish()
+
     @property
     def finished(self) -> bool:
         """Whether each choice that began has said why it ended, and at least one began."""

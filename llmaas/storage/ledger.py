@@ -1,4 +1,4 @@
-"""The ledger's writer: one thread, one SQLite connection, group commits.
+"""The ledger's writer: one thread, one database connection, group commits.
 
 Rows that arrive while a commit runs go into the next one, so one sync is shared by all requests in flight. When the
 database does not take them they go to the spool, and from there to the database when it is back. When neither takes
@@ -10,52 +10,44 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import structlog
 
-from llmaas.domain.usage import COLUMNS, UsageRow
+from llmaas.domain.usage import UsageRow
 from llmaas.errors import LedgerUnavailable
-from llmaas.storage.database import pragmas
-from llmaas.storage.spool import Spool, SyncFailed
+from llmaas.storage.row_store import RowStore, StoreAway, SyncFailed, Unstorable
+from llmaas.storage.spool import Spool
 
-_BUSY_TIMEOUT_MS = 500
 _RETRY_S = 1.0
 _GATHER_S = 0.001
 _GATHER_MOST_S = 0.005
 _MAX_BATCH = 1_000
-_CHUNKS = (64, 16, 4, 1)
-_INSERTS = {
-    rows: f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES "  # noqa: S608 - our own names
-    + ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
-    + " ON CONFLICT (id) DO NOTHING"
-    for rows in _CHUNKS
-}
-_SYNC_ERRORS = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+_REPLAYED_ROWS = 200
+"""Of the spool, between two batches of rows that somebody waits for."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
 _Item = tuple[UsageRow, "asyncio.Future[None]"]
 
 
-class SqliteLedger:
-    """Implements `domain.ports.UsageLog`. Everything below `_run` happens in the writer thread."""
+class Ledger:
+    """Implements `domain.ports.UsageLog`. Everything below `_run` happens in the writer thread, which owns store and spool."""
 
-    def __init__(self, path: Path, spool: Spool) -> None:
-        self._path = path
+    def __init__(self, store: RowStore, spool: Spool) -> None:
+        self._store = store
         self._spool = spool
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._connection: sqlite3.Connection | None = None
         self._accepting = True
         self._broken = False
-        self._database_retry_at = 0.0
+        self._away_until_s = 0.0
+        self._replay: Iterator[None] | None = None
         self._last_batch = 1
+        self._last: asyncio.Future[None] | None = None
 
     @property
     def accepting(self) -> bool:
@@ -67,7 +59,7 @@ class SqliteLedger:
         return bool(self._spool.files())
 
     def start(self) -> None:
-        """Start the writer; rows that an earlier process left in the spool go to the database first."""
+        """Start the writer; rows that an earlier process left in the spool begin to go to the database first."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -81,20 +73,27 @@ class SqliteLedger:
 
     def append(self, row: UsageRow) -> asyncio.Future[None]:
         assert self._loop is not None  # noqa: S101 - started by the composition root
-        future = self._loop.create_future()
+        future = self._last = self._loop.create_future()
         self._queue.put((row, future))
         return future
 
+    async def flushed(self) -> bool:
+        """Wait until all rows handed over so far are in the database; False when they are elsewhere."""
+        if self._last is not None:
+            await asyncio.wait([self._last])  # they are settled in their order
+        return not self.backlog
+
     def _run(self) -> None:
-        self._safely(self._replay_spool)
+        self._replay = self._replay_spool()
+        self._safely(self._tend)
         stopping = False
         while not stopping:
             batch, stopping = self._gather()
             if batch:
                 self._settle(batch)
-            elif not stopping:
-                self._safely(self._heal)
-        self._close_database()
+            if self._replay is not None or not batch:
+                self._safely(self._tend)
+        self._safely(self._store.close)
         self._spool.close()
 
     def _safely(self, work: Callable[[], None]) -> None:
@@ -102,14 +101,13 @@ class SqliteLedger:
             work()
         except Exception:  # noqa: BLE001 - the thread's edge: without the thread no request would ever be settled
             _log.exception("ledger_writer_failed")
-            self._close_database()
-            self._database_retry_at = time.monotonic() + _RETRY_S
+            self._store_away()
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        """The rows that wait now, at least one unless it is time to look after a fault, and whether to stop afterwards."""
-        ailing = not self._accepting or self._database_retry_at > 0
+        """The rows that wait now, none when there is something else to do, and whether to stop afterwards."""
+        ailing = not self._accepting or self._away_until_s > 0
         try:
-            first = self._queue.get(timeout=_RETRY_S if ailing else None)
+            first = self._queue.get(timeout=_RETRY_S if ailing else 0 if self._replay is not None else None)
         except queue.Empty:
             return [], False
         if first is None:
@@ -131,144 +129,153 @@ class SqliteLedger:
 
     def _settle(self, batch: Sequence[_Item]) -> None:
         rows = [row for row, _ in batch]
-        durable = False
+        unstorable: set[str] | None = None
 
         def write() -> None:
-            nonlocal durable
-            durable = self._write(rows)
+            nonlocal unstorable
+            unstorable = self._write(rows)
 
         self._safely(write)
-        if durable != self._accepting:
-            self._accepting = durable
-            (_log.info if durable else _log.critical)("ledger_accepting" if durable else "ledger_refusing")
+        self._accept(unstorable is not None)
+        lost = {row.id for row in rows} if unstorable is None else unstorable
         assert self._loop is not None  # noqa: S101
         try:
-            self._loop.call_soon_threadsafe(_resolve, [future for _, future in batch], durable)
+            self._loop.call_soon_threadsafe(_resolve, batch, lost)
         except RuntimeError:
             # The loop is closed: nobody waits for these any more, and the rows are where they belong.
             _log.warning("ledger_answer_unheard", rows=len(rows))
 
-    def _write(self, rows: Sequence[UsageRow]) -> bool:
+    def _accept(self, accepting: bool) -> None:  # noqa: FBT001 - it is the whole message
+        if accepting != self._accepting:
+            self._accepting = accepting
+            (_log.info if accepting else _log.critical)("ledger_accepting" if accepting else "ledger_refusing")
+
+    def _write(self, rows: Sequence[UsageRow]) -> set[str] | None:
+        """Make rows durable somewhere; gives the ids of those that can nowhere be, None when no place takes any."""
         if self._broken:
-            return False
-        if time.monotonic() >= self._database_retry_at and self._to_database(rows):
-            return True
+            return None
+        if time.monotonic() >= self._away_until_s:
+            unstorable = self._to_database(rows)
+            if unstorable is not None or self._broken:
+                return unstorable
         try:
-            self._spool.write(rows)
+            return self._put(rows, self._spool.write)
         except SyncFailed as error:
             self._break("spool", error)
-            return False
         except OSError as error:
             _log.error("spool_failed", error=str(error), rows=len(rows))
-            return False
-        return not self._broken
+        return None
 
-    def _to_database(self, rows: Sequence[UsageRow]) -> bool:
+    def _to_database(self, rows: Sequence[UsageRow], *, foreign: bool = False) -> set[str] | None:
+        """Like `_write`, to the database only; None when it is away."""
         try:
-            connection = self._connection or self._open_database()
-            connection.execute("BEGIN IMMEDIATE")
-            _insert(connection, rows)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._close_database()
-            if getattr(error, "sqlite_errorcode", None) in _SYNC_ERRORS:
-                self._break("database", error)
-            else:
-                _log.warning("ledger_database_failed", error=str(error), rows=len(rows))
-            self._database_retry_at = time.monotonic() + _RETRY_S
-            return False
-        if self._database_retry_at:
-            self._database_retry_at = 0.0
-            _log.info("ledger_database_back")
-            self._safely(self._replay_spool)
-        return True
+            unstorable = self._put(rows, lambda some: self._store.write(some, foreign=foreign))
+        except SyncFailed as error:
+            self._break("database", error)
+            return None
+        except StoreAway as error:
+            self._store_away()
+            _log.warning("ledger_database_failed", error=str(error), rows=len(rows))
+            return None
+        self._store_back()
+        return unstorable
 
-    def _replay_spool(self) -> None:
+    def _put(self, rows: Sequence[UsageRow], write: Callable[[Sequence[UsageRow]], None]) -> set[str]:
+        """Hand rows over. One that can never be stored is set aside, and the others are not kept from their place by it."""
+        try:
+            write(rows)
+        except Unstorable as error:
+            if len(rows) == 1:
+                _log.critical(
+                    "usage_row_unstorable", row=rows[0].id, error=str(error), file=self._set_aside(rows[0], error)
+                )
+                return {rows[0].id}
+            middle = len(rows) // 2
+            return self._put(rows[:middle], write) | self._put(rows[middle:], write)
+        return set()
+
+    def _set_aside(self, row: UsageRow, why: Exception) -> str | None:
+        try:
+            return self._spool.set_aside(row, str(why)).name
+        except OSError as error:
+            _log.error("spool_failed", error=str(error), rows=1)
+            return None
+
+    def _store_away(self) -> None:
+        self._store.close()
+        self._replay = None
+        self._away_until_s = time.monotonic() + _RETRY_S
+
+    def _store_back(self) -> None:
+        if self._away_until_s:
+            self._away_until_s = 0.0
+            self._replay = self._replay_spool()
+            _log.info("ledger_database_back")
+
+    def _replay_spool(self) -> Iterator[None]:
+        """Move some rows from the spool to the database at each step. A file that is interrupted begins anew another time."""
+        self._spool.close()  # what is spooled from now on goes to another file
         for file in self._spool.files():
             try:
                 rows = list(self._spool.read(file))
             except (OSError, msgspec.MsgspecError) as error:
                 _log.error("spool_file_unreadable", file=file.name, error=str(error))
                 continue
-            if rows and not self._to_database(rows):
-                return
+            for start in range(0, len(rows), _REPLAYED_ROWS):
+                if self._to_database(rows[start : start + _REPLAYED_ROWS], foreign=not self._spool.own(file)) is None:
+                    return
+                yield
             self._spool.forget(file)
             if rows:
                 _log.info("spool_replayed", file=file.name, rows=len(rows))
 
-    def _heal(self) -> None:
-        """Nothing to write, but something is wrong: see whether it still is."""
-        if self._broken or time.monotonic() < self._database_retry_at:
+    def _tend(self) -> None:
+        """See whether what is wrong still is; else move something of the spool."""
+        if self._broken or time.monotonic() < self._away_until_s:
             return
-        if self._to_database([]):
-            if not self._accepting:
-                self._accepting = self._probe()
-        elif not self._accepting:
-            self._accepting = self._probe_spool()
-        if self._accepting:
-            self._database_retry_at = self._database_retry_at if self._spool.files() else 0.0
+        if self._replay is not None:
+            replay = self._replay
+            if next(replay, self) is self and self._replay is replay:
+                self._replay = None
+        elif self._away_until_s or not self._accepting:
+            self._probe()
 
-    def _probe(self) -> bool:
-        """A committed write that changes nothing. SQLite leaves out pages that an UPDATE does not change; it always
-        writes the page of this number, which means nothing to us.
-        """
+    def _probe(self) -> None:
         try:
-            connection = self._connection or self._open_database()
-            connection.execute("PRAGMA user_version = 0")
-        except sqlite3.Error:
-            self._close_database()
-            return False
-        _log.info("ledger_accepting")
-        return True
+            self._store.probe()
+        except SyncFailed as error:
+            self._break("database", error)
+        except StoreAway:
+            self._store_away()
+            self._probe_spool()
+        else:
+            self._store_back()
+            self._accept(True)
 
-    def _probe_spool(self) -> bool:
+    def _probe_spool(self) -> None:
+        if self._accepting:
+            return
         try:
             self._spool.probe()
+        except SyncFailed as error:
+            self._break("spool", error)
         except OSError:
-            return False
-        _log.info("ledger_accepting", to="spool")
-        return True
+            return
+        else:
+            self._accept(True)
 
     def _break(self, what: str, error: Exception) -> None:
         self._broken = True
-        self._accepting = False
+        self._store.close()
+        self._accept(False)
         _log.critical("ledger_sync_failed", where=what, error=str(error), hint="check the disk, then restart")
 
-    def _open_database(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
-        )
-        for pragma in pragmas(_BUSY_TIMEOUT_MS):
-            connection.execute(pragma)
-        self._connection = connection
-        return connection
 
-    def _close_database(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                _log.warning("ledger_close_failed", error=str(error))
-
-
-def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
-    """Many rows a statement: each statement gives up the interpreter lock once, and getting it back from a busy event
-    loop takes longer than everything else here.
-    """
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            chunk = rows[start : start + size]
-            connection.execute(_INSERTS[size], [value for row in chunk for value in msgspec.structs.astuple(row)])
-            start += size
-
-
-def _resolve(futures: Sequence[asyncio.Future[None]], durable: bool) -> None:  # noqa: FBT001 - a callback takes no keywords
-    for future in futures:
+def _resolve(batch: Sequence[_Item], lost: set[str]) -> None:
+    for row, future in batch:
         if future.done():
             continue
-        if durable:
+        if row.id not in lost:
             future.set_result(None)
         else:
             future.set_exception(

@@ -1,11 +1,12 @@
 """Where usage rows wait while the database is away: append-only files of one checksummed JSON line a row, synced before
 a row counts as durable. A file is deleted only after all its rows are in the database; replaying one twice adds nothing.
 
-Used by the ledger's writer thread only.
+Rows that no database can hold are kept beside them, for somebody to look at. Used by the ledger's writer thread only.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,10 @@ from pathlib import Path
 import msgspec
 
 from llmaas.domain.usage import UsageRow
+from llmaas.storage.row_store import SyncFailed, Unstorable
 
 _SUFFIX = ".rows"
+_SET_ASIDE = "unstorable.jsonl"
 
 
 class Spool:
@@ -26,10 +29,28 @@ class Spool:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(UsageRow)
         self._size = 0
+        self._own: set[Path] = set()
 
     def write(self, rows: Sequence[UsageRow]) -> None:
-        """Append and sync. OSError when the rows may not be durable; SyncFailed when the disk could not confirm them."""
-        self._append(b"".join(self._line(row) for row in rows))
+        """Append and sync. OSError when the rows may not be durable; SyncFailed when the disk could not confirm them;
+        Unstorable when one of them cannot be put into words.
+        """
+        try:
+            data = b"".join(self._line(row) for row in rows)
+        except (msgspec.MsgspecError, OverflowError, ValueError, TypeError) as error:
+            raise Unstorable(str(error)) from error
+        self._append(data)
+
+    def set_aside(self, row: UsageRow, why: str) -> Path:
+        """Keep a row that cannot be stored, with the reason, in a file that nothing reads. OSError when it cannot be kept."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._folder / _SET_ASIDE
+        line = json.dumps({"why": why, "row": msgspec.structs.asdict(row)}, default=repr)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="ascii") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return path
 
     def _append(self, data: bytes) -> None:
         if self._handle is None:
@@ -58,6 +79,10 @@ class Spool:
         """Files with rows that await the database, oldest first."""
         return sorted(self._folder.glob(f"[0-9]*-[0-9]*{_SUFFIX}")) if self._folder.is_dir() else []
 
+    def own(self, file: Path) -> bool:
+        """Whether this process wrote it; else an earlier one did."""
+        return file in self._own
+
     def read(self, file: Path) -> Iterator[UsageRow]:
         """The rows of a file. A torn last line was never acknowledged and is left out."""
         for line in file.read_bytes().split(b"\n"):
@@ -70,6 +95,7 @@ class Spool:
         if file == self._current:
             self.close()
         file.unlink(missing_ok=True)
+        self._own.discard(file)
 
     def close(self) -> None:
         if self._handle is not None:
@@ -86,6 +112,7 @@ class Spool:
         path = self._folder / f"{number:08d}-{os.getpid()}{_SUFFIX}"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._current = path
+        self._own.add(path)
         self._size = 0
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -100,10 +127,6 @@ class Spool:
             os.ftruncate(self._handle, self._size)
         except OSError:
             self.close()
-
-
-class SyncFailed(OSError):
-    """The kernel could not confirm a write. What it says afterwards about the same file means nothing."""
 
 
 def _write_all(handle: int, data: bytes) -> None:

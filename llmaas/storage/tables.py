@@ -73,6 +73,13 @@ invitations = Table(
     Column("revoked_ms", BigInteger),
 )
 
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("user_id", String, ForeignKey("users.id"), primary_key=True),
+    Column("code_hash", LargeBinary, primary_key=True),
+)
+
 sessions = Table(
     "sessions",
     metadata,
@@ -122,6 +129,7 @@ tiers = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("limits", JSON, nullable=False),
+    Column("price_versions", JSON, nullable=False, server_default="{}"),
 )
 
 providers = Table(
@@ -197,6 +205,13 @@ revisions = Table(
     Column("number", Integer, nullable=False),
 )
 
+vault = Table(
+    "vault",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 usage = Table(
     "usage",
     metadata,
@@ -238,6 +253,7 @@ usage = Table(
     Column("energy_uwh", BigInteger, nullable=False, server_default="0"),
     Column("corrects", String),
     Index("usage_by_project_time", "project_id", "started_ms"),
+    Index("usage_by_time", "started_ms"),
 )
 
 usage_hours = Table(
@@ -264,6 +280,39 @@ usage_hours = Table(
     Column("ttft_ms", BigInteger, nullable=False),
     Column("ttft_requests", BigInteger, nullable=False),
     Index("usage_hours_by_project", "project_id", "hour_ms"),
+    Index("usage_hours_fresh", "hour_ms", sqlite_where=sa.text("shard >= 0"), postgresql_where=sa.text("shard >= 0")),
+)
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("project_id", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("model_id", String, primary_key=True),
+    Column("backend_id", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
+    Column("price_version", Integer, primary_key=True, autoincrement=False),
+    Column("currency", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("energy_uwh", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger, nullable=False),
+    Column("ttft_requests", BigInteger, nullable=False),
+    Index("usage_days_by_project", "project_id", "day_ms"),
+)
+
+usage_removed = Table(
+    "usage_removed",
+    metadata,
+    Column("project_id", String, primary_key=True),
+    Column("before_ms", BigInteger, nullable=False),
 )
 
 credit_entries = Table(

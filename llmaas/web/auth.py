@@ -13,8 +13,9 @@ from hashlib import blake2b
 from llmaas.clock import Clock
 from llmaas.domain import keys
 from llmaas.domain.access import Caller
+from llmaas.domain.addresses import allowed
 from llmaas.domain.ports import KeyStore
-from llmaas.errors import NotAuthenticated, RateLimited
+from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited
 
 _GUESSES = 100.0
 _GUESSES_PER_S = 2.0
@@ -63,7 +64,7 @@ class Authenticator:
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
 
     async def caller(self, token: str | None, address: str) -> Caller:
-        """Raises NotAuthenticated with one text for every reason, RateLimited, or Unavailable when the store is away."""
+        """Raises NotAuthenticated with one text for every reason, NotAllowed from a wrong network, RateLimited, or Unavailable when the store is away."""
         if not token:
             raise _refused()
         digest = blake2b(token.encode("latin-1"), digest_size=32, key=self._pepper).digest()
@@ -72,8 +73,10 @@ class Authenticator:
             caller = await self._look_up_once(token, digest, address)
         else:
             self._known.move_to_end(digest)
-        if not caller.key.usable_at(self._clock.now_ms()):
+        if not caller.key.usable_at(self._clock.now_ms()) or caller.project.archived_ms is not None:
             raise _refused()
+        if caller.key.networks and not allowed(address, caller.key.networks):
+            raise NotAllowed("This key may not be used from this address.")
         return caller
 
     async def refresh(self) -> None:

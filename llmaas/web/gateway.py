@@ -13,7 +13,7 @@ from llmaas.clock import Clock
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, LlmaasError
 from llmaas.ids import IdSource
-from llmaas.web.asgi import AsgiChannel, Receive, Scope, Send
+from llmaas.web.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
 from llmaas.web.auth import Authenticator
 from llmaas.web.channel import Channel
 from llmaas.web.cors import Cors
@@ -27,10 +27,13 @@ RenderError = Callable[[LlmaasError], tuple[int, list[tuple[bytes, bytes]], byte
 
 
 class Gateway:
+    """`admin` answers everything below `/api/`, with credentials of its own."""
+
     def __init__(
         self,
         *,
         routes: RouteTable,
+        admin: ASGIApp | None,
         authenticator: Authenticator,
         cors: Cors,
         render_error: RenderError,
@@ -39,6 +42,7 @@ class Gateway:
         access_log: bool,
     ) -> None:
         self.routes = routes
+        self._admin = admin
         self._authenticator = authenticator
         self._cors = cors
         self._render_error = render_error
@@ -81,6 +85,9 @@ class Gateway:
 
     async def _handle(self, request: Request) -> None:
         request.check()
+        if self._admin is not None and request.path.startswith("/api/"):
+            await run_asgi(self._admin, request.channel, request.head(0, ()))
+            return
         if request.method == "OPTIONS":
             request.more_headers = self._cors.preflight(request)
             await respond(request, 204, [], b"")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed
+from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.usage import Reported
@@ -23,7 +24,8 @@ NUMBERS = st.one_of(
 
 
 def meter(*, bound: int | None = 20, whole: bool = False) -> Meter:
-    return Meter(prompt_bytes=PROMPT_BYTES, output_bound=bound, choices=1, split_thinking=False, whole=whole)
+    bounds = Bounds(PROMPT_BYTES, PROMPT_BYTES + 512, bound, 4096 if bound is None else bound, 1)
+    return Meter(bounds=bounds, split_thinking=False, whole=whole)
 
 
 def answer(**fields: Any) -> EngineAnswer:

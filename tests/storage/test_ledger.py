@@ -13,8 +13,10 @@ import pytest
 from llmaas.domain.usage import UsageRow
 from llmaas.errors import LedgerUnavailable
 from llmaas.storage.database import prepare
-from llmaas.storage.ledger import SqliteLedger
+from llmaas.storage.ledger import Ledger
+from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool
+from llmaas.storage.sqlite_rows import SqliteRows
 from tests.storage.rows import row, rows
 from tests.waiting import until
 
@@ -26,8 +28,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
-    ledger = SqliteLedger(path, Spool(path.parent / "spool"))
+async def ledger(path: Path) -> AsyncIterator[Ledger]:
+    ledger = Ledger(SqliteRows(path, SHARED), Spool(path.parent / "spool"))
     ledger.start()
     yield ledger
     await ledger.stop()
@@ -50,17 +52,17 @@ def commits(path: Path) -> int:
     return sum(head[8:16] == salts and head[4:8] != b"\0\0\0\0" for head in heads)
 
 
-async def settle(ledger: SqliteLedger, batch: list[UsageRow]) -> None:
+async def settle(ledger: Ledger, batch: list[UsageRow]) -> None:
     await asyncio.wait_for(asyncio.gather(*(ledger.append(one) for one in batch)), 10)
 
 
-async def test_a_row_is_durable_when_its_future_is_done(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_row_is_durable_when_its_future_is_done(ledger: Ledger, path: Path) -> None:
     for one in rows(5):
         await ledger.append(one)
         assert one.id in stored(path)
 
 
-async def test_rows_that_come_together_share_a_transaction(ledger: SqliteLedger, path: Path) -> None:
+async def test_rows_that_come_together_share_a_transaction(ledger: Ledger, path: Path) -> None:
     with sqlite3.connect(path) as keep_open:
         await settle(ledger, rows(1))
         before = commits(path)
@@ -70,7 +72,7 @@ async def test_rows_that_come_together_share_a_transaction(ledger: SqliteLedger,
     keep_open.close()
 
 
-async def test_B06_a_row_that_is_appended_twice_is_there_once(ledger: SqliteLedger, path: Path) -> None:
+async def test_B06_a_row_that_is_appended_twice_is_there_once(ledger: Ledger, path: Path) -> None:
     one = row(output_tokens=5)
     await settle(ledger, [one, one])
     await settle(ledger, [one, row(output_tokens=99)])
@@ -86,7 +88,7 @@ async def test_B06_a_spool_that_holds_what_the_database_has_adds_nothing(path: P
         spool.write(batch)
         spool.write(batch[:3])
         spool.close()
-        ledger = SqliteLedger(path, Spool(path.parent / "spool"))
+        ledger = Ledger(SqliteRows(path, SHARED), Spool(path.parent / "spool"))
         ledger.start()
         await settle(ledger, rows(1, first=50))
         await ledger.stop()
@@ -94,7 +96,7 @@ async def test_B06_a_spool_that_holds_what_the_database_has_adds_nothing(path: P
         assert not Spool(path.parent / "spool").files()
 
 
-async def test_B07_a_locked_database_sends_rows_to_the_spool_and_back(ledger: SqliteLedger, path: Path) -> None:
+async def test_B07_a_locked_database_sends_rows_to_the_spool_and_back(ledger: Ledger, path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     await settle(ledger, rows(5))
@@ -106,7 +108,7 @@ async def test_B07_a_locked_database_sends_rows_to_the_spool_and_back(ledger: Sq
     other.close()
 
 
-async def test_B07_no_place_fails_the_future_and_stops_new_work(ledger: SqliteLedger, path: Path) -> None:
+async def test_B07_no_place_fails_the_future_and_stops_new_work(ledger: Ledger, path: Path) -> None:
     (path.parent / "spool").write_text("no directory")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -121,7 +123,7 @@ async def test_B07_no_place_fails_the_future_and_stops_new_work(ledger: SqliteLe
     assert stored(path) == ["later"]
 
 
-async def test_a_row_that_no_database_can_hold_does_not_end_the_writer(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_row_that_no_database_can_hold_does_not_end_the_writer(ledger: Ledger, path: Path) -> None:
     with pytest.raises(LedgerUnavailable):
         await asyncio.wait_for(ledger.append(row(id="monster", cost_nano=2**70)), 10)
     await until(lambda: ledger.accepting, "it takes rows")
@@ -130,7 +132,7 @@ async def test_a_row_that_no_database_can_hold_does_not_end_the_writer(ledger: S
 
 
 async def test_a_stop_writes_what_was_handed_over(path: Path) -> None:
-    ledger = SqliteLedger(path, Spool(path.parent / "spool"))
+    ledger = Ledger(SqliteRows(path, SHARED), Spool(path.parent / "spool"))
     ledger.start()
     futures = [ledger.append(one) for one in rows(50)]
     await ledger.stop()

@@ -13,7 +13,7 @@ from llmaas.domain import keys
 from llmaas.domain.access import Caller
 from llmaas.domain.keys import Key
 from llmaas.domain.projects import Project
-from llmaas.errors import NotAuthenticated, RateLimited
+from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited
 from llmaas.storage.database import Database, prepare
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.projects import SqlProjectStore
@@ -162,3 +162,12 @@ async def test_A01_a_refresh_keeps_what_is_good(
 async def test_tokens_of_no_form_are_refused(authenticator: Authenticator, store: CountingStore, token: str) -> None:
     assert await _refused(authenticator, token) is NotAuthenticated
     assert store.asked == 0
+
+
+async def test_a_key_works_from_its_networks_only(store: CountingStore, authenticator: Authenticator) -> None:
+    token = await store.add(networks=("10.0.0.0/8", "2001:db8::/32"))
+    for address in ("10.1.2.3", "2001:db8::1", "::ffff:10.0.0.1"):
+        assert (await authenticator.caller(token, address)).key.networks
+    for address in ("11.0.0.1", "", "localhost", "2001:db9::1"):
+        with pytest.raises(NotAllowed):
+            await authenticator.caller(token, address)

@@ -13,6 +13,7 @@ def upgrade() -> None:
     _widen()
     _people()
     _money()
+    _usage_at_size()
     _operation()
     op.execute(sa.text("INSERT INTO revisions (name, number) VALUES ('money', 1)"))
 
@@ -32,6 +33,7 @@ def _widen() -> None:
     op.add_column("keys", sa.Column("networks", sa.JSON, nullable=False, server_default="[]"))
     op.add_column("backends", sa.Column("in_service", sa.Boolean, nullable=False, server_default=sa.true()))
     op.add_column("prices", sa.Column("tier_id", sa.String))
+    op.add_column("tiers", sa.Column("price_versions", sa.JSON, nullable=False, server_default="{}"))
     op.add_column("usage", sa.Column("tier_id", sa.String))
     op.add_column("usage", sa.Column("hold_nano", sa.BigInteger))
     op.add_column("usage", sa.Column("documents", sa.BigInteger, nullable=False, server_default="0"))
@@ -60,6 +62,11 @@ def _people() -> None:
         sa.Column("expires_ms", sa.BigInteger, nullable=False),
         sa.Column("accepted_ms", sa.BigInteger),
         sa.Column("revoked_ms", sa.BigInteger),
+    )
+    op.create_table(
+        "recovery_codes",
+        sa.Column("user_id", sa.String, sa.ForeignKey("users.id"), primary_key=True),
+        sa.Column("code_hash", sa.LargeBinary, primary_key=True),
     )
     op.create_table(
         "sessions",
@@ -133,6 +140,8 @@ def _money() -> None:
         sa.Column("ttft_requests", sa.BigInteger, nullable=False),
     )
     op.create_index("usage_hours_by_project", "usage_hours", ["project_id", "hour_ms"])
+    fresh = sa.text("shard >= 0")
+    op.create_index("usage_hours_fresh", "usage_hours", ["hour_ms"], sqlite_where=fresh, postgresql_where=fresh)
     op.create_table(
         "alerts",
         sa.Column("id", sa.String, primary_key=True),
@@ -145,7 +154,78 @@ def _money() -> None:
     op.create_index("alerts_by_project", "alerts", ["project_id", "created_ms"])
 
 
+def _usage_at_size() -> None:
+    op.create_index("usage_by_time", "usage", ["started_ms"])
+    op.create_table(
+        "usage_days",
+        sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("project_id", sa.String, primary_key=True),
+        sa.Column("key_id", sa.String, primary_key=True),
+        sa.Column("model_id", sa.String, primary_key=True),
+        sa.Column("backend_id", sa.String, primary_key=True),
+        sa.Column("outcome", sa.String, primary_key=True),
+        sa.Column("price_version", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("currency", sa.String, primary_key=True),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+        sa.Column("documents", sa.BigInteger, nullable=False),
+        sa.Column("cost_nano", sa.BigInteger, nullable=False),
+        sa.Column("energy_uwh", sa.BigInteger, nullable=False),
+        sa.Column("duration_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_requests", sa.BigInteger, nullable=False),
+    )
+    op.create_index("usage_days_by_project", "usage_days", ["project_id", "day_ms"])
+    op.create_table(
+        "usage_removed",
+        sa.Column("project_id", sa.String, primary_key=True),
+        sa.Column("before_ms", sa.BigInteger, nullable=False),
+    )
+    op.execute(_roll_up("usage_hours", 3_600_000, ", -1"))
+    op.execute(_roll_up("usage_days", 86_400_000, ""))
+    op.execute(_spent())
+
+
+def _roll_up(table: str, unit_ms: int, shard: str) -> sa.TextClause:
+    """The rows of before, rolled up. Columns are in the order of the table; the hours count as folded."""
+    names = "project_id, key_id, model_id, coalesce(backend_id, ''), outcome, coalesce(price_version, 0), currency"
+    summed = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "documents", "cost_nano")
+    sums = ", ".join(f"sum({name})" for name in (*summed, "energy_uwh", "duration_ms"))
+    return sa.text(
+        f"INSERT INTO {table} SELECT started_ms / {unit_ms} * {unit_ms}, {names}{shard},"  # noqa: S608 - our own names
+        f" count(*), {sums}, coalesce(sum(ttft_ms), 0), count(ttft_ms)"
+        f" FROM usage GROUP BY started_ms / {unit_ms} * {unit_ms}, {names}"
+    )
+
+
+def _spent() -> sa.TextClause:
+    """What the rows of before cost, by budget; no worker answers for it."""
+    day = (
+        "to_char(to_timestamp(day_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+        if op.get_bind().dialect.name == "postgresql"
+        else "strftime('%Y-%m-%d', day_ms / 1000, 'unixepoch')"
+    )
+    of_key, of_project = "'key:' || key_id || ':'", "'project:' || project_id || ':'"
+    ids = [f"{of} || {time}" for of in (of_key, of_project) for time in ("'total'", f"substr({day}, 1, 7)")]
+    costs = " UNION ALL ".join(
+        f"SELECT {name} AS id, cost_nano FROM usage_days WHERE cost_nano <> 0"  # noqa: S608 - our own names
+        for name in (*ids, f"{of_key} || {day}")
+    )
+    return sa.text(
+        "INSERT INTO budget_shares (budget_id, worker_id, spent_nano, leased_nano)"  # noqa: S608 - our own names
+        f" SELECT id, '', sum(cost_nano), 0 FROM ({costs}) AS costs GROUP BY id"
+    )
+
+
 def _operation() -> None:
+    op.create_table(
+        "vault",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("sealed", sa.LargeBinary, nullable=False),
+    )
     op.create_table(
         "workers",
         sa.Column("id", sa.String, primary_key=True),

@@ -1,0 +1,41 @@
+"""Credit: prepaid money of a project, as entries that are only ever added. Amounts are nano-units of the currency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class CreditKind(StrEnum):
+    CORRECTION = "correction"
+    GRANT = "grant"
+    REFUND = "refund"
+    """Given back to who paid: a negative amount."""
+    TOP_UP = "top-up"
+
+
+@dataclass(frozen=True, slots=True)
+class CreditEntry:
+    """`idempotency_key`: who sends the same one again, for the same project and amount, gets the entry that is there."""
+
+    id: str
+    project_id: str
+    created_ms: int
+    amount_nano: int
+    kind: CreditKind
+    note: str
+    actor: str
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """`credited_nano` less `spent_nano` is what is left; `held_nano` of it is reserved by requests under way, or by workers."""
+
+    credited_nano: int
+    spent_nano: int
+    held_nano: int
+
+    @property
+    def left_nano(self) -> int:
+        return self.credited_nano - self.spent_nano

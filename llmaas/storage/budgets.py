@@ -1,0 +1,127 @@
+"""Budgets in SQL: what each worker has spent and leased of them. Σ spent + Σ leased ≤ cap, at every moment.
+
+Money is spent by the ledger's transactions alone (`storage/row_store.py`); here it is leased and given back. Whoever takes
+locks the budget's row first, so two workers cannot both take the last of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
+from llmaas.storage.database import Database, upsert
+from llmaas.storage.tables import budget_shares, budgets, credit_entries
+
+_NOTHING = BudgetStanding(0, 0)
+_FOLDED = ""
+"""The share of workers that are gone."""
+
+
+class SqlBudgetStore:
+    """Implements `domain.ports.BudgetStore` for one worker."""
+
+    def __init__(self, database: Database, worker_id: str = _FOLDED) -> None:
+        self._database = database
+        self._worker_id = worker_id
+
+    async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+        async with self._database.connect() as connection:
+            found = await _standing(connection, budget_ids)
+        return {budget_id: found.get(budget_id, _NOTHING) for budget_id in budget_ids}
+
+    async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
+        ids = sorted({want.budget_id for want in wants})
+        async with self._database.begin(one_at_a_time=False) as connection:
+            insert = upsert(connection, budgets).on_conflict_do_nothing()
+            await connection.execute(insert, [{"id": budget_id} for budget_id in ids])
+            lock = sa.select(budgets.c.id).where(budgets.c.id.in_(ids)).order_by(budgets.c.id)
+            await connection.execute(lock.with_for_update())
+            standing = await _standing(connection, ids)
+            left: dict[str, int] = {}
+            taken: dict[str, int] = {}
+            grants = []
+            for want in wants:
+                if want.budget_id not in left:
+                    now = standing.get(want.budget_id, _NOTHING)
+                    cap = want.cap_nano if want.cap_nano is not None else await _credit(connection, want.budget_id)
+                    left[want.budget_id] = max(0, cap - now.spent_nano - now.leased_nano)
+                granted = min(want.most_nano, left[want.budget_id])
+                left[want.budget_id] -= granted
+                taken[want.budget_id] = taken.get(want.budget_id, 0) + granted
+                grants.append(Grant(granted, left[want.budget_id]))
+            await self._change_leases(connection, taken)
+        return grants
+
+    async def give_back(self, amounts: Mapping[str, int]) -> None:
+        async with self._database.begin(one_at_a_time=False) as connection:
+            await self._change_leases(connection, {budget_id: -amount for budget_id, amount in amounts.items()})
+
+    async def credit_nano(self, project_id: str) -> int:
+        async with self._database.connect() as connection:
+            return await _credit(connection, f"project:{project_id}:total")
+
+    async def fold(self, worker_id: str) -> None:
+        """A worker is gone: what it spent goes to the share of all that are gone, its leases are free again. A row of its
+        spool that comes later is counted by whoever writes it.
+        """
+        gone = sa.delete(budget_shares).where(budget_shares.c.worker_id == worker_id)
+        async with self._database.begin() as connection:
+            shares = (
+                await connection.execute(gone.returning(budget_shares.c.budget_id, budget_shares.c.spent_nano))
+            ).all()
+            records = [
+                {"budget_id": budget_id, "worker_id": _FOLDED, "spent_nano": spent, "leased_nano": 0}
+                for budget_id, spent in sorted(tuple(share) for share in shares)
+            ]
+            if records:
+                insert = upsert(connection, budget_shares)
+                together = budget_shares.c.spent_nano + insert.excluded.spent_nano
+                await connection.execute(
+                    insert.on_conflict_do_update(
+                        index_elements=["budget_id", "worker_id"], set_={"spent_nano": together}
+                    ),
+                    records,
+                )
+
+    async def _change_leases(self, connection: AsyncConnection, amounts: Mapping[str, int]) -> None:
+        """Add to this worker's leases, or take from them; never below nothing, also when its share was folded meanwhile."""
+        leased = budget_shares.c.leased_nano
+        for budget_id, amount in sorted(amounts.items()):
+            if amount > 0:
+                record = {"budget_id": budget_id, "worker_id": self._worker_id, "spent_nano": 0, "leased_nano": amount}
+                insert = upsert(connection, budget_shares).values(record)
+                together = leased + insert.excluded.leased_nano
+                await connection.execute(
+                    insert.on_conflict_do_update(
+                        index_elements=["budget_id", "worker_id"], set_={"leased_nano": together}
+                    )
+                )
+            elif amount < 0:
+                mine = (budget_shares.c.budget_id == budget_id) & (budget_shares.c.worker_id == self._worker_id)
+                lower = sa.case((leased > -amount, leased + amount), else_=0)
+                await connection.execute(sa.update(budget_shares).where(mine).values(leased_nano=lower))
+
+
+async def _standing(connection: AsyncConnection, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+    query = (
+        sa.select(
+            budget_shares.c.budget_id, sa.func.sum(budget_shares.c.spent_nano), sa.func.sum(budget_shares.c.leased_nano)
+        )
+        .where(budget_shares.c.budget_id.in_(budget_ids))
+        .group_by(budget_shares.c.budget_id)
+    )
+    # PostgreSQL's sums of bigints are numerics.
+    return {
+        budget_id: BudgetStanding(int(spent), int(leased))
+        for budget_id, spent, leased in await connection.execute(query)
+    }
+
+
+async def _credit(connection: AsyncConnection, budget_id: str) -> int:
+    """What was ever put in for the project of a `project:ID:total`."""
+    project_id = budget_id.removeprefix("project:").removesuffix(":total")
+    total = sa.select(sa.func.sum(credit_entries.c.amount_nano)).where(credit_entries.c.project_id == project_id)
+    return int((await connection.execute(total)).scalar() or 0)

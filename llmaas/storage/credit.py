@@ -1,0 +1,109 @@
+"""Credit entries in SQL, and the alert when a balance gets low. A new entry bumps the `money` revision."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmaas.domain.audit import Act, Actor
+from llmaas.domain.credit import Balance, CreditEntry, CreditKind
+from llmaas.domain.projects import unknown_project
+from llmaas.errors import Conflict
+from llmaas.ids import IdSource
+from llmaas.storage.audit import record
+from llmaas.storage.database import Database, bump
+from llmaas.storage.tables import alerts, budget_shares, credit_entries, projects
+
+LOW_CREDIT = "low_credit"
+
+
+class SqlCreditStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, entry: CreditEntry, *, by: Actor) -> CreditEntry:
+        """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
+        project's or amount.
+        """
+        async with self._database.begin() as connection:
+            if await connection.scalar(sa.select(projects.c.id).where(projects.c.id == entry.project_id)) is None:
+                raise unknown_project(entry.project_id)
+            if entry.idempotency_key is not None:
+                same = sa.select(credit_entries).where(credit_entries.c.idempotency_key == entry.idempotency_key)
+                found = (await connection.execute(same)).mappings().first()
+                if found is not None:
+                    present = _to_entry(found)
+                    if (present.project_id, present.amount_nano) != (entry.project_id, entry.amount_nano):
+                        raise Conflict("This idempotency key was used for another entry.", param="idempotency_key")
+                    return present
+            values = dataclasses.asdict(entry)
+            await connection.execute(sa.insert(credit_entries).values(**values))
+            after = {"amount_nano": entry.amount_nano, "kind": str(entry.kind), "note": entry.note}
+            await record(connection, Act(by, "credit.add", "credit", entry.id, entry.project_id, None, after))
+            await bump(connection, "money")
+        return entry
+
+    async def page(self, project_id: str, *, before: str | None = None, limit: int = 100) -> list[CreditEntry]:
+        """Newest first; `before`: the id of an entry."""
+        query = sa.select(credit_entries).where(credit_entries.c.project_id == project_id)
+        if before is not None:
+            query = query.where(credit_entries.c.id < before)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.order_by(credit_entries.c.id.desc()).limit(limit))
+            return [_to_entry(row) for row in rows.mappings()]
+
+    async def balance(self, project_id: str) -> Balance:
+        async with self._database.connect() as connection:
+            return (await _balances(connection, [project_id]))[project_id]
+
+    async def note_low_balances(self, ids: IdSource, now_ms: int) -> list[str]:
+        """An alert for each project whose balance fell below its threshold, once until it is above again; gives the projects."""
+        watched = sa.select(projects.c.id, projects.c.low_credit_nano).where(projects.c.low_credit_nano.is_not(None))
+        open_alerts = sa.select(alerts.c.id, alerts.c.project_id).where(
+            alerts.c.kind == LOW_CREDIT, alerts.c.resolved_ms.is_(None)
+        )
+        noted = []
+        async with self._database.begin() as connection:
+            thresholds = {row.id: row.low_credit_nano for row in await connection.execute(watched)}
+            present = {row.project_id: row.id for row in await connection.execute(open_alerts)}
+            balances = await _balances(connection, list(thresholds))
+            for project_id, threshold in thresholds.items():
+                low = balances[project_id].left_nano < threshold
+                if low and project_id not in present:
+                    detail = {"balance_nano": balances[project_id].left_nano, "threshold_nano": threshold}
+                    values = {"id": f"alert-{ids.uuid7()}", "project_id": project_id, "kind": LOW_CREDIT}
+                    await connection.execute(sa.insert(alerts).values(**values, created_ms=now_ms, detail=detail))
+                    noted.append(project_id)
+            resolved = [
+                alert_id
+                for project_id, alert_id in present.items()
+                if project_id not in thresholds or balances[project_id].left_nano >= thresholds[project_id]
+            ]
+            if resolved:
+                await connection.execute(sa.update(alerts).where(alerts.c.id.in_(resolved)).values(resolved_ms=now_ms))
+        return noted
+
+
+async def _balances(connection: AsyncConnection, project_ids: list[str]) -> dict[str, Balance]:
+    """One for each, also where nothing was put in or spent."""
+    amount = sa.func.sum(credit_entries.c.amount_nano)
+    entered = sa.select(credit_entries.c.project_id, amount).where(credit_entries.c.project_id.in_(project_ids))
+    credited: dict[str, Any] = dict((await connection.execute(entered.group_by(credit_entries.c.project_id))).all())
+    shares = sa.select(
+        budget_shares.c.budget_id, sa.func.sum(budget_shares.c.spent_nano), sa.func.sum(budget_shares.c.leased_nano)
+    ).where(budget_shares.c.budget_id.in_([f"project:{project_id}:total" for project_id in project_ids]))
+    used = {
+        budget_id: (int(spent), int(leased))
+        for budget_id, spent, leased in await connection.execute(shares.group_by(budget_shares.c.budget_id))
+    }
+    return {
+        project_id: Balance(int(credited.get(project_id, 0)), *used.get(f"project:{project_id}:total", (0, 0)))
+        for project_id in project_ids
+    }
+
+
+def _to_entry(row: sa.RowMapping) -> CreditEntry:
+    return CreditEntry(**{**row, "kind": CreditKind(row["kind"])})

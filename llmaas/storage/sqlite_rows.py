@@ -1,0 +1,145 @@
+"""Usage rows into SQLite, by the driver itself: for each batch one transaction of as few statements as possible.
+
+Each statement gives up the interpreter lock once, and getting it back from a busy event loop takes longer than all else here.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from llmaas.domain.usage import COLUMNS, UsageRow
+from llmaas.storage.database import pragmas
+from llmaas.storage.row_store import SHARED, StoreAway, SyncFailed, Unstorable, shard_of
+from llmaas.storage.tally import HOUR_KEY, HOUR_SUMS, Tally
+
+_BUSY_TIMEOUT_MS = 500
+_MOST_ROWS = 64
+_STATEMENTS = 256
+_SYNC_ERRORS = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+_DATA_ERRORS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeError)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
+
+
+class _Insert:
+    """`INSERT INTO … VALUES (…), (…) …` for any number of records."""
+
+    def __init__(self, table: str, columns: Sequence[str], conflict: str) -> None:
+        self._head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608 - our own names
+        self._record = f"({', '.join('?' * len(columns))})"
+        self._conflict = f" ON CONFLICT {conflict}"
+        self._texts: dict[int, str] = {}
+
+    def run(self, connection: sqlite3.Connection, records: Sequence[Sequence[Any]]) -> int:
+        """How many were inserted or changed. Few sizes, so that the driver has their statements ready."""
+        done = start = 0
+        while start < len(records):
+            left = len(records) - start
+            size = _MOST_ROWS if left >= _MOST_ROWS else min(left, _MOST_ROWS // 2)
+            values = list(chain.from_iterable(records[start : start + size]))
+            done += connection.execute(self._text(size), values).rowcount
+            start += size
+        return done
+
+    def _text(self, size: int) -> str:
+        if size not in self._texts:
+            self._texts[size] = self._head + ", ".join([self._record] * size) + self._conflict
+        return self._texts[size]
+
+
+class SqliteRows:
+    """Implements `RowStore`. There is one worker, so nothing is leased."""
+
+    def __init__(self, path: Path, worker_id: str) -> None:
+        self._path = path
+        self._worker_id = worker_id
+        self._shard = shard_of(worker_id)
+        self._connection: sqlite3.Connection | None = None
+        self._tally = Tally()
+        self._usage = _Insert("usage", COLUMNS, "(id) DO NOTHING")
+        self._shares = _Insert(
+            "budget_shares",
+            ("budget_id", "worker_id", "spent_nano", "leased_nano"),
+            "(budget_id, worker_id) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano",
+        )
+        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in HOUR_SUMS)
+        keys = (*HOUR_KEY, "shard")
+        self._hours = _Insert("usage_hours", (*keys, *HOUR_SUMS), f"({', '.join(keys)}) DO UPDATE SET {sums}")
+
+    def write(self, rows: Sequence[UsageRow], *, foreign: bool = False) -> None:
+        try:
+            connection = self._connection or self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            self._insert(connection, rows, SHARED if foreign else self._worker_id)
+            connection.execute("COMMIT")
+        except _DATA_ERRORS as error:
+            self.close()
+            raise Unstorable(str(error)) from error
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def probe(self) -> None:
+        """SQLite leaves out pages that an UPDATE does not change; it always writes the page of this number, which means
+        nothing to us.
+        """
+        try:
+            (self._connection or self._open()).execute("PRAGMA user_version = 0")
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                _log.warning("ledger_close_failed", error=str(error))
+
+    def _insert(self, connection: sqlite3.Connection, rows: Sequence[UsageRow], worker_id: str) -> None:
+        astuple = msgspec.structs.astuple
+        if self._usage.run(connection, [astuple(row) for row in rows]) != len(rows):
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            rows = _not_there(connection, rows)
+            self._usage.run(connection, [astuple(row) for row in rows])
+        shares = [(budget_id, worker_id, nano, 0) for budget_id, nano in self._tally.shares(rows)]
+        self._shares.run(connection, shares)
+        shard = (self._shard,)
+        self._hours.run(connection, [(*key, *shard, *sums) for key, sums in self._tally.hours(rows)])
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=_BUSY_TIMEOUT_MS / 1000,
+            cached_statements=_STATEMENTS,
+        )
+        for pragma in pragmas(_BUSY_TIMEOUT_MS):
+            connection.execute(pragma)
+        self._connection = connection
+        return connection
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        self.close()
+        if getattr(error, "sqlite_errorcode", None) in _SYNC_ERRORS:
+            raise SyncFailed(str(error)) from error
+        raise StoreAway(str(error)) from error
+
+
+def _not_there(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> list[UsageRow]:
+    """Of rows with the same id the first; of those that are in the table none."""
+    first: dict[str, UsageRow] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+    for row_id in list(first):
+        if connection.execute("SELECT 1 FROM usage WHERE id = ?", (row_id,)).fetchone():
+            del first[row_id]
+    return list(first.values())

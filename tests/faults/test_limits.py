@@ -1,0 +1,190 @@
+"""Limits and money through a running gateway: exact under parallel requests, told in headers, and an end for long streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from llmaas.domain.audit import SYSTEM
+from llmaas.domain.credit import CreditEntry, CreditKind
+from llmaas.domain.fleet import Fleet
+from llmaas.domain.limits import Limits
+from llmaas.domain.models import Model, ModelKind, ProviderKind
+from llmaas.domain.prices import NANO, Price
+from llmaas.domain.projects import Project
+from llmaas.domain.tiers import Tier
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.raw_http import RawResponse
+from tests.fakes.upstream import FakeUpstream
+from tests.faults.caller import Heard, ask, chat
+from tests.gateway import GatewayProcess, fleet_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CHAT = "/v1/chat/completions"
+PRICES = {
+    "five": Price(0, "five", 0, request=5 * NANO),
+    "long": Price(0, "long", 0, output=1_000 * NANO),
+    "counted": Price(0, "counted", 0, output=1_000 * NANO),
+    "slow": None,
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vllm() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream(flavour="vllm") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    shared_gateway: GatewayProcess, upstream: FakeUpstream, vllm: FakeUpstream
+) -> AsyncIterator[GatewayProcess]:
+    fleet = fleet_of(upstream.base_url, [name for name in PRICES if name != "counted"])
+    counting = fleet_of(vllm.base_url, ["counted"], kind=ProviderKind.VLLM)
+    models = tuple(Model(name, ModelKind.CHAT, 0, price=price) for name, price in PRICES.items())
+    tiers = (Tier("prepaid", prepaid_credit=100 * NANO), Tier("capped", monthly_cap=7 * NANO))
+    upstream.always(Behaviour(tokens=20_000, burst=True), "long")
+    upstream.always(Behaviour(pause_at=("before_head",)), "slow")
+    vllm.always(Behaviour(tokens=8_000, usage="every_chunk"), "counted")
+    provider, backend = (
+        replace(counting.providers[0], id="vllm"),
+        replace(counting.backends[0], id="gpu", provider_id="vllm"),
+    )
+    deployment = replace(counting.deployments[0], backend_id="gpu")
+    await shared_gateway.apply(
+        Fleet(
+            tiers,
+            (*fleet.providers, provider),
+            (*fleet.backends, backend),
+            models,
+            (*fleet.deployments, deployment),
+        )
+    )
+    await shared_gateway.start()
+    yield shared_gateway
+
+
+async def key_with(gateway: GatewayProcess, limits: Limits, project_id: str = "default") -> str:
+    installation = await gateway.installation()
+    token, _ = await installation.create_key(project_id=project_id, name="limited", limits=limits)
+    return token
+
+
+async def post(gateway: GatewayProcess, key: str, model: str = "five", **fields: object) -> RawResponse:
+    return await gateway.post(CHAT, chat(model, **fields), key=key)
+
+
+async def spent(gateway: GatewayProcess, key: str) -> int:
+    kid = key.split("_")[1]
+    return sum(row.cost_nano for row in await gateway.rows() if row.key_id == kid)
+
+
+async def test_B01_parallel_holds_are_exact(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(budget_total=100 * NANO))
+    answers = await asyncio.gather(*(post(gateway, key) for _ in range(50)))
+    assert Counter(answer.status for answer in answers) == {200: 20, 429: 30}
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+    assert refused.header("x-should-retry") == "false"
+    assert await spent(gateway, key) == 100 * NANO
+
+
+async def test_rates_are_told_and_refused(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(requests_per_minute=3, tokens_per_minute=100_000))
+    answers = [await post(gateway, key, max_tokens=5) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert [answer.header("x-ratelimit-remaining-requests") for answer in answers] == ["2", "1", "0", "0"]
+    assert answers[0].header("x-ratelimit-limit-requests") == "3"
+    assert answers[0].header("x-ratelimit-limit-tokens") == "100000"
+    assert int(answers[0].header("x-ratelimit-remaining-tokens") or 0) < 100_000
+    assert (answers[0].header("x-ratelimit-reset-requests") or "").endswith("s")
+    error = answers[3].json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert "3 requests per minute" in error["message"]
+    assert 0 < int(answers[3].header("retry-after") or 0) <= 20
+
+
+async def test_slots_are_free_again_when_an_answer_ends(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    key = await key_with(gateway, Limits(concurrent_requests=1))
+    first = asyncio.create_task(post(gateway, key, "slow"))
+    await upstream.wait_paused()
+    refused = await post(gateway, key)
+    assert (refused.status, "requests at once" in refused.json()["error"]["message"]) == (429, True)
+    await upstream.release()
+    assert (await first).status == 200
+    assert (await post(gateway, key)).status == 200
+
+
+@pytest.mark.parametrize("model", ["counted", "long"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_ends_where_the_money_ends(gateway: GatewayProcess, model: str, stream: bool) -> None:
+    """20,000 tokens at 0.001 each with less to spend. An engine that counts on the way is stopped when the next step is not
+    to be had; one that tells at its end is told what it may make.
+    """
+    budget = (6 if model == "counted" else 18) * NANO
+    key = await key_with(gateway, Limits(budget_total=budget))
+    kept, gateway.key = gateway.key, key
+    heard: Heard = await ask(gateway, chat(model, stream=stream))
+    gateway.key = kept
+    assert heard.status == 200
+    assert heard.complete
+    row = next(row for row in await gateway.rows() if row.id == heard.answer_id)
+    assert (row.outcome, row.finish_reason) == ("completed", "length")
+    assert row.hold_nano is not None
+    assert budget // 2 < row.cost_nano <= row.hold_nano <= budget
+    if stream:
+        finishes = [c["finish_reason"] for event in heard.events for c in event["choices"] if c["finish_reason"]]
+        assert finishes == ["length"]
+    told = heard.events[-1] if stream else json.loads(heard.body)
+    if model == "counted":
+        assert "budget" in told["limit_reached"]
+        assert row.billing_reason == "limit_reached"
+
+
+async def test_prepaid_projects_need_credit(gateway: GatewayProcess) -> None:
+    installation = await gateway.installation()
+    await installation.projects.add(Project("paying", "Paying", 1, tier_id="prepaid"))
+    key = await key_with(gateway, Limits(), "paying")
+    refused = await post(gateway, key)
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    entry = CreditEntry("credit-1", "paying", 1, 7 * NANO, CreditKind.TOP_UP, "", "test")
+    await installation.credit.add(entry, by=SYSTEM)
+    async with asyncio.timeout(5):
+        while (await post(gateway, key)).status != 200:
+            await asyncio.sleep(0.05)
+    assert (await post(gateway, key)).status == 429
+    balance = await installation.credit.balance("paying")
+    assert (balance.left_nano, balance.spent_nano) == (2 * NANO, 5 * NANO)
+
+
+async def test_a_monthly_cap_holds_for_all_keys_of_a_project(gateway: GatewayProcess) -> None:
+    installation = await gateway.installation()
+    await installation.projects.add(Project("capped", "Capped", 1, tier_id="capped"))
+    keys = [await key_with(gateway, Limits(), "capped") for _ in range(4)]
+    answers = await asyncio.gather(*(post(gateway, key) for key in keys))
+    assert Counter(answer.status for answer in answers) == {200: 1, 429: 3}
+
+
+async def test_what_a_refused_request_held_is_free(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    key = await key_with(gateway, Limits(budget_total=5 * NANO, concurrent_requests=1))
+    upstream.script(Behaviour(status=500), model="five")
+    assert (await post(gateway, key)).status == 502
+    assert (await post(gateway, key)).status == 200
+    assert (await post(gateway, key)).status == 429
+
+
+async def test_budgets_and_windows_outlive_a_restart(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(budget_total=10 * NANO, output_tokens_per_day=12))
+    assert (await post(gateway, key, max_tokens=5)).status == 200
+    assert await gateway.terminate() == 0
+    await gateway.start()
+    assert (await post(gateway, key, max_tokens=8)).status == 429
+    assert (await post(gateway, key, max_tokens=5)).status == 200
+    assert (await post(gateway, key, max_tokens=1)).status == 429
+    assert await gateway.ledger_faults() == []

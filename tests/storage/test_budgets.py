@@ -1,0 +1,140 @@
+"""Budgets in SQL: whoever takes and spends, Σ spent + Σ leased never exceeds the cap."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from llmaas.domain.budgets import project_total
+from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
+from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.database import Database
+from llmaas.storage.postgres_rows import PostgresRows
+from llmaas.storage.tables import credit_entries, projects
+from tests.storage.rows import row
+
+KEY = f"key:{row().key_id}:total"
+COST = 5
+
+
+async def credit(database: Database, amount: int) -> None:
+    async with database.begin() as connection:
+        found = await connection.scalar(sa.select(projects.c.id))
+        if found is None:
+            await connection.execute(sa.insert(projects).values(id="default", name="Default", created_ms=0))
+        values = {"id": f"c{amount}", "project_id": "default", "created_ms": 0, "amount_nano": amount}
+        await connection.execute(sa.insert(credit_entries).values(**values, kind="top-up", note="", actor=""))
+
+
+async def test_all_that_is_wanted_then_what_there_is_then_nothing(database: Database) -> None:
+    store = SqlBudgetStore(database, "a")
+    assert await store.standing([KEY]) == {KEY: BudgetStanding(0, 0)}
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(60, 40)]
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(40, 0)]
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(0, 0)]
+    assert await store.standing([KEY]) == {KEY: BudgetStanding(0, 100)}
+
+
+async def test_a_cap_that_was_lowered_gives_nothing(database: Database) -> None:
+    store = SqlBudgetStore(database, "a")
+    await store.take([BudgetWant(KEY, 100, 50, 50)])
+    assert await store.take([BudgetWant(KEY, 20, 1, 10)]) == [Grant(0, 0)]
+
+
+async def test_one_budget_twice_in_one_call_is_taken_from_once_each(database: Database) -> None:
+    store = SqlBudgetStore(database, "a")
+    grants = await store.take(
+        [BudgetWant(KEY, 15, 10, 10), BudgetWant("key:other:total", 9, 1, 1), BudgetWant(KEY, 15, 10, 10)]
+    )
+    assert [grant.granted_nano for grant in grants] == [10, 1, 5]
+
+
+async def test_what_is_given_back_can_be_taken_by_others(database: Database) -> None:
+    one, other = SqlBudgetStore(database, "a"), SqlBudgetStore(database, "b")
+    await one.take([BudgetWant(KEY, 100, 100, 100)])
+    await one.give_back({KEY: 30})
+    assert await other.take([BudgetWant(KEY, 100, 10, 100)]) == [Grant(30, 0)]
+    await other.give_back({KEY: 1_000})
+    assert (await one.standing([KEY]))[KEY] == BudgetStanding(0, 70), "nobody returns more than he has"
+
+
+async def test_credit_is_the_cap_of_a_project_without_another(database: Database) -> None:
+    store, budget = SqlBudgetStore(database, "a"), project_total("default")
+    assert await store.take([BudgetWant(budget, None, 1, 10)]) == [Grant(0, 0)]
+    await credit(database, 25)
+    await credit(database, -5)
+    assert await store.credit_nano("default") == 20
+    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(15, 5)]
+    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(5, 0)]
+
+
+async def test_the_share_of_the_dead_is_folded_once(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    dead, living = SqlBudgetStore(database, "dead"), SqlBudgetStore(database, "living")
+    await dead.take([BudgetWant(KEY, 100, 80, 80)])
+    await spend(postgres_url, "dead", [30])
+    for _ in range(2):
+        await living.fold("dead")
+        assert (await living.standing([KEY]))[KEY] == BudgetStanding(30, 0)
+    assert await living.take([BudgetWant(KEY, 100, 80, 80)]) == [Grant(70, 0)]
+    await spend(postgres_url, "dead", [7], first=10)
+    assert (await living.standing([KEY]))[KEY] == BudgetStanding(37, 70), "it was not dead, and its row counts"
+    await database.close()
+
+
+async def spend(url: str, worker_id: str, costs: Sequence[int], first: int = 0) -> None:
+    store = PostgresRows(url, worker_id)
+    batch = [row(id=f"{worker_id}-{first + n}", cost_nano=cost, hold_nano=cost) for n, cost in enumerate(costs)]
+    await asyncio.to_thread(store.write, batch)
+    await asyncio.to_thread(store.close)
+
+
+async def take_each(place: str | Path, worker_id: str, cap: int, times: int) -> int:
+    """So many parallel requests of one cost; how many of them got it. On PostgreSQL each second one is spent at once."""
+    database = Database(place, limit_s=60)
+    store = SqlBudgetStore(database, worker_id)
+
+    async def once(number: int) -> bool:
+        (grant,) = await store.take([BudgetWant(KEY, cap, COST, COST)])
+        if 0 < grant.granted_nano < COST:
+            await store.give_back({KEY: grant.granted_nano})
+        if grant.granted_nano == COST and number % 2 and database.file is None:
+            await spend(str(place), worker_id, [COST], first=number)
+        return grant.granted_nano == COST
+
+    admitted = await asyncio.gather(*(once(number) for number in range(times)))
+    await database.close()
+    return sum(admitted)
+
+
+def take_in_process(place: str | Path, worker_id: str, cap: int, times: int) -> int:
+    return asyncio.run(take_each(place, worker_id, cap, times))
+
+
+async def test_B01_fifty_parallel_requests_on_a_cap_for_twenty(place: str | Path) -> None:
+    assert await take_each(place, "a", 20 * COST, 50) == 20
+
+
+async def test_B01_four_processes_share_a_cap_to_the_last_unit(place: str | Path) -> None:
+    cap = 137 * COST
+    database = Database(place, limit_s=60)
+    store = SqlBudgetStore(database)
+    loop = asyncio.get_running_loop()
+    seen = []
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as processes:
+        work = [loop.run_in_executor(processes, take_in_process, place, f"w{n}", cap, 200) for n in range(4)]
+        while not all(one.done() for one in work):
+            now = (await store.standing([KEY]))[KEY]
+            seen.append(now.spent_nano + now.leased_nano)
+            await asyncio.wait(work, timeout=0.02, return_when=asyncio.ALL_COMPLETED)
+        assert sum([await one for one in work]) == 137
+    assert max(seen) <= cap
+    now = (await store.standing([KEY]))[KEY]
+    assert now.spent_nano + now.leased_nano == cap
+    assert (now.spent_nano > 0) == (database.file is None)
+    await database.close()
