@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmaas.cli import output
+from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
+from llmaas.domain.users import User, valid_email
+from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
     from llmaas.app import Installation
 
-commands = typer.Typer(help="People who sign in: create.", no_args_is_help=True)
-_EMAIL = re.compile(r"[^@\s\"'<>()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
-
-
-@commands.callback()
-def _group() -> None:
-    """Keep `create` a command of its own while it is the only one."""
+commands = typer.Typer(help="People who sign in: create, list, disable, reset-password.", no_args_is_help=True)
+EmailArgument = Annotated[str, typer.Argument(metavar="EMAIL", help="The address that the person signs in with.")]
 
 
 @commands.command()
@@ -28,19 +26,99 @@ def _group() -> None:
 def create(
     place: Place,
     *,
-    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The address that the person signs in with.")],
+    email: EmailArgument,
     admin: Annotated[bool, typer.Option("--admin", help="May do everything on this installation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Add a person and print the one-time password, to be changed at the first sign-in."""
-    if not _EMAIL.fullmatch(email) or not email.isprintable():
+    if not valid_email(email):
         raise typer.BadParameter(f"{email!r} is no e-mail address", param_hint="EMAIL")
     address = email.lower()
 
     async def work(installation: Installation) -> str:
-        return await installation.create_user(address, is_admin=admin)
+        return await installation.create_user(address, is_admin=admin, by=operator())
 
-    password = place.run(work)
+    _print_password(address, place.run(work), as_json=as_json)
+
+
+@commands.command("list")
+@at_place
+def list_users(place: Place, *, as_json: JsonFlag = False) -> None:
+    """List people."""
+
+    async def work(installation: Installation) -> list[User]:
+        return await installation.users.list()
+
+    users = place.run(work)
+    if as_json:
+        output.json_list(
+            {
+                "id": user.id,
+                "email": user.email,
+                "name": user.name,
+                "admin": user.is_admin,
+                "created": output.moment(user.created_ms),
+                "disabled": output.moment(user.disabled_ms),
+                "second_factor": user.has_second_factor,
+            }
+            for user in users
+        )
+        return
+    columns = ["email", "name", "admin", "second factor", "created", "disabled"]
+    rows = [
+        [
+            user.email,
+            user.name,
+            user.is_admin,
+            user.has_second_factor,
+            output.day_and_time(user.created_ms),
+            output.day_and_time(user.disabled_ms),
+        ]
+        for user in users
+    ]
+    output.table(columns, rows)
+
+
+@commands.command()
+@at_place
+def disable(
+    place: Place,
+    *,
+    email: EmailArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Let the person in again.")] = False,
+) -> None:
+    """Stop a person's sessions and tokens and let nobody sign in as them. API keys belong to projects and go on."""
+
+    async def work(installation: Installation) -> User:
+        user = await _find(installation, email)
+        disabled_ms = None if undo else installation.clock.now_ms()
+        await installation.users.change(user, dataclasses.replace(user, disabled_ms=disabled_ms), by=operator())
+        return user
+
+    print(f"{'enabled' if undo else 'disabled'} {place.run(work).email}")
+
+
+@commands.command("reset-password")
+@at_place
+def reset_password(place: Place, *, email: EmailArgument, as_json: JsonFlag = False) -> None:
+    """Print a new one-time password. The person's sessions end; the second factor stays."""
+
+    async def work(installation: Installation) -> tuple[str, str]:
+        user = await _find(installation, email)
+        return user.email, await installation.reset_password(user, by=operator())
+
+    address, password = place.run(work)
+    _print_password(address, password, as_json=as_json)
+
+
+async def _find(installation: Installation, email: str) -> User:
+    user = await installation.users.by_email(email.lower())
+    if user is None:
+        raise NotFound(f"There is no user `{email[:200]}`.", param="email")
+    return user
+
+
+def _print_password(address: str, password: str, *, as_json: bool) -> None:
     if as_json:
         output.json_object({"email": address, "one_time_password": password})
     else:

@@ -1,0 +1,237 @@
+"""`/api/v1/fleet` and each kind of thing in it. A body says what a table of the fleet file says, and is judged alike.
+
+Every change is put over the present fleet, judged as a whole, and done as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Response, delete, get, put
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody, PathParameter, QueryParameter
+
+from llmaas.console.admin.access import Principal, ThePrincipal
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.admin.shapes import Form, IfMatch, PathId, check_match, tagged
+from llmaas.domain.declarations import PLURALS, declare, describe, describe_thing
+from llmaas.domain.fleet import Change, Fleet, FleetState, Noun
+from llmaas.domain.permissions import Permission
+from llmaas.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, Outdated
+
+_LONGEST_SECRET = 16 * 1024
+_SHOWN_MISTAKES = 50
+Plural = Annotated[
+    Literal["tiers", "providers", "backends", "models", "deployments"], PathParameter(description="A kind of thing.")
+]
+ThingId = Annotated[str, PathParameter(max_length=500, description="A deployment's is MODEL@BACKEND.")]
+_NOUNS: dict[str, Noun] = {plural: noun for noun, plural in PLURALS.items()}
+
+
+class FleetView(msgspec.Struct, frozen=True):
+    """`fleet`: tables by kind, as in the fleet file. `skipped`: stored rows that cannot be read, and why."""
+
+    revision: int
+    fleet: dict[str, list[dict[str, Any]]]
+    skipped: list[str]
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    action: str
+    noun: str
+    id: str
+
+
+class ApplyView(msgspec.Struct, frozen=True):
+    """`revision`: after the change; workers report the one that they run."""
+
+    revision: int
+    changes: list[ChangeView]
+
+
+class ThingView(msgspec.Struct, frozen=True):
+    """`values`: as in the fleet file. `with_secret`: whether a provider's credential is stored; null for other kinds."""
+
+    values: dict[str, Any]
+    with_secret: bool | None = None
+
+
+class ThingList(msgspec.Struct, frozen=True):
+    revision: int
+    data: list[ThingView]
+
+
+class NewSecret(Form, frozen=True):
+    secret: str
+
+
+@get("/api/v1/fleet", opt={"permission": Permission.FLEET_READ})
+async def show_fleet(services: TheServices) -> Response[FleetView]:
+    """The whole fleet, in the form that `PUT` takes."""
+    state = await services.fleet.state()
+    view = FleetView(state.revision, describe(state.fleet), list(state.skipped))
+    return Response(view, headers={"etag": f'"{state.revision}"'})
+
+
+@put("/api/v1/fleet", opt={"permission": Permission.FLEET_CHANGE})
+async def apply_fleet(
+    services: TheServices,
+    principal: ThePrincipal,
+    data: JSONBody[dict[str, Any]],
+    *,
+    prune: Annotated[bool, QueryParameter(description="Also remove what the body does not declare.")] = False,
+    dry_run: Annotated[bool, QueryParameter(description="Show what would change, and change nothing.")] = False,
+    if_match: IfMatch = None,
+) -> ApplyView:
+    """Put declarations into force, all of them or none."""
+
+    def still(state: FleetState) -> None:
+        if if_match is not None and if_match.strip() not in {"*", f'"{state.revision}"'}:
+            raise Outdated("The fleet was changed meanwhile. Read it again.")
+
+    state = await services.fleet.state()
+    declared = _declared(data, Fleet() if prune else state.fleet)
+    changes = await _apply(services, principal, declared, prune=prune, dry_run=dry_run, if_still=still)
+    revision = (await services.fleet.state()).revision
+    return ApplyView(revision, [ChangeView(change.action, change.noun, change.id) for change in changes])
+
+
+@get("/api/v1/fleet/{plural:str}", opt={"permission": Permission.FLEET_READ})
+async def list_things(services: TheServices, plural: Plural) -> ThingList:
+    """All things of a kind."""
+    state = await services.fleet.state()
+    noun = _NOUNS[plural]
+    return ThingList(state.revision, [_view(state, noun, thing.id) for thing in state.fleet.of(noun)])
+
+
+@get("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_READ})
+async def show_thing(services: TheServices, plural: Plural, thing_id: ThingId) -> Response[ThingView]:
+    """One thing."""
+    state = await services.fleet.state()
+    return tagged(_view(state, _NOUNS[plural], thing_id.removeprefix("/")))
+
+
+@put("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_CHANGE})
+async def put_thing(
+    services: TheServices,
+    principal: ThePrincipal,
+    plural: Plural,
+    thing_id: ThingId,
+    data: JSONBody[dict[str, Any]],
+    if_match: IfMatch = None,
+) -> Response[ThingView]:
+    """Add a thing, or replace it as a whole. A changed price is a new version."""
+    noun, named = _NOUNS[plural], thing_id.removeprefix("/")
+    values = dict(data)
+    if noun != "deployment":
+        values.setdefault("id", named)
+    state = await services.fleet.state()
+    declared = _declared({plural: [values]}, state.fleet)
+    if declared.of(noun)[0].id != named:
+        raise InvalidRequest("The body declares another thing than the address names.", param="id")
+    await _apply(services, principal, declared, if_still=_unchanged(noun, named, if_match))
+    return tagged(_view(await services.fleet.state(), noun, named))
+
+
+@delete("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_CHANGE})
+async def remove_thing(
+    services: TheServices, principal: ThePrincipal, plural: Plural, thing_id: ThingId, if_match: IfMatch = None
+) -> None:
+    """Take a thing away. Refused while others need it."""
+    noun, named = _NOUNS[plural], thing_id.removeprefix("/")
+    try:
+        await services.fleet.apply(
+            Fleet(),
+            now_ms=services.clock.now_ms(),
+            prune=False,
+            remove=[(noun, named)],
+            by=principal.actor,
+            if_still=_unchanged(noun, named, if_match or "*"),
+        )
+    except ConfigurationError as error:
+        raise Conflict(f"It is needed still: {_told(error.problems)}.", param="id") from error
+
+
+@put("/api/v1/providers/{provider_id:str}/secret", opt={"permission": Permission.FLEET_CHANGE}, status_code=204)
+async def set_secret(
+    services: TheServices, principal: ThePrincipal, provider_id: PathId, data: JSONBody[NewSecret]
+) -> None:
+    """Store a provider's credential, encrypted. It is never shown again."""
+    secret = data.secret
+    if not secret or len(secret) > _LONGEST_SECRET or not secret.isascii() or not secret.isprintable():
+        raise InvalidRequest("`secret` must be one line of printable ASCII characters.", param="secret")
+    sealed = services.sealer.seal(provider_id, secret)
+    await services.fleet.set_secret(provider_id, sealed, by=principal.actor)
+
+
+@delete("/api/v1/providers/{provider_id:str}/secret", opt={"permission": Permission.FLEET_CHANGE})
+async def forget_secret(services: TheServices, principal: ThePrincipal, provider_id: PathId) -> None:
+    """Forget a provider's credential."""
+    await services.fleet.set_secret(provider_id, None, by=principal.actor)
+
+
+async def _apply(
+    services: Services,
+    principal: Principal,
+    declared: Fleet,
+    *,
+    prune: bool = False,
+    dry_run: bool = False,
+    if_still: Callable[[FleetState], None],
+) -> list[Change]:
+    try:
+        return await services.fleet.apply(
+            declared,
+            now_ms=services.clock.now_ms(),
+            prune=prune,
+            dry_run=dry_run,
+            by=principal.actor,
+            if_still=if_still,
+        )
+    except ConfigurationError as error:
+        raise InvalidRequest(f"{_told(error.problems)}.") from error
+
+
+def _declared(values: dict[str, Any], over: Fleet) -> Fleet:
+    fleet, mistakes = declare(values, over)
+    if mistakes:
+        param = ".".join(map(str, mistakes[0].path)) or None
+        raise InvalidRequest(f"{_told([mistake.message for mistake in mistakes])}.", param=param)
+    return fleet
+
+
+def _unchanged(noun: Noun, thing_id: str, if_match: str | None) -> Callable[[FleetState], None]:
+    """Sees to `if-match`: the thing is there and is as the caller read it."""
+
+    def still(state: FleetState) -> None:
+        if if_match is not None:
+            check_match(if_match, _view(state, noun, thing_id))
+
+    return still
+
+
+def _view(state: FleetState, noun: Noun, thing_id: str) -> ThingView:
+    thing = state.fleet.find(noun, thing_id)
+    if thing is None:
+        raise NotFound(f"There is no {noun} `{thing_id[:200]}`.", param="id")
+    return ThingView(describe_thing(thing), thing_id in state.with_secret if noun == "provider" else None)
+
+
+def _told(problems: Sequence[str]) -> str:
+    shown = list(dict.fromkeys(problems))
+    more = f"; and {len(shown) - _SHOWN_MISTAKES} more" if len(shown) > _SHOWN_MISTAKES else ""
+    return "; ".join(shown[:_SHOWN_MISTAKES]) + more
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (
+    show_fleet,
+    apply_fleet,
+    list_things,
+    show_thing,
+    put_thing,
+    remove_thing,
+    set_secret,
+    forget_secret,
+)

@@ -1,0 +1,96 @@
+"""`/api/v1/sign-in/openid`: to the sign-in provider and back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, get
+from litestar.datastructures import Cookie
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+
+from llmaas.console.admin.access import PUBLIC, Connection, is_secure
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.admin.sign_in import browser_of, new_cookie
+from llmaas.console.oidc import PENDING_S, Identity, OpenIdConnect
+from llmaas.domain.audit import Actor
+from llmaas.domain.users import User
+from llmaas.errors import NotAuthenticated, NotFound
+
+PATH = "/api/v1/sign-in/openid"
+_PENDING = "llmaas-openid"
+
+
+@get(PATH, opt={"permission": PUBLIC}, status_code=302)
+async def go_to_provider(
+    services: TheServices,
+    request: Request[Any, Any, Any],
+    next_path: Annotated[str, QueryParameter(name="next", max_length=1000)] = "/",
+) -> Response[None]:
+    """Send the browser to the sign-in provider. `next`: the path of this service to come back to."""
+    url, pending = await _provider(services).begin(next_path)
+    cookie = _pending_cookie(pending, PENDING_S, request, services)
+    return Response(None, status_code=302, headers={"location": url}, cookies=[cookie])
+
+
+@get(f"{PATH}/callback", opt={"permission": PUBLIC}, status_code=302)
+async def come_back(
+    services: TheServices,
+    request: Request[Any, Any, Any],
+    code: Annotated[str, QueryParameter(max_length=4000)] = "",
+    login_state: Annotated[str, QueryParameter(name="state", max_length=200)] = "",
+) -> Response[None]:
+    """Where the provider sends the browser: opens a session."""
+    provider = _provider(services)
+    browser = browser_of(request, services)
+    services.sign_in.slow_down(browser.address)
+    identity, next_path = await provider.finish(request.cookies.get(_PENDING, ""), login_state, code)
+    user = await _user_of(services, provider, identity, browser.address)
+    token = await services.sign_in.open_session(user, browser)
+    cookies = [new_cookie(token, request, services), _pending_cookie("", 0, request, services)]
+    return Response(None, status_code=302, headers={"location": next_path}, cookies=cookies)
+
+
+def _provider(services: Services) -> OpenIdConnect:
+    if services.open_id is None:
+        raise NotFound("No sign-in provider is set up here.")
+    return services.open_id
+
+
+def _pending_cookie(value: str, max_age_s: int, request: Connection, services: Services) -> Cookie:
+    secure = is_secure(request, services)
+    return Cookie(_PENDING, value=value, path=PATH, max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
+
+
+async def _user_of(services: Services, provider: OpenIdConnect, identity: Identity, address: str) -> User:
+    """Known by issuer and subject; else by an address that the provider may speak for; else made, when that is allowed."""
+    user = await services.users.by_identity(identity.issuer, identity.subject)
+    if user is None and identity.email:
+        user = await services.users.by_email(identity.email)
+        if user is not None:
+            by = Actor("user", user.id, address)
+            await services.users.link(user.id, identity.issuer, identity.subject, by=by)
+        elif provider.config.create_users:
+            user = await _make_user(services, identity, address)
+    if user is None or user.disabled_ms is not None:
+        raise NotAuthenticated("You have no account here. Ask an administrator for one.")
+    return user
+
+
+async def _make_user(services: Services, identity: Identity, address: str) -> User:
+    user = User(
+        id=f"user-{services.ids.uuid7()}",
+        email=identity.email,
+        password_hash="",
+        is_admin=False,
+        must_change_password=False,
+        created_ms=services.clock.now_ms(),
+        name=identity.name.strip(),
+        oidc_issuer=identity.issuer,
+        oidc_subject=identity.subject,
+    )
+    await services.users.add(user, by=Actor("user", user.id, address))
+    return user
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (go_to_provider, come_back)

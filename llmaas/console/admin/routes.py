@@ -1,0 +1,37 @@
+"""Every route of the admin API. A handler states its permission in `opt`; a test fails on one that does not."""
+
+from __future__ import annotations
+
+from litestar.handlers import HTTPRouteHandler
+
+from llmaas.console.admin import (
+    account,
+    audit,
+    fleet,
+    invitations,
+    keys,
+    members,
+    open_id,
+    projects,
+    sessions,
+    sign_in,
+    tokens,
+    usage,
+    users,
+)
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (
+    *sign_in.ROUTES,
+    *open_id.ROUTES,
+    *account.ROUTES,
+    *sessions.ROUTES,
+    *tokens.ROUTES,
+    *users.ROUTES,
+    *projects.ROUTES,
+    *members.ROUTES,
+    *invitations.ROUTES,
+    *keys.ROUTES,
+    *usage.ROUTES,
+    *fleet.ROUTES,
+    *audit.ROUTES,
+)

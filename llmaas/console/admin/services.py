@@ -1,0 +1,56 @@
+"""What the admin API is handed by the composition root. A controller takes it as its parameter `services`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from litestar.di import NamedDependency
+
+from llmaas.clock import Clock
+from llmaas.console.oidc import OpenIdConnect
+from llmaas.console.passwords import Passwords
+from llmaas.console.second_factor import Sealer
+from llmaas.console.sign_in import SignIn
+from llmaas.domain.audit import AuditLog
+from llmaas.domain.fleet import FleetStore
+from llmaas.domain.invitations import InvitationStore
+from llmaas.domain.keys import KeyRegister
+from llmaas.domain.members import MemberStore
+from llmaas.domain.projects import ProjectStore
+from llmaas.domain.sessions import SessionStore
+from llmaas.domain.tokens import TokenStore
+from llmaas.domain.usage import UsageReader
+from llmaas.domain.users import UserStore
+from llmaas.ids import IdSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """`pepper` keys the hashes of tokens. `public_url`: where browsers find this service, "" when it is not told.
+
+    `open_id`: None when no issuer is set.
+    """
+
+    clock: Clock
+    ids: IdSource
+    pepper: bytes
+    public_url: str
+    session_idle_ms: int
+    users: UserStore
+    projects: ProjectStore
+    members: MemberStore
+    sessions: SessionStore
+    tokens: TokenStore
+    invitations: InvitationStore
+    keys: KeyRegister
+    fleet: FleetStore
+    audit: AuditLog
+    sealer: Sealer
+    usage: UsageReader
+    passwords: Passwords
+    sign_in: SignIn
+    open_id: OpenIdConnect | None
+
+
+TheServices = NamedDependency[Services]
+"""How a handler declares its parameter `services`."""

@@ -1,0 +1,125 @@
+"""`/api/v1/sign-in`, `/sign-up`, `/sign-out`: from a password, or an invitation, to a session and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.datastructures import Cookie
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+
+from llmaas.console.admin.access import (
+    PUBLIC,
+    Connection,
+    ThePrincipal,
+    address_of,
+    cookie_name,
+    is_secure,
+    session_cookie,
+)
+from llmaas.console.admin.account import UserView, user_view
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.admin.shapes import Form, checked_name
+from llmaas.console.sign_in import Browser
+from llmaas.domain import invitations
+from llmaas.domain.audit import Actor
+from llmaas.domain.permissions import Permission
+from llmaas.domain.sessions import csrf_token
+from llmaas.domain.users import User, password_fault
+from llmaas.errors import Conflict, InvalidRequest, NotFound
+
+
+class SignInForm(Form, frozen=True):
+    """`code`: of the authenticator, or a recovery code, for who has a second factor."""
+
+    email: str
+    password: str
+    code: str = ""
+
+
+class SignUpForm(Form, frozen=True):
+    """`token`: of the invitation."""
+
+    token: str
+    password: str
+    name: str
+
+
+class SignedIn(msgspec.Struct, frozen=True):
+    """The session is in a cookie; `csrf_token` goes into the header `x-csrf-token` of each change."""
+
+    user: UserView
+    csrf_token: str
+
+
+class SignInWays(msgspec.Struct, frozen=True):
+    password: bool
+    open_id: bool
+
+
+def browser_of(request: Connection, services: Services) -> Browser:
+    return Browser(address_of(request), request.headers.get("user-agent", ""), token=session_cookie(request, services))
+
+
+def new_cookie(token: str, request: Connection, services: Services) -> Cookie:
+    """No other site's page sends it along with a change, no script reads it; over HTTPS no sibling host can set it."""
+    secure = is_secure(request, services)
+    return Cookie(cookie_name(secure=secure), value=token, path="/", httponly=True, secure=secure, samesite="lax")
+
+
+@get("/api/v1/sign-in", opt={"permission": PUBLIC}, sync_to_thread=False)
+def show_ways(services: TheServices) -> SignInWays:
+    """How one can sign in here."""
+    return SignInWays(password=True, open_id=services.open_id is not None)
+
+
+@post("/api/v1/sign-in", opt={"permission": PUBLIC}, status_code=200)
+async def sign_in(
+    services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignInForm]
+) -> Response[SignedIn]:
+    """Open a session by password."""
+    browser = browser_of(request, services)
+    token, user = await services.sign_in.with_password(data.email, data.password, data.code, browser)
+    body = SignedIn(user_view(user), csrf_token(token, services.pepper))
+    return Response(body, cookies=[new_cookie(token, request, services)])
+
+
+@post("/api/v1/sign-up", opt={"permission": PUBLIC}, status_code=201)
+async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignUpForm]) -> UserView:
+    """Become a user by an invitation. Who is one already accepts it signed in, at `/api/v1/invitations/accept`."""
+    address = address_of(request)
+    services.sign_in.slow_down(address)
+    now_ms = services.clock.now_ms()
+    invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
+    if invitation is None or not invitation.open_at(now_ms):
+        raise NotFound("There is no such invitation.", param="token")
+    if await services.users.by_email(invitation.email) is not None:
+        raise Conflict("You have an account already: sign in, then accept the invitation.")
+    if fault := password_fault(data.password, invitation.email):
+        raise InvalidRequest(fault, param="password")
+    user = User(
+        id=f"user-{services.ids.uuid7()}",
+        email=invitation.email,
+        password_hash=await services.passwords.hash(data.password),
+        is_admin=False,
+        must_change_password=False,
+        created_ms=now_ms,
+        name=checked_name(data.name),
+    )
+    by = Actor("user", user.id, address)
+    await services.invitations.accept(invitation, user, now_ms, is_new=True, by=by)
+    return user_view(user)
+
+
+@post("/api/v1/sign-out", opt={"permission": Permission.SESSIONS_REVOKE}, status_code=204)
+async def sign_out(services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]) -> Response[None]:
+    """End this session."""
+    await services.sessions.end(principal.user.id, principal.credential_id, by=principal.actor)
+    gone = new_cookie("", request, services)
+    gone.max_age = 0
+    return Response(None, cookies=[gone])
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (show_ways, sign_in, sign_up, sign_out)

@@ -1,0 +1,37 @@
+"""The admin API over real stores; time moves only when told to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llmaas.clock import ManualClock
+from llmaas.storage.database import Database, prepare
+from tests.console.site import Admin, Browser, SignedIn, make_services
+
+
+@pytest.fixture
+async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
+    prepare(tmp_path / "llmaas.db")
+    database = Database(tmp_path / "llmaas.db")
+    clock = ManualClock()
+    made = Admin(make_services(database, clock), clock, database)
+    yield made
+    for client in made.clients:
+        await client.aclose()
+    await database.close()
+
+
+@pytest.fixture
+def signed_in(admin: Admin) -> SignedIn:
+    """A browser of a user that is there already."""
+
+    async def _signed_in(name: str) -> Browser:
+        browser = admin.client()
+        answer = await browser.sign_in(f"{name}@example.org")
+        assert answer.status_code == 200, answer.text
+        return browser
+
+    return _signed_in

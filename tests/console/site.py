@@ -1,0 +1,141 @@
+"""The admin API over real stores, called in process, and people to call it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import argon2
+import httpx
+
+from llmaas.clock import ManualClock
+from llmaas.console.admin.app import build_admin
+from llmaas.console.admin.services import Services
+from llmaas.console.passwords import Passwords
+from llmaas.console.second_factor import SecondFactor
+from llmaas.console.sign_in import SignIn
+from llmaas.domain import tokens
+from llmaas.domain.audit import Actor
+from llmaas.domain.members import Member, Role
+from llmaas.domain.projects import Project
+from llmaas.domain.tokens import Token
+from llmaas.domain.users import User
+from llmaas.ids import IdSource
+from llmaas.storage.audit import SqlAuditLog
+from llmaas.storage.catalogue import SqlCatalogueStore
+from llmaas.storage.database import Database
+from llmaas.storage.invitations import SqlInvitationStore
+from llmaas.storage.keys import SqlKeyStore
+from llmaas.storage.members import SqlMemberStore
+from llmaas.storage.projects import SqlProjectStore
+from llmaas.storage.secrets import SecretBox
+from llmaas.storage.sessions import SqlSessionStore
+from llmaas.storage.tokens import SqlTokenStore
+from llmaas.storage.usage import SqlUsageReader
+from llmaas.storage.users import SqlUserStore
+
+ORIGIN = "http://console.test"
+PASSWORD = "correct horse battery"
+PEPPER = bytes(range(32))
+CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+TEST = Actor("system", "test", "")
+
+
+def make_services(database: Database, clock: ManualClock) -> Services:
+    users, sessions, passwords = SqlUserStore(database), SqlSessionStore(database), Passwords(CHEAP)
+    second_factor = SecondFactor(users, SecretBox(PEPPER), clock, PEPPER)
+    sign_in = SignIn(
+        users=users,
+        sessions=sessions,
+        passwords=passwords,
+        second_factor=second_factor,
+        clock=clock,
+        ids=IdSource(),
+        pepper=PEPPER,
+        session_max_ms=7 * 86_400_000,
+    )
+    return Services(
+        clock=clock,
+        ids=IdSource(),
+        pepper=PEPPER,
+        public_url="",
+        session_idle_ms=3_600_000,
+        users=users,
+        projects=SqlProjectStore(database),
+        members=SqlMemberStore(database),
+        sessions=sessions,
+        tokens=SqlTokenStore(database),
+        invitations=SqlInvitationStore(database),
+        keys=SqlKeyStore(database),
+        fleet=SqlCatalogueStore(database),
+        audit=SqlAuditLog(database),
+        sealer=SecretBox(PEPPER),
+        usage=SqlUsageReader(database),
+        passwords=passwords,
+        sign_in=sign_in,
+        open_id=None,
+    )
+
+
+@dataclass(slots=True)
+class Browser:
+    """A client with its own cookies, which sends what pages of ours send."""
+
+    http: httpx.AsyncClient
+    csrf: str = ""
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"origin": ORIGIN, "x-csrf-token": self.csrf, **given}
+        kept = {name: value for name, value in sent.items() if value}
+        return await self.http.request(method, f"/api/v1{path}", json=body, headers=kept)
+
+    async def sign_in(self, email: str, password: str = PASSWORD, code: str = "") -> httpx.Response:
+        answer = await self.call("POST", "/sign-in", {"email": email, "password": password, "code": code})
+        if answer.status_code == 200:
+            self.csrf = answer.json()["csrf_token"]
+        return answer
+
+
+@dataclass(slots=True)
+class Admin:
+    """The API with its stores, and people to call it."""
+
+    services: Services
+    clock: ManualClock
+    database: Database
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+    password_hash: str = ""
+
+    def client(self, services: Services | None = None) -> Browser:
+        app: Any = build_admin(services or self.services)
+        http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url=ORIGIN, follow_redirects=False
+        )
+        self.clients.append(http)
+        return Browser(http)
+
+    async def user(self, name: str, *, admin: bool = False, **more: Any) -> User:
+        if not self.password_hash:
+            self.password_hash = await self.services.passwords.hash(PASSWORD)
+        user = User(f"user-{name}", f"{name}@example.org", self.password_hash, admin, False, self.clock.now_ms())
+        user = dataclasses.replace(user, **more)
+        await self.services.users.add(user, by=TEST)
+        return user
+
+    async def project(self, project_id: str, **members: Role) -> None:
+        await self.services.projects.add(Project(project_id, project_id.title(), self.clock.now_ms()), by=TEST)
+        for name, role in members.items():
+            await self.services.members.add(Member(project_id, f"user-{name}", role, self.clock.now_ms()), by=TEST)
+
+    async def token(self, user: User, **more: Any) -> str:
+        """The header that a program of the user sends."""
+        text, token_id, secret_hash = tokens.mint(PEPPER)
+        token = Token(token_id, user.id, "test", secret_hash, self.clock.now_ms())
+        await self.services.tokens.add(dataclasses.replace(token, **more), by=TEST)
+        return f"Bearer {text}"
+
+
+SignedIn = Callable[[str], Awaitable[Browser]]
