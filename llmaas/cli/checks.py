@@ -151,14 +151,18 @@ def _engine(settings: Settings) -> Finding:
 
 
 async def _database(installation: Installation) -> Finding:
-    path = installation.settings.database_path
+    path, shared = installation.settings.database_shown, installation.settings.shared_database
     faults = await installation.database.faults()
+    if faults and shared:
+        return fail("database", f"{path} does not answer: {faults[0]}", "look at the server and database_url")
     if faults:
         return fail("database", f"{path} is damaged: {faults[0]}", "stop llmaas and restore the file from a backup")
     return good("database", f"{path}, schema and integrity are right")
 
 
 def _master_key(installation: Installation) -> Finding:
+    if installation.settings.master_key:
+        return good("master key", "from the setting master_key")
     path = installation.settings.master_key_path
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

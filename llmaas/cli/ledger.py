@@ -1,41 +1,77 @@
-"""`llmaas ledger`: whether the usage rows are what they must be."""
+"""`llmaas ledger`: whether the usage rows are what they must be, and putting right what one costs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmaas.cli import output
+from llmaas.cli.actor import operator
+from llmaas.cli.parameters import amount_nano, name
 from llmaas.cli.place import Place, at_place
+from llmaas.cli.reconcile import rebuild, reconcile
+from llmaas.domain.prices import format_amount
+from llmaas.domain.usage import UsageRow
 from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
     from llmaas.app import Installation
 
-commands = typer.Typer(help="The ledger of usage: check.", no_args_is_help=True)
-
-
-@commands.callback()
-def _group() -> None:
-    """Keep `check` a command of its own while it is the only one."""
+commands = typer.Typer(help="The ledger of usage: check, correct, reconcile, rebuild.", no_args_is_help=True)
+commands.command()(reconcile)
+commands.command()(rebuild)
 
 
 @commands.command()
 @at_place
 def check(place: Place) -> None:
-    """Check every row; prints `ok`, or each fault on its line and leaves with 1."""
+    """Check every row and all sums; prints `ok`, or each fault on its line and leaves with 1."""
 
-    async def work(installation: Installation) -> tuple[int, int]:
-        faults = 0
-        async for fault in installation.usage.faults(await installation.catalogue.price_versions()):
-            print(printable(fault))
-            faults += 1
-        return faults, installation.count_spooled()
+    async def work(installation: Installation) -> tuple[int, list[str], int]:
+        now_ms, faults = installation.clock.now_ms(), 0
+        for found in (
+            installation.usage.faults(await installation.catalogue.price_versions()),
+            installation.ledger_check.faults(now_ms),
+            installation.rollups.faults(),
+        ):
+            async for fault in found:
+                print(printable(fault))
+                faults += 1
+        return faults, await installation.ledger_check.overdrawn(now_ms), installation.count_spooled()
 
-    faults, spooled = place.run(work)
+    faults, overdrawn, spooled = place.run(work)
+    for line in overdrawn:
+        output.note(printable(line))
     if spooled:
         output.note(f"{spooled} rows wait in the spool; a running server moves them to the database, so start one")
     if faults:
         raise typer.Exit(1)
     print("ok")
+
+
+@commands.command()
+@at_place
+def correct(
+    place: Place,
+    *,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the answer.")],
+    cost: Annotated[str, typer.Option(metavar="AMOUNT", help="What the request is to cost, for example 0.25.")],
+    note: Annotated[str, typer.Option(help="Why, for the audit log.")],
+) -> None:
+    """Change what a request costs. Its row stays as it is; a new row holds the difference."""
+    cost_nano = amount_nano(cost, "--cost")
+    name(note, "--note")
+
+    async def work(installation: Installation) -> UsageRow:
+        return await installation.corrections.correct(
+            row_id,
+            cost_nano,
+            note=note,
+            correction_id=f"correction-{installation.ids.uuid7()}",
+            now_ms=installation.clock.now_ms(),
+            by=operator(),
+        )
+
+    row = place.run(work)
+    print(f"corrected {row_id} by {format_amount(row.cost_nano)} {row.currency}: {row.id}")

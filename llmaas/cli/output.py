@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmaas.clock import iso
+from llmaas.domain.exports import csv_line
 from llmaas.domain.values import printable
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NOTHING = "-"
 _WHOLE = frozenset({"id", "started", "created", "expires"})
 
@@ -49,11 +48,10 @@ class CsvTable:
     """A cell that a spreadsheet would take for a formula gets an apostrophe in front."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._writer.writerow(columns)
+        self.add(columns)
 
     def add(self, row: Iterable[object]) -> None:
-        self._writer.writerow(["" if value is None else _harmless(value) for value in row])
+        print(csv_line(row), end="")
 
 
 def json_list(items: Iterable[Mapping[str, Any]]) -> None:
@@ -113,9 +111,3 @@ def _cell(value: object) -> str:
     if isinstance(value, list | tuple | frozenset):
         return printable(", ".join(str(item) for item in value)) or _NOTHING
     return printable(str(value))
-
-
-def _harmless(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llmaas.domain.prices import parse_amount
 from llmaas.domain.values import name_fault
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -53,3 +54,11 @@ def name(text: str, option: str) -> str:
     if fault := name_fault(text):
         raise typer.BadParameter(f"the name {fault}", param_hint=option)
     return text
+
+
+def amount_nano(text: str, option: str) -> int:
+    """An amount of money such as `12.50` in nano-units, not negative."""
+    try:
+        return parse_amount(text.strip())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -14,12 +14,15 @@ from llmaas.cli.place import Place, at_place
 from llmaas.settings import Secret, Settings
 
 _FIRST = frozenset({"host", "port", "workers", "no_model", "default_model"})
-_READY_FD = inspect.Parameter(
-    "ready_fd",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[int | None, typer.Option(hidden=True)],
-)
+
+
+def _hidden(name: str, default: int | None) -> inspect.Parameter:
+    annotation = Annotated[int | None, typer.Option(hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_READY_FD = _hidden("ready_fd", None)
+_NUMBER = _hidden("number", 0)
 
 
 def _setting_options() -> list[inspect.Parameter]:
@@ -96,12 +99,12 @@ def serve(place: Place, /, **flags: Any) -> None:
         raise typer.Exit(code)
 
 
-@_takes_settings(_READY_FD)
-def gateway(place: Place, /, *, ready_fd: int | None, **flags: Any) -> None:
+@_takes_settings(_READY_FD, _NUMBER)
+def gateway(place: Place, /, *, ready_fd: int | None, number: int, **flags: Any) -> None:
     """One gateway process of `serve`."""
     from llmaas.cli.serve import gateway as run
 
-    run(place.load(**flags).settings, ready_fd)
+    run(place.load(**flags).settings, ready_fd, number)
 
 
 @_takes_settings(_READY_FD)

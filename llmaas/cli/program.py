@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from llmaas import __version__
-from llmaas.cli import chat, config, doctor, fleet, keys, ledger, models, process, projects, providers, usage, users
+from llmaas.cli import audit, backup, chat, config, doctor, fleet, keys, ledger, models, process, projects, providers, usage, users
 from llmaas.cli.place import ConfigFile, DataDir, Place
 from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError, LlmaasError
@@ -41,6 +41,8 @@ def program() -> typer.Typer:
         (usage.usage, customers),
         (doctor.doctor, care),
         (config.migrate, care),
+        (backup.backup, care),
+        (backup.restore, care),
     ):
         root.command(rich_help_panel=panel)(function)
     for function in (process.gateway, process.engines):
@@ -52,6 +54,7 @@ def program() -> typer.Typer:
         ("keys", keys.commands, customers),
         ("users", users.commands, customers),
         ("ledger", ledger.commands, care),
+        ("audit", audit.commands, care),
         ("config", config.commands, care),
     ):
         root.add_typer(commands, name=name, rich_help_panel=panel)

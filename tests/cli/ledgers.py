@@ -9,8 +9,10 @@ from typing import Any
 
 from llmaas.domain.usage import UsageRow
 from llmaas.settings import load
-from llmaas.storage.ledger import SqliteLedger
+from llmaas.storage.ledger import Ledger
+from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool
+from llmaas.storage.sqlite_rows import SqliteRows
 
 NOON_MS = 1_780_056_000_000  # 2026-05-29T12:00:00Z
 
@@ -57,7 +59,7 @@ def record(data_dir: Path, rows: Sequence[UsageRow]) -> None:
     settings = load({"data_dir": data_dir}, {}).settings
 
     async def write() -> None:
-        ledger = SqliteLedger(settings.database_path, Spool(settings.spool_path))
+        ledger = Ledger(SqliteRows(settings.database_path, SHARED), Spool(settings.spool_path))
         ledger.start()
         await asyncio.gather(*(ledger.append(row) for row in rows))
         await ledger.stop()

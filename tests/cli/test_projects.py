@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import argon2
 import pytest
 
 from llmaas.app import Installation
 from llmaas.settings import load
+from tests.cli.ledgers import record, usage_row
 from tests.cli.running import Cli
 
 
@@ -32,6 +34,53 @@ def test_project_ids_have_a_form(project_id: str, llmaas: Cli) -> None:
     assert ran.code == 2
     (error,) = ran.errors
     assert error.startswith("Invalid value for ID: must be 1 to 64 lower-case letters, digits, dots, dashes and")
+
+
+def test_a_project_is_put_on_a_tier(llmaas: Cli, tmp_path: Path) -> None:
+    fleet = tmp_path / "tiers.toml"
+    fleet.write_text('[[tiers]]\nid = "tier-1"\nrequests_per_minute = 5\n')
+    llmaas.good("apply", str(fleet))
+    llmaas.good("projects", "create", "lab", "--tier", "tier-1", "--low-credit", "20.00")
+    llmaas.good("projects", "set", "default", "--tier", "tier-1", "--name", "All")
+
+    def tiers() -> dict[str, str | None]:
+        return {p["id"]: p["tier"] for p in llmaas.good("projects", "list", "--json").json}
+
+    assert tiers() == {"default": "tier-1", "lab": "tier-1"}
+    llmaas.good("projects", "set", "lab", "--tier", "none")
+    assert tiers() == {"default": "tier-1", "lab": None}
+    assert llmaas("projects", "create", "x", "--tier", "gold").errors == ["There is no tier `gold`."]
+    assert llmaas("projects", "set", "lab", "--tier", "gold").errors == ["There is no tier `gold`."]
+    assert llmaas("projects", "set", "nobody", "--tier", "tier-1").errors == ["There is no project `nobody`."]
+    assert llmaas("projects", "set", "lab").code == 2
+
+
+def test_credit_is_put_in_and_taken_out(llmaas: Cli) -> None:
+    assert llmaas.good("projects", "credit", "default").out == "0.00 credited, 0.00 spent, 0.00 left\n"
+    for _ in range(2):
+        llmaas.good("projects", "credit", "default", "--add", "200.00", "--note", "invoice 7", "--once", "invoice-7")
+    record(llmaas.data_dir, [usage_row(1, cost_nano=12_500_000_000)])
+    shown = llmaas.good("projects", "credit", "default", "--take", "20", "--json").json
+    assert {name: shown[name] for name in ("project", "credited", "spent", "left")} == {
+        "project": "default",
+        "credited": "180.00",
+        "spent": "12.50",
+        "left": "167.50",
+    }
+    assert [(e["amount"], e["kind"], e["note"]) for e in shown["entries"]] == [
+        ("-20.00", "refund", ""),
+        ("200.00", "top-up", "invoice 7"),
+    ]
+    assert shown["entries"][0]["actor"].startswith("cli:")
+    head, *rows = llmaas.good("projects", "credit", "default").out.splitlines()
+    assert head == "180.00 credited, 12.50 spent, 167.50 left"
+    assert rows[0].split() == ["CREATED", "AMOUNT", "KIND", "NOTE"]
+
+
+@pytest.mark.parametrize("options", [["--add", "0"], ["--add", "-5"], ["--add", "1e3"], ["--add", "1", "--take", "1"]])
+def test_amounts_of_credit_are_plain_decimals(options: list[str], llmaas: Cli) -> None:
+    assert llmaas("projects", "credit", "default", *options).code == 2
+    assert llmaas("projects", "credit", "nobody", "--add", "5").errors == ["There is no project `nobody`."]
 
 
 def test_a_user_gets_a_password_that_works_once(llmaas: Cli) -> None:

@@ -29,7 +29,7 @@ from llmaas.domain.models import (
     Provider,
     ProviderKind,
 )
-from llmaas.domain.prices import Price
+from llmaas.domain.prices import NANO, Price
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import LlmaasError
@@ -127,6 +127,22 @@ def test_the_example_fleet_applies_and_shows_every_noun_but_tiers() -> None:
     assert read_fleet(write_fleet(fleet), "export", over=Fleet()) == fleet
 
 
+def test_the_example_tiers_apply_and_are_those_that_are_promised() -> None:
+    path = ROOT / "examples" / "tiers.toml"
+    fleet = read_fleet(path.read_text(), path.name, over=Fleet())
+    told = [
+        (t.id, t.output_tokens_per_hour, t.output_tokens_per_day, t.monthly_cap, t.prepaid_credit) for t in fleet.tiers
+    ]
+    assert told == [
+        ("tier-1", 150_000, 24 * 150_000, 1_000 * NANO, 200 * NANO),
+        ("tier-2", 300_000, 24 * 300_000, 3_000 * NANO, 500 * NANO),
+        ("tier-3", 450_000, 24 * 450_000, 5_000 * NANO, 1_000 * NANO),
+        ("tier-4", 600_000, 24 * 600_000, 10_000 * NANO, 4_000 * NANO),
+        ("monthly-billing", None, None, None, None),
+    ]
+    assert read_fleet(write_fleet(fleet), "export", over=Fleet()) == fleet
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_fleets_in_the_documents_apply(page: Path) -> None:
     for text in _TOML.findall(page.read_text()):
@@ -182,7 +198,7 @@ def _keys_of_a_fleet() -> Iterator[tuple[str, str]]:
     for noun, kinds in _DECLARED.items():
         for kind in kinds:
             names = {field.name.removesuffix("_id") for field in dataclasses.fields(kind)} - _NOT_DECLARED
-            yield from ((noun, name) for name in sorted(names - ({"model"} if kind is Price else set())))
+            yield from ((noun, name) for name in sorted(names - ({"model", "tier"} if kind is Price else set())))
 
 
 def _anchors(page: Path) -> set[str]:
