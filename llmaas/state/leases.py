@@ -73,8 +73,8 @@ class Lease(Counter):
     """
 
     __slots__ = (
-        "answered",
         "demand",
+        "denied",
         "dirty",
         "dry_ms",
         "elsewhere",
@@ -99,6 +99,7 @@ class Lease(Counter):
         self.taken = self.demand = self.waiting = 0
         self.room: int | None = None
         self.elsewhere = 0
+        self.denied = False
         self.dry_ms: int | None = None
         self.dirty = False
 
@@ -153,7 +154,8 @@ class Lease(Counter):
         if self.own is not None:
             # What was taken while the store was away is stated to it now, over the limit if it must be.
             self.leased = max(self.leased, self.held)
-        waiting, self.waiting = self.waiting, 0
+        self.denied = False
+        waiting = self.waiting
         idle = self.leased - self.held
         room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
         keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
@@ -161,7 +163,7 @@ class Lease(Counter):
         most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
         returned = max(0, idle - waiting - keep)
         spare = max(0, idle - returned - waiting)
-        if not (waiting or most or returned or (reports and (self.total, spare) != (self.reported, self.told))):
+        if not (least or most or returned or (reports and (self.total, spare) != (self.reported, self.told))):
             self.dirty = self.demand > 0
             return None
         self.dirty = True
@@ -176,6 +178,7 @@ class Lease(Counter):
         if answer.room is not None:
             self.room = answer.room
         self.elsewhere = answer.elsewhere
+        self.denied = answer.granted < ask.least
 
     def share(self, part: int, now_ms: int) -> None:
         """What this worker may use by itself: the limit's `part`th. A rate drains at its old speed up to now."""
@@ -211,12 +214,11 @@ class Exchange:
             self._stir.set()
         self._dirty[lease] = None
 
-    async def ask_for(self, wants: Sequence[tuple[Lease, int]]) -> None:
-        """Wait for the next turn, which asks for that too. Raises Unavailable when the store of money did."""
+    async def ask_for(self, wanted: Sequence[Lease]) -> None:
+        """Wait for the next turn, which asks for what they wait for. Raises Unavailable when the store of money did."""
         if self._stopped:
             raise Unavailable("The gateway is stopping.")
-        for lease, amount in wants:
-            lease.waiting += amount
+        for lease in wanted:
             self.mark(lease)
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
@@ -334,12 +336,23 @@ class SharedCounters:
     async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
         leases = [(counter, need) for _, counter, need in short if isinstance(counter, Lease)]
         loops = {lease.loop for lease, _ in leases}
-        await asyncio.gather(*(loop.ask_for([pair for pair in leases if pair[0].loop is loop]) for loop in loops))
+        # What comes stays here until this one takes it: the other loop's answer may take longer.
+        for lease, need in leases:
+            lease.waiting += need
+        try:
+            await asyncio.gather(
+                *(loop.ask_for([lease for lease, _ in leases if lease.loop is loop]) for loop in loops)
+            )
+        finally:
+            for lease, need in leases:
+                lease.waiting -= need
         now_ms = int(self._clock.monotonic_s() * 1000)
         lacking = [lease for lease, need in leases if lease.free(now_ms) < need]
-        final = [lease for lease in lacking if not (patient and lease.elsewhere)]
-        if lacking and not final:
-            await asyncio.sleep(max(lease.loop.tick_s for lease in lacking))
+        # Others may have taken what the store gave for this one: only the store's own "no" is a refusal, else it is asked again.
+        denied = [lease for lease in lacking if lease.denied]
+        final = [lease for lease in denied if not (patient and lease.elsewhere)]
+        if denied and not final:
+            await asyncio.sleep(max(lease.loop.tick_s for lease in denied))
         for lease in final:
             if lease.own is None:
                 lease.dry_ms = now_ms + _DRY_MS

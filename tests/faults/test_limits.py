@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -76,7 +77,7 @@ async def key_with(gateway: GatewayProcess, limits: Limits, project_id: str = "d
     return token
 
 
-async def post(gateway: GatewayProcess, key: str, model: str = "five", **fields: object) -> RawResponse:
+async def post(gateway: GatewayProcess, key: str, model: str = "five", **fields: Any) -> RawResponse:
     return await gateway.post(CHAT, chat(model, **fields), key=key)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from llmaas.clock import ManualClock, SystemClock
 from llmaas.domain.limits import Limits
-from llmaas.domain.ports import Claim, Used
+from llmaas.domain.ports import BudgetWant, Claim, Grant, Used
 from llmaas.errors import QuotaExceeded, RateLimited
 from llmaas.state.limiter import CountingLimiter
 from tests.state.worlds import NOTHING, ONE, Money, caller, shared_limiter
@@ -219,3 +219,28 @@ async def test_slots_of_a_dead_worker_come_free(
     # As if it had been silent for long.
     assert valkey_server.command(b'HSET {llmaas}:workers dying "1 1"') == b":0"
     await living.hold(who, None, ONE)
+
+
+async def test_a_burst_far_from_its_limits_is_admitted_whole(stack: AsyncExitStack, valkey_url: str) -> None:
+    class Slow(Money):
+        """Answers some turns of the other store later."""
+
+        async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
+            await asyncio.sleep(0.004)
+            return await super().take(wants)
+
+    limiters = await pair(stack, valkey_url, Slow())
+    callers = [
+        caller(Limits(budget_total=10**9, requests_per_minute=10**6, tokens_per_minute=10**9), key=f"k{n}")
+        for n in range(4)
+    ]
+
+    async def client(number: int) -> None:
+        limiter, who = limiters[number % 2], callers[number % 4]
+        for turn in range(12):
+            hold = await limiter.hold(who, None, Claim(100 + number, 50, 1_000 + turn))
+            await asyncio.sleep(0.001 * (number % 5))
+            hold.settle(Used(1, 1, 1))
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(client(number) for number in range(64)))
