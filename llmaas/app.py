@@ -21,6 +21,7 @@ from llmaas.api.models import ModelHandlers
 from llmaas.api.routes import routes
 from llmaas.clock import Clock, SystemClock
 from llmaas.console.landing import LandingPage
+from llmaas.console.live import Live
 from llmaas.console.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.addresses import DENIED, AddressRules
@@ -52,6 +53,7 @@ from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
 from llmaas.state.memory import MemoryCounters
 from llmaas.state.valkey import ValkeyCounters
+from llmaas.storage.alerts import SqlAlertReader
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.backup import BackupSummary, restore_backup, store_master_key, write_backup
 from llmaas.storage.budgets import SqlBudgetStore
@@ -80,7 +82,7 @@ from llmaas.storage.sums import SqlUsageSums
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
-from llmaas.tasks import TaskSet
+from llmaas.tasks import TaskSet, end
 from llmaas.upstreams.base import Upstream
 from llmaas.upstreams.embedded import EmbeddedLocations
 from llmaas.upstreams.http import HttpTransport, Timeouts
@@ -393,7 +395,7 @@ def _prepare(settings: Settings) -> bytes:
     return given or read_or_make_master_key(path)
 
 
-def admin_api(installation: Installation) -> ASGIApp:
+def admin_api(installation: Installation, live: Live) -> ASGIApp:
     """Everything below `/api`. Its parts are imported here, since commands start without a web framework."""
     # ruff: disable[PLC0415]
     from llmaas.console.admin.app import build_admin
@@ -439,6 +441,11 @@ def admin_api(installation: Installation) -> ASGIApp:
         audit=installation.audit,
         sealer=installation.secret_box,
         usage=installation.usage,
+        credit=installation.credit,
+        budgets=SqlBudgetStore(installation.database),
+        alerts=SqlAlertReader(installation.database),
+        live=live,
+        currency=settings.currency,
         passwords=installation.passwords,
         sign_in=sign_in,
         open_id=OpenIdConnect(open_id, installation.secret_box, clock) if settings.oidc_issuer else None,
@@ -542,7 +549,7 @@ class GatewayWorker:
         landing = Route("GET", "/", "public", LandingPage().show, operation=openapi.PAGE)
         table = [*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing]
         self.routes = RouteTable([*table, openapi.Document(table).route])
-        self.gateway = self._surface(self.routes, admin_api(installation))
+        self.gateway = self._surface(self.routes, admin_api(installation, Live(self._catalogue, health, load)))
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
 
     def _row_store(self) -> RowStore:
@@ -626,8 +633,7 @@ class GatewayWorker:
         await self._tasks.cancel_all()
         await self.ledger.stop()
         if self._keeping_leases is not None:  # only now nothing settles any more, so all of them can be given back
-            self._keeping_leases.cancel()
-            await asyncio.wait([self._keeping_leases])
+            await end(self._keeping_leases)
         if self._valkey is not None:
             await self._valkey.close()
         await self._presence.stop()

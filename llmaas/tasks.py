@@ -11,6 +11,22 @@ import structlog
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.tasks")
 
 
+_AGAIN_S = 0.5
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel, and wait until they have ended, whatever they end with.
+
+    Again and again: a cancellation that arrives together with an answer can be lost in a library (`asyncio.wait_for` before
+    Python 3.12), and a loop would then go on for ever.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+
+
 class TaskSet:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -27,7 +43,4 @@ class TaskSet:
             _log.error("task_failed", task=task.get_name(), exc_info=error)
 
     async def cancel_all(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks)

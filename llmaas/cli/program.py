@@ -14,7 +14,22 @@ from typing import Annotated, Any
 import typer
 
 from llmaas import __version__
-from llmaas.cli import audit, backup, chat, config, doctor, fleet, keys, ledger, models, process, projects, providers, usage, users
+from llmaas.cli import (
+    audit,
+    backup,
+    chat,
+    config,
+    doctor,
+    fleet,
+    keys,
+    ledger,
+    models,
+    process,
+    projects,
+    providers,
+    usage,
+    users,
+)
 from llmaas.cli.place import ConfigFile, DataDir, Place
 from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError, LlmaasError

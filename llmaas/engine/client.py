@@ -15,6 +15,7 @@ from llmaas.domain.ports import EngineAddress
 from llmaas.engine.socket_path import openable
 from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.errors import ConfigurationError, Loading, NoBackend
+from llmaas.tasks import end
 
 _RECONNECT_S = 0.2
 _TOUCH_S = 1.0
@@ -45,8 +46,7 @@ class EngineClient:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     def states(self) -> dict[str, EngineState]:
         return dict(self._states)

@@ -14,6 +14,7 @@ import structlog
 from llmaas.settings import without_password
 from llmaas.storage.database import CHANGES_CHANNEL
 from llmaas.storage.workers import life_lock
+from llmaas.tasks import end
 
 _CONNECT_S = 3.0
 _AGAIN_S = (0.1, 0.5, 1.0, 2.0)
@@ -59,9 +60,7 @@ class PostgresChanges(Changes):
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     async def _keep(self) -> None:
         failures = 0

@@ -39,7 +39,7 @@ class Presence:
     async def start(self, tasks: TaskSet, revision: Callable[[], int]) -> None:
         """`revision` gives the catalogue revision that this worker runs. Raises Unavailable."""
         await self.changes.start()
-        await self._beat(revision())
+        await self._try_to_beat(revision())
         tasks.spawn(self._keep_beating(revision), name="heartbeat")
         tasks.spawn(self._runner.run(), name="duties")
 
@@ -68,7 +68,11 @@ class Presence:
             await asyncio.sleep(HEARTBEAT_S)
             if not self._shared and revision() == self._me.catalogue_revision:
                 continue
-            try:
-                await self._beat(revision())
-            except Unavailable as error:
-                _log.warning("heartbeat_failed", hint=error.hint)
+            await self._try_to_beat(revision())
+
+    async def _try_to_beat(self, revision: int) -> None:
+        """Also the first time: a database that takes no rows keeps nobody from serving, usage goes to the spool."""
+        try:
+            await self._beat(revision)
+        except Unavailable as error:
+            _log.warning("heartbeat_failed", hint=error.hint)

@@ -64,7 +64,9 @@ class Authenticator:
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
 
     async def caller(self, token: str | None, address: str) -> Caller:
-        """Raises NotAuthenticated with one text for every reason, NotAllowed from a wrong network, RateLimited, or Unavailable when the store is away."""
+        """Raises NotAuthenticated with one text for every reason, NotAllowed from a wrong network, RateLimited, or Unavailable
+        when the store is away.
+        """
         if not token:
             raise _refused()
         digest = blake2b(token.encode("latin-1"), digest_size=32, key=self._pepper).digest()

@@ -86,7 +86,8 @@ def test_A07_addresses_of_inference_servers_are_allowed(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%2", "0.0.0.0", "ff02::1", "", "nonsense", "10.1"]  # noqa: S104
+    "address",
+    ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%2", "0.0.0.0", "ff02::1", "", "nonsense", "10.1"],  # noqa: S104
 )
 def test_A07_what_a_name_leads_to_is_judged_too(address: str) -> None:
     assert not AddressRules().permits(address)

@@ -23,8 +23,10 @@ from llmaas.domain.keys import Key
 from llmaas.domain.usage import Grouping, UsageFilter
 from llmaas.errors import ConfigurationError, Unavailable
 from llmaas.storage import database as module
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.database import SCHEMA, Database, migrate, prepare
 from llmaas.storage.keys import SqlKeyStore
+from llmaas.storage.ledger_check import SqlLedgerCheck
 from llmaas.storage.revisions import SqlRevisionStore
 from llmaas.storage.rollups import SqlRollups
 from llmaas.storage.tables import metadata
@@ -153,6 +155,9 @@ async def test_a_database_of_the_schema_before_is_migrated_with_what_is_in_it(em
     (total,) = await SqlUsageReader(database).sums(UsageFilter(), [Grouping.DAY])
     assert (total.group, total.requests, total.cost_nano) == (("1970-01-01",), 1, 9007199254740993)
     assert [fault async for fault in SqlRollups(database).faults()] == []
+    assert [fault async for fault in SqlLedgerCheck(database).faults(0)] == []
+    budget = "key:k:1970-01-01"
+    assert (await SqlBudgetStore(database).standing([budget]))[budget].spent_nano == 9007199254740993
     await database.close()
 
 

@@ -114,8 +114,9 @@ async def test_an_unstorable_row_fails_alone_and_is_kept_aside(
 
 
 async def test_flushed_waits_for_what_was_handed_over(ledger: Ledger, database: Database) -> None:
-    ledger.append(charged("a", 1))
+    appended = ledger.append(charged("a", 1))
     assert await ledger.flushed()
+    assert appended.done()
     assert await count(database, usage) == 1
 
 
