@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
+
+from llmaas.domain.audit import Actor
 
 
 class CreditKind(StrEnum):
@@ -39,3 +43,17 @@ class Balance:
     @property
     def left_nano(self) -> int:
         return self.credited_nano - self.spent_nano
+
+
+class CreditStore(Protocol):
+    async def add(self, entry: CreditEntry, *, by: Actor) -> CreditEntry:
+        """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
+        project's or amount.
+        """
+        ...
+
+    async def page(self, project_id: str, *, before: str | None = None, limit: int = 100) -> Sequence[CreditEntry]:
+        """Newest first; `before`: the id of an entry."""
+        ...
+
+    async def balance(self, project_id: str) -> Balance: ...

@@ -74,8 +74,13 @@ class KeyRegister(Protocol):
 
     async def get(self, kid: str) -> Key | None: ...
 
-    async def page(self, project_id: str, *, after: str | None, limit: int) -> Sequence[Key]:
-        """In the order of ids, also those that do not work any more. Raises NotFound for a project that is not there."""
+    async def page(
+        self, project_id: str, *, after: str | None, limit: int, working_at: int | None = None
+    ) -> Sequence[Key]:
+        """In the order of ids. `working_at`: only those that work at that instant; None: all that ever were.
+
+        Raises NotFound for a project that is not there.
+        """
         ...
 
     async def add(self, key: Key, *, by: Actor) -> None:

@@ -64,10 +64,15 @@ class SqlKeyStore:
         async with self._database.connect() as connection:
             return _readable((await connection.execute(query)).mappings().all())
 
-    async def page(self, project_id: str, *, after: str | None, limit: int) -> Sequence[Key]:
+    async def page(
+        self, project_id: str, *, after: str | None, limit: int, working_at: int | None = None
+    ) -> Sequence[Key]:
         query = sa.select(*_COLUMNS).where(keys.c.project_id == project_id).order_by(keys.c.id).limit(limit)
         if after is not None:
             query = query.where(keys.c.id > after)
+        if working_at is not None:
+            ends = (keys.c.expires_ms, keys.c.revoked_ms)
+            query = query.where(*(sa.or_(end.is_(None), end > working_at) for end in ends))
         async with self._database.connect() as connection:
             if await connection.scalar(sa.select(projects.c.id).where(projects.c.id == project_id)) is None:
                 raise unknown_project(project_id)

@@ -13,18 +13,26 @@ import httpx
 from llmaas.clock import ManualClock
 from llmaas.console.admin.app import build_admin
 from llmaas.console.admin.services import Services
+from llmaas.console.live import Live
 from llmaas.console.passwords import Passwords
 from llmaas.console.second_factor import SecondFactor
 from llmaas.console.sign_in import SignIn
 from llmaas.domain import tokens
 from llmaas.domain.audit import Actor
+from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.members import Member, Role
 from llmaas.domain.projects import Project
 from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
 from llmaas.ids import IdSource
+from llmaas.inference.service import CatalogueHolder
+from llmaas.routing.health import Health
+from llmaas.routing.load import Load
+from llmaas.storage.alerts import SqlAlertReader
 from llmaas.storage.audit import SqlAuditLog
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.catalogue import SqlCatalogueStore
+from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database
 from llmaas.storage.invitations import SqlInvitationStore
 from llmaas.storage.keys import SqlKeyStore
@@ -56,6 +64,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         pepper=PEPPER,
         session_max_ms=7 * 86_400_000,
     )
+    nothing = Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())
     return Services(
         clock=clock,
         ids=IdSource(),
@@ -73,6 +82,11 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         audit=SqlAuditLog(database),
         sealer=SecretBox(PEPPER),
         usage=SqlUsageReader(database),
+        credit=SqlCreditStore(database),
+        budgets=SqlBudgetStore(database),
+        alerts=SqlAlertReader(database),
+        live=Live(CatalogueHolder(nothing), Health(clock), Load()),
+        currency="EUR",
         passwords=passwords,
         sign_in=sign_in,
         open_id=None,

@@ -120,7 +120,7 @@ def _view(key: Key, now_ms: int) -> KeyView:
         owner=key.owner_id,
         models=sorted(key.allowed_models),
         networks=list(key.networks),
-        limits=_limits_view(key.limits),
+        limits=limits_form(key.limits),
         permissions=sorted(key.permissions),
         rotated_from=key.rotated_from,
     )
@@ -139,6 +139,50 @@ async def create_key(
     services: TheServices, principal: ThePrincipal, project_id: PathId, data: JSONBody[NewKey]
 ) -> MadeKey:
     """Make a key. It belongs to you."""
+    token, key = await make_key(services, principal, project_id, data)
+    return MadeKey(token, key.id)
+
+
+@get("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_READ})
+async def show_key(services: TheServices, project_id: PathId, key_id: PathId) -> Response[KeyView]:
+    """One key."""
+    return tagged(_view(await read_key(services, project_id, key_id), services.clock.now_ms()))
+
+
+@patch("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_CHANGE})
+async def change_key(
+    services: TheServices,
+    principal: ThePrincipal,
+    project_id: PathId,
+    key_id: PathId,
+    data: JSONBody[KeyChanges],
+    if_match: IfMatch = None,
+) -> Response[KeyView]:
+    """Change a key; a developer, their own ones. Workers follow within a second."""
+    seen, now_ms = await own_key(services, principal, project_id, key_id), services.clock.now_ms()
+    check_match(if_match, _view(seen, now_ms))
+    return tagged(_view(await alter_key(services, principal, seen, data), now_ms))
+
+
+@post("/api/v1/projects/{project_id:str}/keys/{key_id:str}/rotate", opt={"permission": Permission.KEYS_CHANGE})
+async def rotate_key(
+    services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId, data: JSONBody[Rotation]
+) -> MadeKey:
+    """A successor with the same rights and limits, and what is left of a total budget. The old key stops after the overlap."""
+    key = await own_key(services, principal, project_id, key_id)
+    token, successor = await replace_key(services, principal, key, data)
+    return MadeKey(token, successor.id)
+
+
+@delete("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_REVOKE})
+async def revoke_key(services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId) -> None:
+    """Stop a key now; a developer, their own ones. Workers follow within a second."""
+    key = await own_key(services, principal, project_id, key_id)
+    await services.keys.revoke(key.id, services.clock.now_ms(), by=principal.actor)
+
+
+async def make_key(services: Services, principal: Principal, project_id: str, data: NewKey) -> tuple[str, Key]:
+    """The token, and the key as it is stored. Raises InvalidRequest with the field in `param`, NotAllowed."""
     permissions = frozenset(data.permissions)
     if not principal.user.is_admin and permissions & _ONLY_ADMINS_GIVE:
         raise NotAllowed("Only an admin gives a key that permission.")
@@ -158,75 +202,53 @@ async def create_key(
     )
     token, key = issue(draft, services.pepper)
     await services.keys.add(key, by=principal.actor)
-    return MadeKey(token, key.id)
+    return token, key
 
 
-@get("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_READ})
-async def show_key(services: TheServices, project_id: PathId, key_id: PathId) -> Response[KeyView]:
-    """One key."""
-    return tagged(_view(await _read(services, project_id, key_id), services.clock.now_ms()))
-
-
-@patch("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_CHANGE})
-async def change_key(
-    services: TheServices,
-    principal: ThePrincipal,
-    project_id: PathId,
-    key_id: PathId,
-    data: JSONBody[KeyChanges],
-    if_match: IfMatch = None,
-) -> Response[KeyView]:
-    """Change a key; a developer, their own ones. Workers follow within a second."""
-    seen, now_ms = await _own(services, principal, project_id, key_id), services.clock.now_ms()
-    check_match(if_match, _view(seen, now_ms))
+async def alter_key(services: Services, principal: Principal, seen: Key, data: KeyChanges) -> Key:
+    """Raises InvalidRequest with the field in `param`, Outdated when the key is not as `seen` any more."""
     changes: dict[str, Any] = {}
     if data.name is not msgspec.UNSET:
         changes["name"] = checked_name(data.name)
     if data.expires_days is not msgspec.UNSET:
-        changes["expires_ms"] = _expiry(data.expires_days, now_ms)
+        changes["expires_ms"] = _expiry(data.expires_days, services.clock.now_ms())
     if data.models is not msgspec.UNSET:
         changes["allowed_models"] = await _models(services, data.models)
     if data.networks is not msgspec.UNSET:
         changes["networks"] = _networks(data.networks)
     if data.limits is not msgspec.UNSET:
         changes["limits"] = _limits(data.limits)
-    return tagged(_view(await services.keys.change(seen, changes, by=principal.actor), now_ms))
+    return await services.keys.change(seen, changes, by=principal.actor)
 
 
-@post("/api/v1/projects/{project_id:str}/keys/{key_id:str}/rotate", opt={"permission": Permission.KEYS_CHANGE})
-async def rotate_key(
-    services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId, data: JSONBody[Rotation]
-) -> MadeKey:
-    """A successor with the same rights and limits, and what is left of a total budget. The old key stops after the overlap."""
+async def replace_key(services: Services, principal: Principal, key: Key, data: Rotation) -> tuple[str, Key]:
+    """A successor's token and the successor. Raises InvalidRequest, Conflict when the key is stopped already."""
     if not 0 <= data.overlap_s <= _MAX_OVERLAP_S:
         raise InvalidRequest(f"`overlap_s` must be between 0 and {_MAX_OVERLAP_S}.", param="overlap_s")
-    key, now_ms = await _own(services, principal, project_id, key_id), services.clock.now_ms()
+    now_ms = services.clock.now_ms()
     token, successor = successor_of(key, now_ms, services.pepper)
-    await services.keys.rotate(key.id, successor, now_ms + data.overlap_s * 1_000, by=principal.actor)
-    return MadeKey(token, successor.id)
+    return token, await services.keys.rotate(key.id, successor, now_ms + data.overlap_s * 1_000, by=principal.actor)
 
 
-@delete("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_REVOKE})
-async def revoke_key(services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId) -> None:
-    """Stop a key now; a developer, their own ones. Workers follow within a second."""
-    key = await _own(services, principal, project_id, key_id)
-    await services.keys.revoke(key.id, services.clock.now_ms(), by=principal.actor)
-
-
-async def _read(services: Services, project_id: str, key_id: str) -> Key:
-    """One text for a key that is not there and for one of another project."""
+async def read_key(services: Services, project_id: str, key_id: str) -> Key:
+    """Raises NotFound, with one text for a key that is not there and for one of another project."""
     key = await services.keys.get(key_id)
     if key is None or key.project_id != project_id:
         raise NotFound(f"There is no key `{key_id[:64]}` in this project.", param="key_id")
     return key
 
 
-async def _own(services: Services, principal: Principal, project_id: str, key_id: str) -> Key:
-    """A key that the caller may do something to."""
-    key = await _read(services, project_id, key_id)
-    if not principal.user.is_admin and principal.role is not Role.OWNER and key.owner_id != principal.user.id:
+async def own_key(services: Services, principal: Principal, project_id: str, key_id: str) -> Key:
+    """A key that the caller may do something to. Raises NotFound, NotAllowed."""
+    key = await read_key(services, project_id, key_id)
+    if not may_change(principal, key):
         raise NotAllowed("That key is somebody else's; an owner of the project may change it.")
     return key
+
+
+def may_change(principal: Principal, key: Key) -> bool:
+    """Of who may change keys at all: owners any, a developer their own."""
+    return principal.user.is_admin or principal.role is Role.OWNER or key.owner_id == principal.user.id
 
 
 async def _models(services: Services, names: Sequence[str]) -> frozenset[str]:
@@ -267,7 +289,7 @@ def _limits(form: LimitsForm) -> Limits:
     return Limits(**values)
 
 
-def _limits_view(limits: Limits) -> LimitsForm:
+def limits_form(limits: Limits) -> LimitsForm:
     values = dataclasses.asdict(limits)
     money = {k: format_amount(v) for k, v in values.items() if k.startswith("budget_") and v is not None}
     return LimitsForm(**{**values, **money})

@@ -7,6 +7,7 @@ from litestar.handlers import HTTPRouteHandler
 from llmaas.console.admin import (
     account,
     audit,
+    credit,
     fleet,
     invitations,
     keys,
@@ -32,6 +33,7 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     *invitations.ROUTES,
     *keys.ROUTES,
     *usage.ROUTES,
+    *credit.ROUTES,
     *fleet.ROUTES,
     *audit.ROUTES,
 )

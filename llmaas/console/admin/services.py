@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from litestar.di import NamedDependency
 
 from llmaas.clock import Clock
+from llmaas.console.live import Live
 from llmaas.console.oidc import OpenIdConnect
 from llmaas.console.passwords import Passwords
 from llmaas.console.second_factor import Sealer
 from llmaas.console.sign_in import SignIn
+from llmaas.domain.alerts import AlertReader
 from llmaas.domain.audit import AuditLog
+from llmaas.domain.credit import CreditStore
 from llmaas.domain.fleet import FleetStore
 from llmaas.domain.invitations import InvitationStore
 from llmaas.domain.keys import KeyRegister
 from llmaas.domain.members import MemberStore
+from llmaas.domain.ports import BudgetStore
 from llmaas.domain.projects import ProjectStore
 from llmaas.domain.sessions import SessionStore
 from llmaas.domain.tokens import TokenStore
@@ -47,6 +51,11 @@ class Services:
     audit: AuditLog
     sealer: Sealer
     usage: UsageReader
+    credit: CreditStore
+    budgets: BudgetStore
+    alerts: AlertReader
+    live: Live
+    currency: str
     passwords: Passwords
     sign_in: SignIn
     open_id: OpenIdConnect | None

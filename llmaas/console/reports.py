@@ -1,0 +1,155 @@
+"""Usage of a span by one dimension: lines of a table and a column for each day, both from one reading of the ledger's sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from llmaas.console.charts import Series
+from llmaas.console.spans import Span
+from llmaas.domain.usage import Grouping, TokenClass, UsageFilter, UsageReader, UsageSum
+
+_FOLD_DAYS = 92
+"""Spans of more days have a column for each month."""
+
+
+class By(StrEnum):
+    """What a report is made by."""
+
+    MODEL = "model"
+    KEY = "key"
+    MEMBER = "member"
+    END_USER = "end-user"
+    TOKEN_CLASS = "token-class"
+    OUTCOME = "outcome"
+
+
+class Measure(StrEnum):
+    """What a column's height is."""
+
+    TOKENS = "tokens"
+    COST = "cost"
+    REQUESTS = "requests"
+
+
+@dataclass(slots=True)
+class Line:
+    """One value of the dimension in one currency. `name` None: what has none. Energy in micro-watt-hours, an estimate."""
+
+    name: str | None
+    currency: str
+    requests: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano: int = 0
+    energy_uwh: int = 0
+    ttft_ms: int = 0
+    ttft_requests: int = 0
+    by_column: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.cached_input_tokens + self.output_tokens + self.reasoning_tokens
+
+    @property
+    def mean_ttft_ms(self) -> int | None:
+        return self.ttft_ms // self.ttft_requests if self.ttft_requests else None
+
+    def add(self, part: UsageSum) -> None:
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+
+
+_NUMBERS = (
+    *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
+    *("cost_nano", "energy_uwh", "ttft_ms", "ttft_requests"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`lines`: largest first. `totals`: one for each currency. `columns`: days, or months of a long span."""
+
+    by: By
+    measure: Measure
+    columns: list[str]
+    lines: list[Line]
+    totals: list[Line]
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(line.requests or line.cost_nano for line in self.totals)
+
+    def series(self, names: Mapping[str | None, str]) -> list[Series]:
+        """Of the currency that most was asked in: amounts of several cannot be stacked."""
+        currency = max(self.totals, key=lambda line: line.requests).currency if self.totals else ""
+        return [
+            Series(names.get(line.name) or line.name or "", [line.by_column.get(column, 0) for column in self.columns])
+            for line in self.lines
+            if self.measure is not Measure.COST or line.currency == currency
+        ]
+
+
+async def make_report(usage: UsageReader, where: UsageFilter, span: Span, by: By, measure: Measure) -> Report:
+    """`where` holds the span already. Sums by end user read rows, so their spans have to be short."""
+    monthly = len(span.days) > _FOLD_DAYS
+    time = Grouping.MONTH if monthly else Grouping.DAY
+    columns = list(dict.fromkeys(day[:7] for day in span.days)) if monthly else span.days
+    totals: dict[str, Line] = {}
+    if by is By.TOKEN_CLASS:
+        lines = await _by_class(usage, where, time, measure, totals)
+    else:
+        found = await usage.sums(where, [time, Grouping(by.value)])
+        lines = _by_group(found, measure, totals)
+    order = sorted(lines, key=lambda line: (-_height(line, measure), line.name or ""))
+    return Report(by, measure, columns, order, sorted(totals.values(), key=lambda line: -line.requests))
+
+
+def _by_group(found: Iterable[UsageSum], measure: Measure, totals: dict[str, Line]) -> list[Line]:
+    lines: dict[tuple[str | None, str], Line] = {}
+    for part in found:
+        column, name = part.group
+        line = lines.setdefault((name, part.currency), Line(name, part.currency))
+        line.add(part)
+        totals.setdefault(part.currency, Line(None, part.currency)).add(part)
+        one = Line(name, part.currency)
+        one.add(part)
+        line.by_column[column or ""] = line.by_column.get(column or "", 0) + _height(one, measure)
+    return list(lines.values())
+
+
+async def _by_class(
+    usage: UsageReader, where: UsageFilter, time: Grouping, measure: Measure, totals: dict[str, Line]
+) -> list[Line]:
+    """Each class's tokens stand in its own field only; what has no tokens has a cost alone."""
+    for part in await usage.sums(where, []):
+        totals.setdefault(part.currency, Line(None, part.currency)).add(part)
+    lines: dict[tuple[str, str], Line] = {}
+    for found in await usage.class_sums(where, [time]):
+        name = found.token_class.value
+        line = lines.setdefault((name, found.currency), Line(name, found.currency))
+        if found.token_class is not TokenClass.OTHER:
+            line.requests += found.requests
+            setattr(line, f"{name}_tokens", getattr(line, f"{name}_tokens") + found.tokens)
+        line.cost_nano += found.cost_nano
+        column = found.group[0] or ""
+        height = found.cost_nano if measure is Measure.COST else found.tokens
+        line.by_column[column] = line.by_column.get(column, 0) + height
+    return [line for line in lines.values() if line.tokens or line.cost_nano]
+
+
+def _height(line: Line, measure: Measure) -> int:
+    if measure is Measure.COST:
+        return line.cost_nano
+    return line.tokens if measure is Measure.TOKENS else line.requests
+
+
+def summed(parts: Sequence[UsageSum]) -> list[Line]:
+    """One line for each currency, most requests first; one of zeros when there is nothing."""
+    totals: dict[str, Line] = {}
+    for part in parts:
+        totals.setdefault(part.currency, Line(None, part.currency)).add(part)
+    return sorted(totals.values(), key=lambda line: -line.requests)
