@@ -10,6 +10,7 @@ from llmaas.domain.catalogue import Target
 
 _FIRST_S = 1.0
 _LONGEST_S = 30.0
+_MOST_COUNTED = 30
 
 
 class Health:
@@ -19,7 +20,7 @@ class Health:
 
     def failed(self, target: Target, *, retry_after_s: float | None = None) -> None:
         """`retry_after_s`: the engine's own wish, honoured up to the longest time."""
-        count = self._failures.get(target.deployment.id, (0, 0.0))[0] + 1
+        count = min(self._failures.get(target.deployment.id, (0, 0.0))[0] + 1, _MOST_COUNTED)
         aside_s = min(retry_after_s or _FIRST_S * 2 ** (count - 1), _LONGEST_S)
         self._failures[target.deployment.id] = (count, self._clock.monotonic_s() + aside_s)
 

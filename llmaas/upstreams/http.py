@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -21,6 +21,7 @@ from llmaas.settings import Secret
 _MAX_HEAD_BYTES = 64 * 1024
 _HIGH_WATER_BYTES = 256 * 1024
 _IDLE_S = 15.0
+_SWEEP_S = 0.1
 _MAX_IDLE = 256
 
 Phase = Literal["connect", "first_byte", "between_chunks", "total"]
@@ -28,7 +29,7 @@ Phase = Literal["connect", "first_byte", "between_chunks", "total"]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `total` counts from the start of the exchange."""
+    """Seconds, kept to a few tenths. `total` counts from the start of the exchange."""
 
     connect_s: float
     first_byte_s: float
@@ -36,8 +37,7 @@ class Timeouts:
     total_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     scheme: str
     host: str
     port: int
@@ -71,23 +71,37 @@ def build_post(origin: Origin, path: str, body: bytes, credential: Secret | None
 
 
 class HttpTransport:
-    """Connections by origin. One for each event loop; `close()` ends the idle ones."""
+    """Connections by origin. One for each event loop; `close()` ends the idle ones.
+
+    `now_s` is a clock that is a little slow: a sweep sets it, which also looks after all time limits, so that an exchange needs
+    no timer of its own.
+    """
 
     def __init__(self) -> None:
+        self.now_s = 0.0
+        self._exchanges: set[Exchange] = set()
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
 
     def send(self, origin: Origin, request: bytes, timeouts: Timeouts) -> Exchange:
         """Begin an exchange: `request` is the whole request as it goes over the wire. Never raises and never waits."""
         loop = asyncio.get_running_loop()
-        exchange = Exchange(loop, timeouts, request)
-        connection = self._take_idle(origin, loop.time())
+        if self._sweeper is None:
+            self.now_s = loop.time()
+            self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
+        exchange = Exchange(self, loop, timeouts, request)
+        self._exchanges.add(exchange)
+        connection = self._take_idle(origin)
         if connection is not None:
             connection.begin(exchange, reused=True)
         else:
             self._connect(origin, exchange)
         return exchange
+
+    def ended(self, exchange: Exchange) -> None:
+        self._exchanges.discard(exchange)
 
     async def close(self) -> None:
         for idle in self._idle.values():
@@ -97,17 +111,28 @@ class HttpTransport:
         for task in list(self._connecting):
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
+        if self._sweeper is not None and not self._exchanges:
+            self._sweeper.cancel()
+            self._sweeper = None
 
-    def _take_idle(self, origin: Origin, now_s: float) -> _Connection | None:
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = self.now_s = loop.time()
+        for exchange in list(self._exchanges):
+            exchange.check_limits(now_s)
+        for origin, idle in list(self._idle.items()):
+            while idle and now_s - idle[0].idle_since_s > _IDLE_S:
+                idle.popleft().close()
+            if not idle:
+                del self._idle[origin]
+        busy = self._exchanges or self._connecting or self._idle
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop) if busy else None
+
+    def _take_idle(self, origin: Origin) -> _Connection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if not connection.usable:
-                continue
-            if now_s - connection.idle_since_s > _IDLE_S:
-                connection.close()
-                continue
-            return connection
+            if connection.usable:
+                return connection
         return None
 
     def _connect(self, origin: Origin, exchange: Exchange) -> None:
@@ -136,11 +161,13 @@ class HttpTransport:
         return self._tls
 
     def give_back(self, connection: _Connection) -> None:
-        idle = self._idle.setdefault(connection.origin, deque())
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = deque()
         if len(idle) >= _MAX_IDLE:
             connection.close()
         else:
-            connection.idle_since_s = asyncio.get_running_loop().time()
+            connection.idle_since_s = self.now_s
             idle.append(connection)
 
     def retry_fresh(self, origin: Origin, exchange: Exchange) -> None:
@@ -151,8 +178,8 @@ class HttpTransport:
 class Exchange:
     """One request and its answer. At most one coroutine waits on it at a time.
 
-    After `head()`, call `read()` until it gives b"". `abort()` may be called at any moment, from a callback too: the
-    connection is closed at once, which is how engines learn that nobody listens.
+    After `head()`, call `read()` until it gives b"", or `read_all()` once. `abort()` may be called at any moment, from a
+    callback too: the connection is closed at once, which is how engines learn that nobody listens.
     """
 
     __slots__ = (
@@ -160,14 +187,13 @@ class Exchange:
         "_chunks",
         "_complete",
         "_connection",
-        "_deadline_s",
         "_error",
-        "_head_done",
+        "_limit_bytes",
         "_paused",
         "_phase",
-        "_timer",
-        "_timer_s",
-        "_total_deadline_s",
+        "_pool",
+        "_since_s",
+        "_started_s",
         "_waiter",
         "connecting",
         "headers",
@@ -177,27 +203,26 @@ class Exchange:
         "timeouts",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, request: bytes) -> None:
+    def __init__(
+        self, pool: HttpTransport, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, request: bytes
+    ) -> None:
         self.loop = loop
         self.timeouts = timeouts
         self.request = request
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.connecting: asyncio.Task[None] | None = None
+        self._pool = pool
         self._connection: _Connection | None = None
         self._chunks: list[bytes] = []
         self._buffered = 0
+        self._limit_bytes: int | None = None
         self._paused = False
-        self._head_done = False
         self._complete = False
         self._error: LlmaasError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        now_s = loop.time()
-        self._total_deadline_s = now_s + timeouts.total_s
         self._phase: Phase = "connect"
-        self._deadline_s = min(now_s + timeouts.connect_s, self._total_deadline_s)
-        self._timer_s = self._deadline_s
-        self._timer: asyncio.TimerHandle | None = loop.call_at(self._timer_s, self._tick)
+        self._started_s = self._since_s = pool.now_s
 
     @property
     def over(self) -> bool:
@@ -205,10 +230,10 @@ class Exchange:
 
     async def head(self) -> int:
         """Wait for the status line and headers; gives the status. Raises EngineFailed, EngineTimeout, or what `abort` was given."""
-        while not self._head_done:
+        while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._news()
         return self.status
 
     async def read(self) -> bytes:
@@ -218,33 +243,21 @@ class Exchange:
                 raise self._error
             if self._complete:
                 return b""
-            between = self._phase == "between_chunks"
-            window_s = self.timeouts.between_chunks_s if between else self.timeouts.first_byte_s
-            self._expect_within(window_s)
-            await self._wait()
+            await self._news()
         self._phase = "between_chunks"
-        chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._buffered = 0
-        if self._paused:
-            self._paused = False
-            if self._connection is not None:
-                self._connection.resume()
-        return data
+        return self._take()
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body. EngineFailed when it is longer than the limit."""
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.read():
-            size += len(data)
-            if size > limit_bytes:
-                error = EngineFailed("The engine's answer is too long.")
-                self.abort(error)
-                raise error
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        self._limit_bytes = limit_bytes
+        self._resume()
+        while not self._complete:
+            if self._error is not None:
+                raise self._error
+            await self._news()
+        if self._buffered > limit_bytes:
+            raise _too_long()
+        return self._take()
 
     def abort(self, error: LlmaasError) -> None:
         """End the exchange now. Whoever waits gets `error`; nothing happens when it is over already."""
@@ -263,12 +276,26 @@ class Exchange:
             connection.close()
         self._end()
 
+    def check_limits(self, now_s: float) -> None:
+        """Give up when one of the time limits is over. Times are those of a slow clock, hence the grace."""
+        now_s -= _SWEEP_S
+        if now_s - self._started_s > self.timeouts.total_s:
+            self.abort(EngineTimeout("The engine took too long to answer.", phase="total"))
+        elif self._phase == "connect":
+            if now_s - self._since_s > self.timeouts.connect_s:
+                self.abort(EngineTimeout("The engine could not be reached in time.", phase="connect"))
+        elif self._waiter is not None:
+            # While nobody waits (a slow reader holds us back), the engine is not the one to blame.
+            first = self._phase == "first_byte"
+            if now_s - self._since_s > (self.timeouts.first_byte_s if first else self.timeouts.between_chunks_s):
+                self.abort(EngineTimeout("The engine took too long to answer.", phase=self._phase))
+
     # What follows is called by the connection.
 
     def attached(self, connection: _Connection) -> None:
         self._connection = connection
         self._phase = "first_byte"
-        self._expect_within(self.timeouts.first_byte_s)
+        self._since_s = self._pool.now_s
 
     def detached(self) -> None:
         """The connection is lost, and another one is tried."""
@@ -277,62 +304,59 @@ class Exchange:
     def head_arrived(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
         self.headers = headers
-        self._head_done = True
         self._wake()
 
     def body_arrived(self, data: bytes) -> bool:
         """Take a part of the body; False when enough is waiting for now."""
         self._chunks.append(data)
         self._buffered += len(data)
-        self._wake()
-        self._paused = self._buffered > _HIGH_WATER_BYTES
-        return not self._paused
+        if self._limit_bytes is None:
+            self._wake()
+            self._paused = self._buffered > _HIGH_WATER_BYTES
+            return not self._paused
+        self._phase = "between_chunks"
+        self._since_s = self._pool.now_s
+        if self._buffered > self._limit_bytes:
+            self.fail(_too_long())
+        return True
 
     def completed(self) -> None:
         self._complete = True
         self._connection = None
         self._end()
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """Done when something has come that the one who waits should look at."""
+        self._since_s = self._pool.now_s
         self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
-    def _expect_within(self, window_s: float) -> None:
-        self._deadline_s = min(self.loop.time() + window_s, self._total_deadline_s)
-        if self._deadline_s < self._timer_s and self._timer is not None:
-            self._timer.cancel()
-            self._set_timer(self._deadline_s)
+    def _take(self) -> bytes:
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        if self._paused:
+            self._resume()
+        return data
 
-    def _set_timer(self, when_s: float) -> None:
-        self._timer_s = when_s
-        self._timer = self.loop.call_at(when_s, self._tick)
+    def _resume(self) -> None:
+        self._paused = False
+        if self._connection is not None:
+            self._connection.resume()
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._pool.ended(self)
         self._wake()
 
-    def _tick(self) -> None:
-        # One timer an exchange: progress only moves the deadline back, and the timer looks when it fires.
-        now_s = self.loop.time()
-        waiting = self._waiter is not None or self._phase == "connect"
-        if now_s < self._deadline_s or (not waiting and now_s < self._total_deadline_s):
-            # While nobody waits (a slow reader holds us back), the engine is not the one to blame.
-            self._set_timer(max(self._deadline_s, now_s + 0.05))
-            return
-        self._timer = None
-        phase: Phase = "total" if now_s >= self._total_deadline_s else self._phase
-        what = "could not be reached in time" if phase == "connect" else "took too long to answer"
-        self.abort(EngineTimeout(f"The engine {what}.", phase=phase))
+
+def _too_long() -> EngineFailed:
+    return EngineFailed("The engine's answer is too long.")
 
 
 class _Connection(asyncio.Protocol):

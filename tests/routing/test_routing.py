@@ -77,6 +77,14 @@ def test_the_wish_of_a_busy_engine_is_honoured_within_bounds() -> None:
     assert not rig.health.is_aside(busy)
 
 
+def test_an_engine_may_fail_thousands_of_times() -> None:
+    rig = Rig()
+    for _ in range(2000):
+        rig.health.failed(target(1))
+    rig.clock.advance(30.01)
+    assert not rig.health.is_aside(target(1))
+
+
 def test_when_all_failed_one_is_tried_all_the_same() -> None:
     rig = Rig()
     targets = [target(1), target(2)]

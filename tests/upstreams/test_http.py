@@ -10,6 +10,7 @@ import pytest
 
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout
 from llmaas.settings import Secret
+from llmaas.upstreams import http
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
 from tests.fakes.behaviour import Behaviour, Position
 from tests.fakes.upstream import FakeUpstream
@@ -265,3 +266,13 @@ def test_origins(url: str, authority: str, path: str) -> None:
     request = build_post(origin, "/p", b"{}", Secret("s3cret"))
     assert request.split(b"\r\n")[:2] == [b"POST /p HTTP/1.1", f"host: {authority}".encode()]
     assert b"authorization: Bearer s3cret\r\n" in request
+
+
+async def test_unused_connections_are_closed_after_a_while(
+    up: FakeUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_IDLE_S", 0.1)
+    await whole(send(transport, up))
+    await up.wait_connections(0)
+    assert (await whole(send(transport, up)))[0] == 200
+    assert up.log.connections == 2
