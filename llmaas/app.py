@@ -525,7 +525,8 @@ class GatewayWorker:
         self.metrics = Metrics()
         self.ledger = Ledger(self._row_store(), Spool(settings.spool_of(number)))
         self._counters = self._limit_counters()
-        self.transport = HttpTransport()
+        self.transport = HttpTransport(installation.address_rules.permits)
+        self.own_transport = HttpTransport()  # to engines of this service, wherever they listen
         self.launcher = EngineClient(settings.engine_socket_path)
         self._catalogue = CatalogueHolder(_no_catalogue())
         load, health = Load(), Health(clock)
@@ -639,6 +640,7 @@ class GatewayWorker:
         await self._presence.stop()
         await self.launcher.stop()
         await self.transport.close()
+        await self.own_transport.close()
 
     async def _follow_changes(self) -> None:
         """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
@@ -691,7 +693,7 @@ class GatewayWorker:
             for kind in (ProviderKind.LLAMA_CPP, ProviderKind.OPENAI, ProviderKind.VLLM)
         }
         upstreams[ProviderKind.EMBEDDED] = OpenAiUpstream(
-            ProviderKind.EMBEDDED, self.transport, EmbeddedLocations(self.launcher), timeouts
+            ProviderKind.EMBEDDED, self.own_transport, EmbeddedLocations(self.launcher), timeouts
         )
         upstreams[ProviderKind.OLLAMA] = OllamaUpstream(self.transport, remote, timeouts)
         return upstreams

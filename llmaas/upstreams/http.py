@@ -7,8 +7,10 @@ are never followed, compressed answers never taken. All failures leave this modu
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -74,10 +76,11 @@ class HttpTransport:
     """Connections by origin. One for each event loop; `close()` ends the idle ones.
 
     `now_s` is a clock that is a little slow: a sweep sets it, which also looks after all time limits, so that an exchange needs
-    no timer of its own.
+    no timer of its own. `permits` judges the numeric address of each connection before it is made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, permits: Callable[[str], bool] | None = None) -> None:
+        self._permits = permits
         self.now_s = 0.0
         self._exchanges: set[Exchange] = set()
         self._idle: dict[Origin, deque[_Connection]] = {}
@@ -142,11 +145,8 @@ class HttpTransport:
         exchange.connecting = task
 
     async def _open(self, origin: Origin, exchange: Exchange) -> None:
-        tls = self._tls_context() if origin.scheme == "https" else None
         try:
-            _, connection = await exchange.loop.create_connection(
-                lambda: _Connection(self, origin), origin.host, origin.port, ssl=tls
-            )
+            connection = await self._connected(origin, exchange.loop)
         except (OSError, ssl.SSLError, UnicodeError) as error:
             exchange.fail(EngineFailed("The engine could not be reached.", hint=f"{origin.authority}: {error}"))
             return
@@ -154,6 +154,27 @@ class HttpTransport:
             self.give_back(connection)
         else:
             connection.begin(exchange, reused=False)
+
+    async def _connected(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> _Connection:
+        """To the first address of the host that is permitted and answers: what a name leads to may change at any time."""
+        tls = self._tls_context() if origin.scheme == "https" else None
+        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        addresses = [str(place[0]) for *_, place in found]
+        failure = OSError(f"{', '.join(addresses) or 'no address'}: not permitted")
+        for address in filter(self._permits, addresses):
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self, origin),
+                    address,
+                    origin.port,
+                    ssl=tls,
+                    server_hostname=origin.host if tls else None,
+                )
+            except OSError as error:
+                failure = error
+            else:
+                return connection
+        raise failure
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from llmaas.domain.addresses import AddressRules
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout
 from llmaas.settings import Secret
 from llmaas.upstreams import http
@@ -276,3 +277,23 @@ async def test_unused_connections_are_closed_after_a_while(
     await up.wait_connections(0)
     assert (await whole(send(transport, up)))[0] == 200
     assert up.log.connections == 2
+
+
+@pytest.mark.parametrize("denied", [["127.0.0.0/8", "::1/128"], ["127.0.0.0/8"]])
+async def test_A07_a_name_that_leads_to_a_denied_address_is_not_connected(up: FakeUpstream, denied: list[str]) -> None:
+    transport = HttpTransport(AddressRules(denied).permits)
+    origin = Origin("http", "localhost", Origin.of(up.base_url)[0].port)
+    exchange = transport.send(origin, build_post(origin, "/v1/chat/completions", b"{}", None), PATIENT)
+    with pytest.raises(EngineFailed):
+        await exchange.head()
+    await transport.close()
+    assert up.log.connections == 0
+
+
+async def test_A07_of_several_addresses_a_permitted_one_is_taken(up: FakeUpstream) -> None:
+    transport = HttpTransport(AddressRules(["::/0"]).permits)
+    origin = Origin("http", "localhost", Origin.of(up.base_url)[0].port)
+    body = b'{"model":"fake","messages":[]}'
+    status, _ = await whole(transport.send(origin, build_post(origin, "/v1/chat/completions", body, None), PATIENT))
+    await transport.close()
+    assert status == 200
