@@ -82,6 +82,7 @@ from llmaas.storage.sums import SqlUsageSums
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
+from llmaas.storage.workers import SqlWorkerStore
 from llmaas.tasks import TaskSet, end
 from llmaas.upstreams.base import Upstream
 from llmaas.upstreams.embedded import EmbeddedLocations
@@ -89,6 +90,7 @@ from llmaas.upstreams.http import HttpTransport, Timeouts
 from llmaas.upstreams.locations import RemoteLocations
 from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
+from llmaas.upstreams.probe import Discovered, Found, Prober
 from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
 from llmaas.web.cors import Cors
@@ -137,6 +139,7 @@ class Installation:
         self.invitations = SqlInvitationStore(self.database)
         self.passwords = Passwords()
         self.address_rules = AddressRules([*DENIED, *settings.upstream_deny], settings.upstream_allow)
+        self._prober = Prober(self.address_rules.permits)
         self.catalogue = SqlCatalogueStore(self.database, self.address_rules)
         self.revisions = SqlRevisionStore(self.database)
         self.usage = SqlUsageReader(self.database)
@@ -146,6 +149,15 @@ class Installation:
         self.credit = SqlCreditStore(self.database)
         self.corrections = SqlCorrections(self.database)
         self.ledger_check = SqlLedgerCheck(self.database)
+
+    async def look_at(self, provider: Provider, backend: Backend) -> Found:
+        """Ask a backend what it is and serves. Raises ProbeFailed, NotFound when its credential is missing."""
+        credential = await self.credential_of(provider)
+        return await asyncio.to_thread(self._prober.look_at, backend, provider.kind, credential)
+
+    async def discover(self, address: str, credential: Secret | None) -> Discovered:
+        """Find out what serves at an address that somebody typed. Raises ProbeFailed."""
+        return await asyncio.to_thread(self._prober.discover, address, credential)
 
     async def open(self) -> Installation:
         """Makes the project `default` when there is no project at all. ConfigurationError for a foreign master key."""
@@ -445,6 +457,9 @@ def admin_api(installation: Installation, live: Live) -> ASGIApp:
         budgets=SqlBudgetStore(installation.database),
         alerts=SqlAlertReader(installation.database),
         live=live,
+        look_at=installation.look_at,
+        discover=installation.discover,
+        workers=SqlWorkerStore(installation.database).list,
         currency=settings.currency,
         passwords=installation.passwords,
         sign_in=sign_in,

@@ -16,12 +16,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from llmaas.cli.client import own_url
-from llmaas.cli.probe import ProbeFailed, get_json
 from llmaas.cli.providers import ask_backend
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
 from llmaas.errors import ConfigurationError, LlmaasError
 from llmaas.settings import Settings
+from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
     from llmaas.app import Installation

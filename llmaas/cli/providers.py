@@ -131,14 +131,13 @@ def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = 
 
 async def ask_backend(installation: Installation, provider: Provider, backend: Backend) -> dict[str, Any]:
     """What one backend says about itself, or `error`."""
-    from llmaas.cli.probe import ProbeFailed, look_at
+    from llmaas.upstreams.probe import ProbeFailed
 
     result: dict[str, Any] = {"backend": backend.id, "ok": True, "server": None, "models": [], "error": None}
     if provider.kind is ProviderKind.EMBEDDED:
         return {**result, "server": "engine of this installation"}
     try:
-        credential = await installation.credential_of(provider)
-        found = await asyncio.to_thread(look_at, backend, provider.kind, credential)
+        found = await installation.look_at(provider, backend)
     except (ProbeFailed, NotFound) as error:
         return {**result, "ok": False, "error": str(error)}
     return {**result, "server": found.server, "models": list(found.models)}

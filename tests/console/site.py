@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from llmaas.console.passwords import Passwords
 from llmaas.console.second_factor import SecondFactor
 from llmaas.console.sign_in import SignIn
 from llmaas.domain import tokens
+from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import Actor
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.members import Member, Role
+from llmaas.domain.models import Backend, Provider
 from llmaas.domain.projects import Project
 from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
@@ -28,6 +31,7 @@ from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
+from llmaas.settings import Secret
 from llmaas.storage.alerts import SqlAlertReader
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.budgets import SqlBudgetStore
@@ -43,6 +47,8 @@ from llmaas.storage.sessions import SqlSessionStore
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
+from llmaas.storage.workers import SqlWorkerStore
+from llmaas.upstreams.probe import Discovered, Found, Prober
 
 ORIGIN = "http://console.test"
 PASSWORD = "correct horse battery"
@@ -64,6 +70,15 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         pepper=PEPPER,
         session_max_ms=7 * 86_400_000,
     )
+
+    prober = Prober(AddressRules().permits)
+
+    async def look_at(provider: Provider, backend: Backend) -> Found:
+        return await asyncio.to_thread(prober.look_at, backend, provider.kind, None)
+
+    async def discover(address: str, credential: Secret | None) -> Discovered:
+        return await asyncio.to_thread(prober.discover, address, credential)
+
     nothing = Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())
     return Services(
         clock=clock,
@@ -86,6 +101,9 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         budgets=SqlBudgetStore(database),
         alerts=SqlAlertReader(database),
         live=Live(CatalogueHolder(nothing), Health(clock), Load()),
+        look_at=look_at,
+        discover=discover,
+        workers=SqlWorkerStore(database).list,
         currency="EUR",
         passwords=passwords,
         sign_in=sign_in,

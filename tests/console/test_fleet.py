@@ -9,7 +9,10 @@ import pytest
 from llmaas.domain.audit import AuditFilter
 from llmaas.domain.members import Role
 from llmaas.domain.projects import Project
+from llmaas.domain.workers import Worker
+from llmaas.storage.workers import SqlWorkerStore
 from tests.console.site import PEPPER, TEST, Admin, Browser, SignedIn
+from tests.fakes.upstream import FakeUpstream
 
 FLEET: dict[str, Any] = {
     "tiers": [{"id": "gold", "requests_per_minute": 10, "prices": {"org/m": {"input": "1.00"}}}],
@@ -151,3 +154,44 @@ async def test_acts_are_read_by_admins_and_by_owners_of_the_project(
     assert (await viewer.call("GET", "/projects/lab/audit")).status_code == 403
     last = await admin.services.audit.page(AuditFilter(), before=None, limit=1)
     assert last
+
+
+async def test_a_machine_is_found_by_its_address_and_tested(root: Browser) -> None:
+    async with FakeUpstream() as upstream:
+        address = upstream.base_url.removeprefix("http://").removesuffix("/v1")
+        found = (await root.call("POST", "/discover", {"address": address})).json()
+        assert found["base_url"] == upstream.base_url
+        assert "fake" in found["models"]
+        backend = {"id": "b", "provider": "lab", "base_url": found["base_url"]}
+        gone = {"id": "gone", "provider": "lab", "base_url": "http://127.0.0.1:1/v1"}
+        await root.call(
+            "PUT", "/fleet", {"providers": [{"id": "lab", "kind": found["kind"]}], "backends": [backend, gone]}
+        )
+        tested = {one["backend"]: one for one in (await root.call("POST", "/providers/lab/test")).json()}
+    assert tested["b"]["ok"]
+    assert tested["b"]["models"] == found["models"]
+    assert not tested["gone"]["ok"]
+    assert "nothing listens" in tested["gone"]["error"]
+    assert (await root.call("POST", "/providers/none/test")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("169.254.169.254", "denied"),
+        ("http://[::ffff:169.254.169.254]/", "denied"),
+        ("", "no address"),
+        ("a b", "no address"),
+    ],
+)
+async def test_A07_no_denied_address_is_asked(root: Browser, address: str, told: str) -> None:
+    answer = await root.call("POST", "/discover", {"address": address})
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]["message"]
+
+
+async def test_workers_say_what_they_run(root: Browser, admin: Admin) -> None:
+    assert (await root.call("GET", "/workers")).json() == []
+    await SqlWorkerStore(admin.database).beat(Worker("w1", "here", 7, admin.clock.now_ms(), admin.clock.now_ms(), 3))
+    (worker,) = (await root.call("GET", "/workers")).json()
+    assert (worker["id"], worker["host"], worker["pid"], worker["revision"]) == ("w1", "here", 7, 3)

@@ -11,6 +11,7 @@ from llmaas.console.admin import (
     fleet,
     invitations,
     keys,
+    machines,
     members,
     open_id,
     projects,
@@ -35,5 +36,6 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     *usage.ROUTES,
     *credit.ROUTES,
     *fleet.ROUTES,
+    *machines.ROUTES,
     *audit.ROUTES,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from litestar.di import NamedDependency
@@ -19,19 +20,24 @@ from llmaas.domain.fleet import FleetStore
 from llmaas.domain.invitations import InvitationStore
 from llmaas.domain.keys import KeyRegister
 from llmaas.domain.members import MemberStore
+from llmaas.domain.models import Backend, Provider
 from llmaas.domain.ports import BudgetStore
 from llmaas.domain.projects import ProjectStore
 from llmaas.domain.sessions import SessionStore
 from llmaas.domain.tokens import TokenStore
 from llmaas.domain.usage import UsageReader
 from llmaas.domain.users import UserStore
+from llmaas.domain.workers import Worker
 from llmaas.ids import IdSource
+from llmaas.settings import Secret
+from llmaas.upstreams.probe import Discovered, Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """`pepper` keys the hashes of tokens. `public_url`: where browsers find this service, "" when it is not told.
 
+    `look_at` asks a backend of the fleet what it is and serves, `discover` an address that somebody typed; both raise ProbeFailed.
     `open_id`: None when no issuer is set.
     """
 
@@ -55,6 +61,9 @@ class Services:
     budgets: BudgetStore
     alerts: AlertReader
     live: Live
+    look_at: Callable[[Provider, Backend], Awaitable[Found]]
+    discover: Callable[[str, Secret | None], Awaitable[Discovered]]
+    workers: Callable[[], Awaitable[list[Worker]]]
     currency: str
     passwords: Passwords
     sign_in: SignIn
