@@ -154,12 +154,12 @@ class Lease(Counter):
         if self.own is not None:
             # What was taken while the store was away is stated to it now, over the limit if it must be.
             self.leased = max(self.leased, self.held)
-        self.denied = False
         waiting = self.waiting
         idle = self.leased - self.held
         room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
         keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
         least = max(0, waiting - idle)
+        self.denied = self.denied and least > 0  # else it stays until the next answer: whom it is for may not have seen it
         most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
         returned = max(0, idle - waiting - keep)
         spare = max(0, idle - returned - waiting)
