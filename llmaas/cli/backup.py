@@ -13,7 +13,7 @@ from llmaas.cli.place import Place, at_place
 if TYPE_CHECKING:
     from llmaas.app import Installation
 
-BackupFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
+BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the backup.", show_default=False)]
 
 
 @at_place

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,8 +13,9 @@ from llmaas.cli import output
 from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
+from llmaas.console.configured import setting_lines
 from llmaas.errors import InvalidRequest
-from llmaas.settings import PREFIX, Loaded, Secret, Settings
+from llmaas.settings import Loaded
 
 if TYPE_CHECKING:
     from llmaas.app import Installation
@@ -94,22 +94,7 @@ def migrate(place: Place) -> None:
 
 
 def _records(loaded: Loaded) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": field.name,
-            "value": _plain(getattr(loaded.settings, field.name)),
-            "origin": loaded.origins[field.name],
-            "variable": f"{PREFIX}{field.name.upper()}",
-            "help": field.metadata["help"],
-        }
-        for field in dataclasses.fields(Settings)
-    ]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Secret | Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [dataclasses.asdict(line) for line in setting_lines(loaded.settings, loaded.origins)]
 
 
 def _text(value: object) -> object:

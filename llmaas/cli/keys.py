@@ -30,7 +30,17 @@ _COUNTS = tuple(field.name for field in dataclasses.fields(Limits) if not field.
 _BUDGETS = {"total": "budget_total", "month": "budget_per_month", "day": "budget_per_day"}
 Period = Literal["total", "month", "day"]
 KeyArgument = Annotated[str, typer.Argument(metavar="ID", help="The key's id, or a leaked key itself.")]
-Count = Annotated[int | None, typer.Option(min=1, max=10**12, metavar="N", rich_help_panel=_LIMITS)]
+
+
+def _count(text: str) -> Any:
+    return typer.Option(min=1, max=10**12, metavar="N", help=text, rich_help_panel=_LIMITS)
+
+
+RequestsPerMinute = Annotated[int | None, _count("Most requests in a minute.")]
+TokensPerMinute = Annotated[int | None, _count("Most tokens in a minute, input and output.")]
+ConcurrentRequests = Annotated[int | None, _count("Most requests at once.")]
+OutputTokensPerHour = Annotated[int | None, _count("Most output tokens in an hour (UTC).")]
+OutputTokensPerDay = Annotated[int | None, _count("Most output tokens in a day (UTC).")]
 Budget = Annotated[
     str | None, typer.Option(metavar="AMOUNT", help="Most money, for example 5.00.", rich_help_panel=_LIMITS)
 ]
@@ -57,11 +67,11 @@ def create(
     permission: Annotated[
         list[Permission] | None, typer.Option(help="What it may do; may be repeated. Default: inference:use.")
     ] = None,
-    requests_per_minute: Count = None,
-    tokens_per_minute: Count = None,
-    concurrent_requests: Count = None,
-    output_tokens_per_hour: Count = None,
-    output_tokens_per_day: Count = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent_requests: ConcurrentRequests = None,
+    output_tokens_per_hour: OutputTokensPerHour = None,
+    output_tokens_per_day: OutputTokensPerDay = None,
     budget: Budget = None,
     budget_period: BudgetPeriod = "total",
     network: Networks = None,
@@ -151,11 +161,11 @@ def change(
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long it works from now, for example 30d; never: for ever.")
     ] = None,
-    requests_per_minute: Count = None,
-    tokens_per_minute: Count = None,
-    concurrent_requests: Count = None,
-    output_tokens_per_hour: Count = None,
-    output_tokens_per_day: Count = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent_requests: ConcurrentRequests = None,
+    output_tokens_per_hour: OutputTokensPerHour = None,
+    output_tokens_per_day: OutputTokensPerDay = None,
     budget: Budget = None,
     budget_period: BudgetPeriod = "total",
     network: Networks = None,

@@ -20,10 +20,13 @@ HEAVY = {"sqlalchemy", "alembic", "cryptography", "structlog", "granian", "huggi
 
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
-        *("serve", "chat", "apply", "export", "usage", "doctor", "migrate", "ledger check", "users create"),
-        *("keys create", "keys list", "keys revoke", "keys rotate", "projects create", "projects list"),
-        *("models list", "models show", "models pull", "config check", "config show"),
-        *("providers list", "providers add", "providers set-secret", "providers test"),
+        *("serve", "chat", "apply", "export", "usage", "doctor", "migrate", "backup", "restore"),
+        *("audit export", "audit list", "audit verify", "config check", "config rotate-master-key", "config show"),
+        *("keys change", "keys create", "keys list", "keys revoke", "keys rotate", "keys show"),
+        *("ledger check", "ledger correct", "ledger rebuild", "ledger reconcile"),
+        *("models list", "models pull", "models show", "projects create", "projects credit", "projects list"),
+        *("projects set", "providers add", "providers list", "providers set-secret", "providers test"),
+        *("users create", "users disable", "users list", "users reset-password"),
     }
 
 
