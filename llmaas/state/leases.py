@@ -149,7 +149,8 @@ class Lease(Counter):
 
     def ask(self, now_ms: int, *, reports: bool) -> Ask | None:
         """What to say and ask for in this turn; None: nothing. What is given back is gone from here at once."""
-        self.demand = max(self.taken, self.demand * 3 // 4)
+        # Quickly forgotten where nothing is taken any more: what is kept here may be the last of it, and be wanted elsewhere.
+        self.demand = max(self.taken, self.demand * 3 // 4 if self.taken else self.demand // 16)
         self.taken = 0
         if self.own is not None:
             # What was taken while the store was away is stated to it now, over the limit if it must be.

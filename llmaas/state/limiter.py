@@ -109,7 +109,7 @@ class ChainHold:
 class CountingLimiter:
     """`max_age_s`: a hold that nobody settled by then is given up; longer than any request may run."""
 
-    def __init__(self, source: Source, clock: Clock, *, max_age_s: float = 7200, patience_s: float = 0.6) -> None:
+    def __init__(self, source: Source, clock: Clock, *, max_age_s: float = 7200, patience_s: float = 1.5) -> None:
         self._source = source
         self._clock = clock
         self._max_age_ms = round(max_age_s * 1000)

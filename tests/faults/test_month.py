@@ -143,7 +143,7 @@ async def half_way(heard: list[Told], count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 async def test_B09_a_month_ends_with_equal_books(
     tmp_path: Path, postgres_url: str, valkey_url: str, upstream: FakeUpstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +168,7 @@ async def test_B09_a_month_ends_with_equal_books(
         rows = [row async for row in four.installation.usage.rows(UsageFilter())]
         log = engine_log(upstream)
         kinds = check_rows(rows, told, log)
-        lost = [request_id for request_id in log if request_id not in {row.request_id for row in rows}]
+        lost = log.keys() - {row.request_id for row in rows}
         assert len(lost) <= 2 * CALLERS
         whole = {one.request_id for one in told if one.whole}
         assert not whole.intersection(lost)
@@ -189,7 +189,9 @@ async def test_B09_a_month_ends_with_equal_books(
         out = capsys.readouterr().out
         assert (checked, out.split()[-1]) == (0, "ok"), out
         await asyncio.to_thread(run, [*place, "ledger", "reconcile", "--engine-log", str(lines)])
-        differ = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("chatcmpl-")}
+        differ = {
+            line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("chatcmpl-")
+        }
     finally:
         del os.environ["LLMAAS_DATABASE_URL"], os.environ["LLMAAS_STATE_URL"]
     # Where an engine told nothing the row says that it was counted here; all others agree to the token.

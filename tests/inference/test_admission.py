@@ -1,0 +1,119 @@
+"""Whatever is asked and however badly an engine behaves: what it uses is at most what was held (CHECKS B02)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmaas.domain.models import Model, ModelKind
+from llmaas.domain.prices import Price, TokenCounts, bound_nano, cost_nano
+from llmaas.inference.admission import Bounds, admit_chat, admit_completion
+from llmaas.protocol.requests import chat_decoder, completion_decoder
+
+texts = st.text(max_size=60)
+_nano = st.integers(0, 10**12)
+prices = st.builds(lambda *amounts: Price(0, "m", 0, *amounts), _nano, _nano, _nano, _nano, _nano)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> list[dict[str, Any]]:
+    contents = texts | st.lists(st.builds(lambda text: {"type": "text", "text": text}, texts), min_size=1, max_size=3)
+    role = st.sampled_from(["system", "user", "assistant"])
+    return draw(st.lists(st.fixed_dictionaries({"role": role, "content": contents}), min_size=1, max_size=5))
+
+
+def tools() -> st.SearchStrategy[list[dict[str, Any]]]:
+    function = st.fixed_dictionaries(
+        {"name": st.sampled_from(["f", "get_weather"]), "description": texts, "parameters": st.just({"type": "object"})}
+    )
+    return st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": function}), max_size=3)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": "m", "messages": draw(messages())}
+    if draw(st.booleans()):
+        body["tools"] = draw(tools())
+    for name, values in (
+        ("n", st.integers(1, 8)),
+        ("max_tokens", st.integers(1, 10**6)),
+        ("max_completion_tokens", st.integers(1, 10**6)),
+        ("stream", st.booleans()),
+    ):
+        if draw(st.booleans()):
+            body[name] = draw(values)
+    return body
+
+
+models = st.builds(
+    lambda window, most: Model("m", ModelKind.CHAT, 0, max_model_len=window, max_output_tokens=most),
+    st.none() | st.integers(1, 200_000),
+    st.none() | st.integers(1, 50_000),
+)
+
+
+def most_input(texts_read: list[str], messages: int, model: Model) -> int:
+    """Of an engine with a token for each byte and a wordy template; it refuses what is longer than its window."""
+    tokens = sum(len(text.encode()) for text in texts_read) + 400 + 12 * messages
+    return tokens if model.max_model_len is None else min(tokens, model.max_model_len)
+
+
+def strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, inner in value.items() for text in (key, *strings(inner))]
+    return [text for inner in value for text in strings(inner)] if isinstance(value, list) else []
+
+
+def check_money(bounds: Bounds, price: Price, tokens: TokenCounts) -> None:
+    held = bound_nano(price, bounds.input_tokens, tokens.completion) + price.request
+    assert cost_nano(price, tokens) <= held
+
+
+@given(bodies(), models, st.booleans(), prices, st.floats(0, 1))
+def test_B02_a_chat_uses_at_most_what_is_held(
+    body: dict[str, Any], model: Model, escaped: bool, price: Price, part: float
+) -> None:
+    data = json.dumps(body, ensure_ascii=escaped).encode()
+    request = chat_decoder.decode(data)
+    bounds = admit_chat(request, model, body_bytes=len(data), remote_images=False, countable=True)
+    read = strings(body["messages"]) + (strings(body["tools"]) if body.get("tools") else [])
+    prompt = most_input(read, len(body["messages"]), model)
+    assert prompt <= bounds.input_tokens
+    told = request.max_tokens or request.max_completion_tokens
+    most = told if told is not None else model.max_model_len
+    if most is None:
+        assert bounds.output_tokens is None  # held in steps, and cut where a step is refused
+        return
+    made = most * body.get("n", 1)
+    assert bounds.output_tokens is not None
+    assert made <= bounds.output_tokens
+    cached, reasoning = round(prompt * part), round(made * part)
+    check_money(bounds, price, TokenCounts(prompt - cached, cached, made - reasoning, reasoning))
+
+
+@given(
+    st.one_of(texts, st.lists(texts, min_size=1, max_size=4), st.lists(st.integers(0, 10**6), min_size=1, max_size=50)),
+    st.none() | st.integers(1, 4),
+    st.none() | st.integers(1, 10**6),
+    models,
+)
+def test_B02_a_completion_uses_at_most_what_is_held(
+    prompt: str | list[str] | list[int], n: int | None, max_tokens: int | None, model: Model
+) -> None:
+    body = {"model": "m", "prompt": prompt, "n": n, "max_tokens": max_tokens}
+    data = json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+    request = completion_decoder.decode(data)
+    bounds = admit_completion(request, model, body_bytes=len(data), countable=True)
+    prompts = prompt if isinstance(prompt, list) and isinstance(prompt[0], str) else [prompt]
+    sizes = [len(one.encode()) if isinstance(one, str) else len(one) if isinstance(one, list) else 1 for one in prompts]
+    window = model.max_model_len
+    assert sum(size if window is None else min(size, window) for size in sizes) <= bounds.input_tokens
+    most = request.max_tokens if request.max_tokens is not None else window
+    if most is not None:
+        assert bounds.output_tokens is not None
+        assert most * (n or 1) * len(prompts) <= bounds.output_tokens
