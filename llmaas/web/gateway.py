@@ -27,7 +27,7 @@ RenderError = Callable[[LlmaasError], tuple[int, list[tuple[bytes, bytes]], byte
 
 
 class Gateway:
-    """`admin` answers everything below `/api/`, with credentials of its own."""
+    """`admin` answers all that is not for programs: pages, and what is below `/api/`, with credentials of its own."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Gateway:
 
     async def _handle(self, request: Request) -> None:
         request.check()
-        if self._admin is not None and request.path.startswith("/api/"):
+        if self._admin is not None and self._is_for_console(request.path):
             await run_asgi(self._admin, request.channel, request.head(0, ()))
             return
         if request.method == "OPTIONS":
@@ -99,6 +99,10 @@ class Gateway:
             caller = await self._authenticator.caller(request.bearer, request.address)
             caller.require(route.access)
         await route.handler(request, caller)
+
+    def _is_for_console(self, path: str) -> bool:
+        """Everything but the API for programs and what is in the table."""
+        return path != "/v1" and not path.startswith("/v1/") and not self.routes.knows(path)
 
     async def _fail(self, request: Request, error: LlmaasError) -> None:
         if request.status or isinstance(error, ClientGone):
