@@ -148,6 +148,8 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
 
     async def hardened(scope: Scope, receive: Receive, send: Send) -> None:
         more = _API if scope["path"].startswith("/api/") else _PAGE
+        if scope["method"] == "HEAD":  # the server leaves the body away
+            scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

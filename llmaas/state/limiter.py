@@ -29,8 +29,8 @@ class Source(Protocol):
         """The counter of that rule, with the rule's present limit."""
         ...
 
-    def final(self, counter: Counter, need: int, now_ms: int) -> bool:
-        """Whether its refusal of so much stands without asking a store."""
+    def final(self, counter: Counter, now_ms: int) -> bool:
+        """Whether a refusal by it stands without asking a store."""
         ...
 
     async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
@@ -156,7 +156,7 @@ class CountingLimiter:
             if not isinstance(hold, ChainHold) or not hold.running:
                 return False
             short = hold.chain.short(more, self.now_ms(), more=True)
-            if any(self._source.final(counter, need, self.now_ms()) for _, counter, need in short):
+            if any(self._source.final(counter, self.now_ms()) for _, counter, _ in short):
                 return False
             final = await self._source.obtain(short, patient=asyncio.get_running_loop().time() < until_s)
             if any(counter in final for _, counter, _ in hold.chain.short(more, self.now_ms(), more=True)):
@@ -175,7 +175,7 @@ class CountingLimiter:
 
     def _refuse_if_final(self, chain: Chain, claim: Claim, at_ms: int, now_ms: int) -> None:
         short = chain.short(claim, now_ms, more=False)
-        final = [part for part in short if self._source.final(part[1], part[2], now_ms)]
+        final = [part for part in short if self._source.final(part[1], now_ms)]
         if final:
             raise refusal(final, chain.standing(now_ms), at_ms=at_ms, now_ms=now_ms)
 

@@ -19,6 +19,7 @@ ROLES = {"viewer": Role.VIEWER, "developer": Role.DEVELOPER, "owner": Role.OWNER
 PUBLIC_PAGES = {
     "GET /",
     "GET /docs",
+    "GET /docs/{group_name:str}",
     "GET /join",
     "GET /sign-in",
     "GET /static/{version:str}/{name:str}",
@@ -80,10 +81,7 @@ async def test_A01_each_reader_opens_what_their_role_may(admin: Admin, signed_in
     for page in pages(admin):
         if page.name == "POST /sign-out" or not isinstance(page.permission, Permission):
             continue
-        if page.of_project:
-            role = ROLES.get(name)
-        else:
-            role = None
+        role = ROLES.get(name) if page.of_project else None
         allowed = RULES[page.permission].allows(admin=name == "root", role=role)
         answer = await ask(browser, page)
         if page.of_project and name == "stranger":

@@ -16,7 +16,7 @@ from llmaas.console.admin.access import PUBLIC
 from llmaas.console.admin.shapes import PathId
 from llmaas.errors import NotFound
 
-_KINDS = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FOREVER = "public, max-age=31536000, immutable"
 
 
