@@ -8,10 +8,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
 from llmaas.domain.usage import COLUMNS, UsageRow
@@ -23,6 +23,10 @@ _BUSY_TIMEOUT_MS = 500
 _MOST_ROWS = 64
 _STATEMENTS = 256
 _SYNC_ERRORS = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+_FLAGS = ("streamed", "usage_suspect")
+_MOSTLY_EMPTY = ("end_user", "error_code", "tier_id", "corrects")
+_VALUES = tuple(name for name in COLUMNS if name not in _FLAGS + _MOSTLY_EMPTY)
+_values_of = attrgetter(*_VALUES)
 _DATA_ERRORS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
@@ -63,7 +67,7 @@ class SqliteRows:
         self._shard = shard_of(worker_id)
         self._connection: sqlite3.Connection | None = None
         self._tally = Tally()
-        self._usage = _Insert("usage", COLUMNS, "(id) DO NOTHING")
+        self._usage: dict[tuple[str, ...], _Insert] = {}
         self._shares = _Insert(
             "budget_shares",
             ("budget_id", "worker_id", "spent_nano", "leased_nano"),
@@ -103,16 +107,30 @@ class SqliteRows:
                 _log.warning("ledger_close_failed", error=str(error))
 
     def _insert(self, connection: sqlite3.Connection, rows: Sequence[UsageRow], worker_id: str) -> None:
-        astuple = msgspec.structs.astuple
-        if self._usage.run(connection, [astuple(row) for row in rows]) != len(rows):
+        if self._insert_usage(connection, rows) != len(rows):
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             rows = _not_there(connection, rows)
-            self._usage.run(connection, [astuple(row) for row in rows])
+            self._insert_usage(connection, rows)
         shares = [(budget_id, worker_id, nano, 0) for budget_id, nano in self._tally.shares(rows)]
         self._shares.run(connection, shares)
         shard = (self._shard,)
         self._hours.run(connection, [(*key, *shard, *sums) for key, sums in self._tally.hours(rows)])
+
+    def _insert_usage(self, connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> int:
+        """How many were not there yet. The driver looks for an adapter of each None and bool, which takes longer than all else
+        that it does with a row: so flags go as numbers, and a column that no row has a value for is left out.
+        """
+        some = tuple(name for name in _MOSTLY_EMPTY if any(getattr(row, name) is not None for row in rows))
+        insert = self._usage.get(some)
+        if insert is None:
+            insert = self._usage[some] = _Insert("usage", (*_VALUES, *_FLAGS, *some), "(id) DO NOTHING")
+        records = [(*_values_of(row), int(row.streamed), int(row.usage_suspect)) for row in rows]
+        if some:
+            records = [
+                (*record, *(getattr(row, name) for name in some)) for record, row in zip(records, rows, strict=True)
+            ]
+        return insert.run(connection, records)
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import add
 
 from llmaas.domain.budgets import DAY_MS, budget_ids, day_name
 from llmaas.domain.usage import UsageRow
@@ -43,16 +44,31 @@ class Tally:
         for row in rows:
             started = row.started_ms
             key = (
-                *(started - started % _HOUR_MS, row.project_id, row.key_id, row.model_id),
-                *(row.backend_id or "", row.outcome, row.price_version or 0, row.currency),
+                started - started % _HOUR_MS,
+                row.project_id,
+                row.key_id,
+                row.model_id,
+                row.backend_id or "",
+                row.outcome,
+                row.price_version or 0,
+                row.currency,
             )
             ttft = row.ttft_ms
             adds = (
-                *(1, row.input_tokens, row.cached_input_tokens, row.output_tokens, row.reasoning_tokens),
-                *(row.documents, row.cost_nano, row.energy_uwh, row.duration_ms, ttft or 0, int(ttft is not None)),
+                1,
+                row.input_tokens,
+                row.cached_input_tokens,
+                row.output_tokens,
+                row.reasoning_tokens,
+                row.documents,
+                row.cost_nano,
+                row.energy_uwh,
+                row.duration_ms,
+                ttft or 0,
+                0 if ttft is None else 1,
             )
             before = hours.get(key)
-            hours[key] = adds if before is None else tuple(map(int.__add__, before, adds))
+            hours[key] = adds if before is None else tuple(map(add, before, adds))
         return sorted(hours.items())
 
     def _name(self, day: int) -> str:

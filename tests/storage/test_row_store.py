@@ -92,6 +92,24 @@ async def test_rows_raise_their_budgets_and_hours_once(store: RowStore, database
     assert tuple(map(int, sums)) == tuple(map(int, rows)) == (4, 13)
 
 
+async def test_each_row_of_a_batch_keeps_what_only_some_have(store: RowStore, database: Database) -> None:
+    plain, full = (
+        charged("a", 1),
+        charged("b", 2, end_user="", error_code="x", tier_id="t", streamed=True, usage_suspect=True),
+    )
+    await asyncio.to_thread(store.write, [plain])
+    await asyncio.to_thread(store.write, [full, charged("c", 3, corrects="a"), charged("d", 4)])
+    async with database.connect() as connection:
+        columns = ("id", "end_user", "error_code", "tier_id", "corrects", "streamed", "usage_suspect")
+        found = (await connection.execute(sa.select(*(usage.c[name] for name in columns)).order_by(usage.c.id))).all()
+    assert [tuple(one) for one in found] == [
+        ("a", None, None, None, None, False, False),
+        ("b", "", "x", "t", None, True, True),
+        ("c", None, None, None, "a", False, False),
+        ("d", None, None, None, None, False, False),
+    ]
+
+
 async def test_a_large_batch_is_one_transaction(store: RowStore, database: Database) -> None:
     await asyncio.to_thread(store.write, [charged(f"row-{n}", n, key_id=f"key-{n % 90}") for n in range(1000)])
     assert await count(database, usage) == 1000
