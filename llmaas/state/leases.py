@@ -233,8 +233,10 @@ class Exchange:
 
     async def run(self) -> None:
         """Until cancelled."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
         try:
-            while True:
+            while not task.cancelling():  # a library can lose the cancellation that comes with its answer
                 await self._pause()
                 await self.turn()
         finally:
