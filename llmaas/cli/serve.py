@@ -289,7 +289,7 @@ def _print_greeting(
         f"""
 Shown once, so keep it now:
   API key   {first.api_key}
-  console   {base}/   (for now it says how to call the service)
+  console   {base}/
   sign in   {first.admin_email}
   password  {first.one_time_password}   (one-time)
 """,
