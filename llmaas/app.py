@@ -8,8 +8,10 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -20,9 +22,11 @@ from llmaas.api.inference import InferenceHandlers
 from llmaas.api.models import ModelHandlers
 from llmaas.api.routes import routes
 from llmaas.clock import Clock, SystemClock
-from llmaas.console.landing import LandingPage
+from llmaas.console.configured import SettingLine, setting_lines
 from llmaas.console.live import Live
 from llmaas.console.passwords import Passwords, one_time
+from llmaas.console.platform import Platform
+from llmaas.console.system import System
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.addresses import DENIED, AddressRules
 from llmaas.domain.audit import SYSTEM, Actor
@@ -48,7 +52,7 @@ from llmaas.metrics import Metrics
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
-from llmaas.settings import Secret, Settings, read_credential
+from llmaas.settings import Loaded, Secret, Settings, read_credential, without_password
 from llmaas.state.budgets import BudgetLeases
 from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
@@ -408,11 +412,20 @@ def _prepare(settings: Settings) -> bytes:
     return given or read_or_make_master_key(path)
 
 
-def admin_api(installation: Installation, live: Live) -> ASGIApp:
-    """Everything below `/api`. Its parts are imported here, since commands start without a web framework."""
+def admin_api(
+    installation: Installation,
+    live: Live,
+    system: System,
+    shown_settings: Sequence[SettingLine],
+    api_document: Mapping[str, Any],
+) -> ASGIApp:
+    """Pages, and everything below `/api`. Its parts are imported here, since commands start without a web framework.
+
+    `api_document`: what `/openapi.json` says.
+    """
     # ruff: disable[PLC0415]
-    from llmaas.console.admin.app import build_admin
     from llmaas.console.admin.services import Services
+    from llmaas.console.application import build_admin
     from llmaas.console.oidc import OpenIdConfig, OpenIdConnect
     from llmaas.console.second_factor import SecondFactor
     from llmaas.console.sign_in import SignIn
@@ -458,6 +471,10 @@ def admin_api(installation: Installation, live: Live) -> ASGIApp:
         budgets=SqlBudgetStore(installation.database),
         alerts=SqlAlertReader(installation.database),
         live=live,
+        platform=Platform(live, installation.usage, clock),
+        system=system,
+        settings=shown_settings,
+        api_document=api_document,
         look_at=installation.look_at,
         discover=installation.discover,
         workers=SqlWorkerStore(installation.database).list,
@@ -481,13 +498,14 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-async def serve_gateway(settings: Settings, ready_fd: int | None, number: int = 0) -> None:
+async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -> None:
     """Serve HTTP until SIGTERM or SIGINT, then drain. Writes a byte to `ready_fd` when requests are taken.
 
     `number` tells the gateway processes of this host apart, from 0.
     """
+    settings = loaded.settings
     installation = await Installation(settings).open()
-    worker = GatewayWorker(installation, number)
+    worker = GatewayWorker(installation, number, loaded.origins)
     await worker.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -527,7 +545,8 @@ async def serve_engines(settings: Settings, ready_fd: int | None) -> None:
 class GatewayWorker:
     """One gateway process: everything between the HTTP server and the engines. `gateway` is usable after `start`."""
 
-    def __init__(self, installation: Installation, number: int = 0) -> None:
+    def __init__(self, installation: Installation, number: int = 0, origins: Mapping[str, str] | None = None) -> None:
+        """`origins`: where each setting comes from, to be shown."""
         settings, clock = installation.settings, installation.clock
         self.id = installation.ids.uuid7()
         self._presence = Presence(settings.database, installation.database, self.id, clock, self._duties())
@@ -560,11 +579,37 @@ class GatewayWorker:
         inference = InferenceHandlers(
             self.service, self._tasks, max_body_bytes=settings.max_body_bytes, ping_interval_s=settings.ping_interval_s
         )
-        landing = Route("GET", "/", "public", LandingPage().show, operation=openapi.PAGE)
-        table = [*routes(inference, ModelHandlers(self._catalogue), health_handlers), landing]
+        table = routes(inference, ModelHandlers(self._catalogue), health_handlers)
         self.routes = RouteTable([*table, openapi.Document(table).route])
-        self.gateway = self._surface(self.routes, admin_api(installation, Live(self._catalogue, health, load)))
+        self.gateway = self._surface(
+            self.routes,
+            admin_api(
+                installation,
+                Live(self._catalogue, health, load),
+                self._system(),
+                setting_lines(settings, origins or {}),
+                openapi.build(self.routes.routes),
+            ),
+        )
         self.metrics_only = self._surface(RouteTable([Route("GET", "/metrics", "public", health_handlers.metrics)]))
+
+    def _system(self) -> System:
+        installation, valkey = self._installation, self._valkey
+        return System(
+            worker_id=self.id,
+            host=socket.gethostname(),
+            started_ms=self._clock.now_ms(),
+            database_place=installation.settings.database_shown,
+            counters_place=without_password(installation.settings.state_url.reveal()),
+            data_dir=installation.settings.data_dir,
+            ask_database=installation.revisions.read,
+            ask_counters=None if valkey is None else valkey.ping,
+            accepting=lambda: self.ledger.accepting,
+            draining=lambda: self.service.draining,
+            in_flight=lambda: self.service.in_flight,
+            count_spooled=installation.count_spooled,
+            clock=self._clock,
+        )
 
     def _row_store(self) -> RowStore:
         settings = self._installation.settings

@@ -10,6 +10,7 @@ import msgspec
 
 from llmaas import __version__
 from llmaas.api import shapes
+from llmaas.api.field_notes import FIELD_NOTES
 from llmaas.domain.access import Caller
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from llmaas.web.requests import Request
@@ -64,7 +65,13 @@ def _operation(name: str, summary: str, answer: Json, errors: Iterable[int] = ()
 
 
 def _generation(
-    name: str, summary: str, body: type[msgspec.Struct], answer: type[msgspec.Struct], *, streams: bool
+    name: str,
+    summary: str,
+    description: str,
+    body: type[msgspec.Struct],
+    answer: type[msgspec.Struct],
+    *,
+    streams: bool,
 ) -> Json:
     content = {"application/json": _struct(answer)}
     if streams:
@@ -72,13 +79,34 @@ def _generation(
             "schema": {"type": "string", "description": "Server-sent events; the last is `[DONE]`."}
         }
     request = {"required": True, "content": {"application/json": _struct(body)}}
-    return _operation(name, summary, _ok("The answer.", content, "backend"), _GENERATING, requestBody=request)
+    done = _ok("The answer.", content, "backend")
+    return _operation(name, summary, done, _GENERATING, description=description, requestBody=request)
 
 
-CHAT = _generation("createChatCompletion", "Answer a conversation.", ChatRequest, shapes.ChatCompletion, streams=True)
-COMPLETION = _generation("createCompletion", "Continue a text.", CompletionRequest, shapes.Completion, streams=True)
+CHAT = _generation(
+    "createChatCompletion",
+    "Answer a conversation.",
+    "Whole, or as a stream. A field that is not known is dropped; what would change the meaning of the answer and the "
+    "engine can't do is refused, never dropped.",
+    ChatRequest,
+    shapes.ChatCompletion,
+    streams=True,
+)
+COMPLETION = _generation(
+    "createCompletion",
+    "Continue a text.",
+    "For programs that speak the older form. New ones ask for chat completions.",
+    CompletionRequest,
+    shapes.Completion,
+    streams=True,
+)
 EMBEDDING = _generation(
-    "createEmbedding", "Turn texts into vectors.", EmbeddingRequest, shapes.EmbeddingList, streams=False
+    "createEmbedding",
+    "Turn texts into vectors.",
+    "One vector for each text, to compare them by.",
+    EmbeddingRequest,
+    shapes.EmbeddingList,
+    streams=False,
 )
 MODELS = _operation(
     "listModels",
@@ -107,9 +135,6 @@ METRICS = _operation(
 )
 _DOCUMENT = _operation(
     "readDocument", "This document.", _ok("It.", {"application/json": {"schema": {"type": "object"}}})
-)
-PAGE = _operation(
-    "readPage", "How to call this service.", _ok("A page.", {"text/html": {"schema": {"type": "string"}}})
 )
 
 
@@ -163,6 +188,9 @@ def _schemas() -> Json:
     )
     kinds = [ChatRequest, CompletionRequest, EmbeddingRequest, *answers]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REFS)
+    for kind, notes in FIELD_NOTES.items():
+        for name, note in notes.items():
+            components[kind]["properties"][name]["description"] = note
     return dict(components)
 
 

@@ -104,7 +104,7 @@ def gateway(place: Place, /, *, ready_fd: int | None, number: int, **flags: Any)
     """One gateway process of `serve`."""
     from llmaas.cli.serve import gateway as run
 
-    run(place.load(**flags).settings, ready_fd, number)
+    run(place.load(**flags), ready_fd, number)
 
 
 @_takes_settings(_READY_FD)

@@ -27,7 +27,7 @@ from rich.console import Console
 from llmaas import log
 from llmaas.app import FirstStart, Installation, adopt_spools, check_manifest, serve_engines, serve_gateway
 from llmaas.errors import ConfigurationError
-from llmaas.settings import Settings
+from llmaas.settings import Loaded, Settings
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
@@ -39,10 +39,11 @@ _LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothin
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.supervisor")
 
 
-def gateway(settings: Settings, ready_fd: int | None, number: int) -> None:
+def gateway(loaded: Loaded, ready_fd: int | None, number: int) -> None:
     """Run one gateway process until SIGTERM; writes a byte to `ready_fd` when it takes requests."""
+    settings = loaded.settings
     log.configure(settings.log_level, settings.log_format, process=_gateway_name(settings, number))
-    uvloop.run(serve_gateway(settings, ready_fd, number))
+    uvloop.run(serve_gateway(loaded, ready_fd, number))
 
 
 def engines(settings: Settings, ready_fd: int | None) -> None:
@@ -288,7 +289,7 @@ def _print_greeting(
         f"""
 Shown once, so keep it now:
   API key   {first.api_key}
-  console   {base}/   (for now it says how to call the service)
+  console   {base}/
   sign in   {first.admin_email}
   password  {first.one_time_password}   (one-time)
 """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -58,7 +59,8 @@ class Line:
     def mean_ttft_ms(self) -> int | None:
         return self.ttft_ms // self.ttft_requests if self.ttft_requests else None
 
-    def add(self, part: UsageSum) -> None:
+    def add(self, part: UsageSum | Line) -> None:
+        """Its numbers; not its columns."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
@@ -83,13 +85,32 @@ class Report:
     def is_empty(self) -> bool:
         return not any(line.requests or line.cost_nano for line in self.totals)
 
-    def series(self, names: Mapping[str | None, str]) -> list[Series]:
-        """Of the currency that most was asked in: amounts of several cannot be stacked."""
-        currency = max(self.totals, key=lambda line: line.requests).currency if self.totals else ""
+    @property
+    def is_monthly(self) -> bool:
+        return bool(self.columns) and len(self.columns[0]) == len("2026-11")
+
+    @property
+    def main(self) -> Line:
+        """The total of the currency that most was asked in; zeros without any."""
+        return self.totals[0] if self.totals else Line(None, "")
+
+    def named(self, names: Mapping[str | None, str]) -> Report:
+        """With other names for its lines; those that come to have the same one are added up."""
+        lines: dict[tuple[str | None, str], Line] = {}
+        for line in self.lines:
+            name = names.get(line.name, line.name)
+            together = lines.setdefault((name, line.currency), Line(name, line.currency))
+            together.add(line)
+            for column, height in line.by_column.items():
+                together.by_column[column] = together.by_column.get(column, 0) + height
+        return dataclasses.replace(self, lines=_ordered(lines.values(), self.measure))
+
+    def series(self) -> list[Series]:
+        """Money only of the main currency: amounts of several cannot be stacked."""
         return [
-            Series(names.get(line.name) or line.name or "", [line.by_column.get(column, 0) for column in self.columns])
+            Series(line.name or "", [line.by_column.get(column, 0) for column in self.columns])
             for line in self.lines
-            if self.measure is not Measure.COST or line.currency == currency
+            if self.measure is not Measure.COST or line.currency == self.main.currency
         ]
 
 
@@ -104,8 +125,8 @@ async def make_report(usage: UsageReader, where: UsageFilter, span: Span, by: By
     else:
         found = await usage.sums(where, [time, Grouping(by.value)])
         lines = _by_group(found, measure, totals)
-    order = sorted(lines, key=lambda line: (-_height(line, measure), line.name or ""))
-    return Report(by, measure, columns, order, sorted(totals.values(), key=lambda line: -line.requests))
+    main_first = sorted(totals.values(), key=lambda line: -line.requests)
+    return Report(by, measure, columns, _ordered(lines, measure), main_first)
 
 
 def _by_group(found: Iterable[UsageSum], measure: Measure, totals: dict[str, Line]) -> list[Line]:
@@ -139,6 +160,10 @@ async def _by_class(
         height = found.cost_nano if measure is Measure.COST else found.tokens
         line.by_column[column] = line.by_column.get(column, 0) + height
     return [line for line in lines.values() if line.tokens or line.cost_nano]
+
+
+def _ordered(lines: Iterable[Line], measure: Measure) -> list[Line]:
+    return sorted(lines, key=lambda line: (-_height(line, measure), line.name or ""))
 
 
 def _height(line: Line, measure: Measure) -> int:

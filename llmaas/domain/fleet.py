@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeVar
 
 from llmaas.domain.audit import Actor
 from llmaas.domain.models import Backend, Deployment, Model, Provider, ProviderKind
+from llmaas.domain.prices import Price
 from llmaas.domain.tiers import Tier
 
 Noun = Literal["tier", "provider", "backend", "model", "deployment"]
@@ -113,6 +114,10 @@ class FleetStore(Protocol):
         All of it or nothing; every change is in the audit log. `if_still` sees the present state in the same transaction
         and raises when the caller's picture of it is old. Raises ConfigurationError when the result would not hold together.
         """
+        ...
+
+    async def price_versions(self) -> dict[int, Price]:
+        """Every price that ever held, by its version."""
         ...
 
     async def set_secret(self, provider_id: str, sealed: bytes | None, *, by: Actor) -> None:

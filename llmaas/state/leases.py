@@ -160,7 +160,9 @@ class Lease(Counter):
         room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
         keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
         least = max(0, waiting - idle)
-        self.denied = self.denied and least > 0  # else it stays until the next answer: whom it is for may not have seen it
+        self.denied = (
+            self.denied and least > 0
+        )  # else it stays until the next answer: whom it is for may not have seen it
         most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
         returned = max(0, idle - waiting - keep)
         spare = max(0, idle - returned - waiting)
@@ -231,8 +233,10 @@ class Exchange:
 
     async def run(self) -> None:
         """Until cancelled."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
         try:
-            while True:
+            while not task.cancelling():  # a library can lose the cancellation that comes with its answer
                 await self._pause()
                 await self.turn()
         finally:

@@ -131,6 +131,14 @@ class ValkeyCounters:
         except Unavailable:
             return _UNKNOWN
 
+    async def ping(self) -> None:
+        """Raises Unavailable when it does not answer in time."""
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                await self._client.execute_command("PING")
+        except (ValkeyError, OSError, TimeoutError) as error:
+            raise Unavailable("Valkey did not answer in time.") from error
+
     async def close(self) -> None:
         await self._client.aclose()
 

@@ -107,9 +107,15 @@ def get_json(
     url: str, credential: Secret | None = None, timeout_s: float = _TIMEOUT_S, permits: Permits | None = None
 ) -> tuple[int, Any]:
     """Status and decoded body (None when it is not JSON). Redirects are not followed. Raises ProbeFailed."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
-    secure = parts.scheme == "https"
+    try:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        # Told in any case: without a port the client takes the end of an IPv6 address for one.
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+    except ValueError as error:
+        raise ProbeFailed(f"is no address: {error}", answered=False) from error
+    if not host:
+        raise ProbeFailed("is no address: it names no host", answered=False)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     if permits is not None:
@@ -126,7 +132,7 @@ def get_json(
         except ValueError:
             return answer.status, None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise ProbeFailed(_reason(error, host, port or (443 if secure else 80)), answered=False) from error
+        raise ProbeFailed(_reason(error, host, port), answered=False) from error
     finally:
         connection.close()
 

@@ -27,7 +27,7 @@ RenderError = Callable[[LlmaasError], tuple[int, list[tuple[bytes, bytes]], byte
 
 
 class Gateway:
-    """`admin` answers everything below `/api/`, with credentials of its own."""
+    """`admin` answers all that is not for programs: pages, and what is below `/api/`, with credentials of its own."""
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class Gateway:
             )
 
     async def _answering(self, request: Request) -> Awaitable[None]:
-        """What answers the request, to be awaited: this here would only stand between the two while they talk."""
+        """What answers the request, for the caller to await: a frame less for each event of a stream to pass."""
         request.check()
-        if self._admin is not None and request.path.startswith("/api/"):
+        if self._admin is not None and self._is_for_console(request.path):
             return run_asgi(self._admin, request.channel, request.head(0, ()))
         if request.method == "OPTIONS":
             request.more_headers = self._cors.preflight(request)
@@ -98,6 +98,10 @@ class Gateway:
             caller = await self._authenticator.caller(request.bearer, request.address)
             caller.require(route.access)
         return route.handler(request, caller)
+
+    def _is_for_console(self, path: str) -> bool:
+        """Everything but the API for programs and what is in the table."""
+        return path != "/v1" and not path.startswith("/v1/") and not self.routes.knows(path)
 
     async def _fail(self, request: Request, error: LlmaasError) -> None:
         if request.status or isinstance(error, ClientGone):

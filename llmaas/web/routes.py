@@ -64,6 +64,10 @@ class RouteTable:
             raise MethodNotAllowed(f"This address does not take {request.method[:20]}.", self.allow(methods))
         return found
 
+    def knows(self, path: str) -> bool:
+        """Whether a route stands at exactly this path."""
+        return path in self._exact
+
     def allow(self, methods: Iterable[str]) -> list[str]:
         names = set(methods)
         return sorted(names | {"OPTIONS"} | ({"HEAD"} if "GET" in names else set()))

@@ -9,6 +9,8 @@ import pytest
 
 from llmaas.clock import ManualClock
 from llmaas.storage.database import Database, prepare
+from tests.console.browser import chromium, console  # noqa: F401 - fixtures
+from tests.console.lab import Lab, make_lab
 from tests.console.site import Admin, Browser, SignedIn, make_services
 
 
@@ -35,3 +37,9 @@ def signed_in(admin: Admin) -> SignedIn:
         return browser
 
     return _signed_in
+
+
+@pytest.fixture
+async def lab(admin: Admin) -> Lab:
+    """A project with people, models, keys and credit."""
+    return await make_lab(admin)

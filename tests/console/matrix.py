@@ -53,6 +53,16 @@ class Declared:
 
 
 def declared(app: Litestar) -> Iterator[Declared]:
+    """The routes of the API."""
+    return (route for route in _routes(app) if route.path.startswith("/api/"))
+
+
+def declared_pages(app: Litestar) -> Iterator[Declared]:
+    """Those of the console's pages."""
+    return (route for route in _routes(app) if not route.path.startswith("/api/"))
+
+
+def _routes(app: Litestar) -> Iterator[Declared]:
     for route in app.routes:
         handlers: dict[str, tuple[HTTPRouteHandler, Any]] = getattr(route, "route_handler_map", {})
         for method, (handler, _) in handlers.items():

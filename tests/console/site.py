@@ -6,18 +6,23 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import argon2
 import httpx
 
+from llmaas.api import openapi
 from llmaas.clock import ManualClock
-from llmaas.console.admin.app import build_admin
 from llmaas.console.admin.services import Services
+from llmaas.console.application import build_admin
+from llmaas.console.configured import setting_lines
 from llmaas.console.live import Live
 from llmaas.console.passwords import Passwords
+from llmaas.console.platform import Platform
 from llmaas.console.second_factor import SecondFactor
 from llmaas.console.sign_in import SignIn
+from llmaas.console.system import System
 from llmaas.domain import tokens
 from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import Actor
@@ -31,7 +36,7 @@ from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
-from llmaas.settings import Secret
+from llmaas.settings import Secret, Settings
 from llmaas.storage.alerts import SqlAlertReader
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.budgets import SqlBudgetStore
@@ -57,6 +62,30 @@ CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 TEST = Actor("system", "test", "")
 
 
+def make_system(clock: ManualClock, **more: Any) -> System:
+    """All is well."""
+
+    async def answers() -> None:
+        pass
+
+    values: dict[str, Any] = {
+        "worker_id": "worker-1",
+        "host": "here",
+        "started_ms": clock.now_ms(),
+        "database_place": "/data/llmaas.db",
+        "counters_place": "",
+        "data_dir": Path("/"),
+        "ask_database": answers,
+        "ask_counters": None,
+        "accepting": lambda: True,
+        "draining": lambda: False,
+        "in_flight": lambda: 0,
+        "count_spooled": lambda: 0,
+        "clock": clock,
+    }
+    return System(**{**values, **more})
+
+
 def make_services(database: Database, clock: ManualClock) -> Services:
     users, sessions, passwords = SqlUserStore(database), SqlSessionStore(database), Passwords(CHEAP)
     second_factor = SecondFactor(users, SecretBox(PEPPER), clock, PEPPER)
@@ -80,6 +109,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         return await asyncio.to_thread(prober.discover, address, credential)
 
     nothing = Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())
+    live, usage = Live(CatalogueHolder(nothing), Health(clock), Load()), SqlUsageReader(database)
     return Services(
         clock=clock,
         ids=IdSource(),
@@ -96,11 +126,15 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         fleet=SqlCatalogueStore(database),
         audit=SqlAuditLog(database),
         sealer=SecretBox(PEPPER),
-        usage=SqlUsageReader(database),
+        usage=usage,
         credit=SqlCreditStore(database),
         budgets=SqlBudgetStore(database),
         alerts=SqlAlertReader(database),
-        live=Live(CatalogueHolder(nothing), Health(clock), Load()),
+        live=live,
+        platform=Platform(live, usage, clock),
+        system=make_system(clock),
+        settings=setting_lines(Settings(), {"port": "flag"}),
+        api_document=openapi.build([]),
         look_at=look_at,
         discover=discover,
         workers=SqlWorkerStore(database).list,

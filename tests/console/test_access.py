@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.app import build_litestar
 from llmaas.console.admin.shapes import Form
+from llmaas.console.application import build_litestar
 from llmaas.domain import keys
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Credential, Permission
@@ -21,6 +21,7 @@ from tests.console.site import Admin, Browser, SignedIn
 DOCS = Path(__file__).parents[2] / "docs"
 PUBLIC_ROUTES = {
     "GET /api/openapi.json",
+    "GET /api/platform-status",
     "GET /api/v1/sign-in",
     "GET /api/v1/sign-in/openid",
     "GET /api/v1/sign-in/openid/callback",

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.app import MAX_BODY_BYTES, build_admin, build_litestar
+from llmaas.console.application import MAX_BODY_BYTES, build_admin, build_litestar
 from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role
 from tests.console.matrix import declared

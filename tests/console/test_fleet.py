@@ -160,7 +160,7 @@ async def test_a_machine_is_found_by_its_address_and_tested(root: Browser) -> No
     async with FakeUpstream() as upstream:
         address = upstream.base_url.removeprefix("http://").removesuffix("/v1")
         found = (await root.call("POST", "/discover", {"address": address})).json()
-        assert found["base_url"] == upstream.base_url
+        assert (found["kind"], found["base_url"]) == ("ollama", upstream.base_url.removesuffix("/v1"))
         assert "fake" in found["models"]
         backend = {"id": "b", "provider": "lab", "base_url": found["base_url"]}
         gone = {"id": "gone", "provider": "lab", "base_url": "http://127.0.0.1:1/v1"}

@@ -6,12 +6,13 @@ cookie that changes something also shows the CSRF token and comes from a page of
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from litestar.connection import ASGIConnection
+from litestar.connection import ASGIConnection, Request
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 
@@ -23,10 +24,12 @@ from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Credential, Permission
 from llmaas.domain.projects import unknown_project
 from llmaas.domain.users import User
-from llmaas.errors import NotAllowed, NotAuthenticated, UnsupportedMediaType
+from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, UnsupportedMediaType
 
 PUBLIC = "public"
 CSRF_HEADER = "x-csrf-token"
+CSRF_FIELD = "csrf"
+FORM_TYPE = "application/x-www-form-urlencoded"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _BEFORE_PASSWORD = frozenset({Permission.ACCOUNT_CHANGE, Permission.ACCOUNT_READ})
 """What a user may do who still has a one-time password."""
@@ -87,11 +90,14 @@ class Guard:
         _check_media_type(connection, handler)
         if needed == PUBLIC:
             self._check_origin(connection, required=False)
+            if is_page(connection):
+                await self._recognise(connection)
             return
         if not isinstance(needed, Permission):
             raise _unknown()
         user, credential, credential_id, csrf = await self._identify(connection)
         role = await self._role(connection, user)
+        connection.state.principal = Principal(user, credential, credential_id, csrf, role, address_of(connection))
         rule = RULES[needed]
         if not rule.allows(admin=user.is_admin, role=role):
             raise NotAllowed(f"You may not do that here: it needs the permission `{needed}`.")
@@ -99,11 +105,18 @@ class Guard:
             raise NotAllowed("That cannot be done by a personal access token; sign in to do it.")
         if user.must_change_password and needed not in _BEFORE_PASSWORD:
             raise NotAllowed("Change your one-time password first.")
-        connection.state.principal = Principal(user, credential, credential_id, csrf, role, address_of(connection))
+
+    async def _recognise(self, connection: Connection) -> None:
+        """A public page also greets who is signed in; to everybody else it is just public."""
+        if session_cookie(connection, self._services) and "authorization" not in connection.headers:
+            with contextlib.suppress(NotAuthenticated, NotAllowed, RateLimited):
+                user, credential, credential_id, csrf = await self._identify(connection)
+                address = address_of(connection)
+                connection.state.principal = Principal(user, credential, credential_id, csrf, None, address)
 
     async def _identify(self, connection: Connection) -> tuple[User, Credential, str, str]:
         given = connection.headers.getall("authorization", [])
-        if given:
+        if given and not is_page(connection):
             token, user = await self._token(given, address_of(connection))
             return user, Credential.TOKEN, token.id, ""
         cookie = session_cookie(connection, self._services)
@@ -113,8 +126,12 @@ class Guard:
         csrf = sessions.csrf_token(cookie, self._services.pepper)
         if not _is_safe(connection):
             self._check_origin(connection, required=True)
-            if not hmac.compare_digest(connection.headers.get(CSRF_HEADER, "").encode(), csrf.encode()):
-                raise NotAllowed(f"The header `{CSRF_HEADER}` is missing or wrong; `GET /api/v1/me` tells it.")
+            if not hmac.compare_digest((await _shown_csrf(connection)).encode(), csrf.encode()):
+                raise NotAllowed(
+                    "The form is not of this session. Load the page again."
+                    if is_page(connection)
+                    else f"The header `{CSRF_HEADER}` is missing or wrong; `GET /api/v1/me` tells it."
+                )
         return user, Credential.SESSION, session.id, csrf
 
     async def _token(self, given: list[str], address: str) -> tuple[tokens.Token, User]:
@@ -180,12 +197,25 @@ def principal_of(connection: Connection) -> Principal:
     return principal
 
 
+def is_page(connection: Connection) -> bool:
+    """Whether the address is one of the console's pages, and not of the API for programs."""
+    return not connection.scope["path"].startswith("/api/")
+
+
+async def _shown_csrf(connection: Connection) -> str:
+    """A script of ours sends the token in a header, a form of ours in a field."""
+    shown = connection.headers.get(CSRF_HEADER)
+    if shown is None and is_page(connection) and isinstance(connection, Request):
+        shown = (await connection.form()).get(CSRF_FIELD)
+    return shown if isinstance(shown, str) else ""
+
+
 def _is_safe(connection: Connection) -> bool:
     return connection.scope.get("method") in _SAFE
 
 
 def _check_media_type(connection: Connection, handler: BaseRouteHandler) -> None:
-    """A page of somebody else can send a form without being asked, but not JSON."""
+    """A page of somebody else can send a form without being asked, but not JSON; forms of ours carry the token."""
     if _is_safe(connection):
         return
     wanted = handler.opt.get("media_type", "application/json")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
-from litestar import delete, get, post, put
+from litestar import delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import Form
+from llmaas.console.admin.access import Principal, ThePrincipal
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.admin.shapes import Form, checked_name
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import Credential, Permission
 from llmaas.domain.users import User, password_fault
@@ -37,6 +39,10 @@ class Me(msgspec.Struct, frozen=True):
     credential: Credential
     csrf_token: str
     projects: list[MembershipView]
+
+
+class NewName(Form, frozen=True):
+    name: str
 
 
 class NewPassword(Form, frozen=True):
@@ -88,9 +94,27 @@ async def show_me(services: TheServices, principal: ThePrincipal) -> Me:
     )
 
 
+@patch("/api/v1/me", opt={"permission": Permission.ACCOUNT_CHANGE})
+async def change_me(services: TheServices, principal: ThePrincipal, data: JSONBody[NewName]) -> UserView:
+    """Change the name that others see of you."""
+    return user_view(await rename(services, principal, data.name))
+
+
+async def rename(services: Services, principal: Principal, name: str) -> User:
+    """Raises InvalidRequest for what cannot be shown on one line, Outdated."""
+    changed = dataclasses.replace(principal.user, name=checked_name(name))
+    await services.users.change(principal.user, changed, by=principal.actor)
+    return changed
+
+
 @put("/api/v1/me/password", opt={"permission": Permission.ACCOUNT_CHANGE}, status_code=204)
 async def change_password(services: TheServices, principal: ThePrincipal, data: JSONBody[NewPassword]) -> None:
     """Change your password. Your other sessions end."""
+    await replace_password(services, principal, data)
+
+
+async def replace_password(services: Services, principal: Principal, data: NewPassword) -> None:
+    """Raises NotAuthenticated for a wrong `current`, InvalidRequest for a password that cannot be one, RateLimited."""
     user = principal.user
     await services.sign_in.confirm(user, data.current, principal.address)
     if fault := password_fault(data.password, user.email):
@@ -132,6 +156,7 @@ async def end_second_factor(services: TheServices, principal: ThePrincipal, data
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (
     show_me,
+    change_me,
     change_password,
     begin_second_factor,
     confirm_second_factor,

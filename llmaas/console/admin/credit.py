@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, QueryParameter
 
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
+from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, Limit, Page, PathId, checked_name, moment, page_of
 from llmaas.domain.credit import CreditEntry, CreditKind
@@ -98,6 +98,11 @@ async def add_credit(
     services: TheServices, principal: ThePrincipal, project_id: PathId, data: JSONBody[NewEntry]
 ) -> EntryView:
     """Add an entry. Entries are never changed; a correction is another one."""
+    return _view(services, await add_entry(services, principal, project_id, data))
+
+
+async def add_entry(services: Services, principal: Principal, project_id: str, data: NewEntry) -> CreditEntry:
+    """Raises InvalidRequest, and NotFound for an unknown project."""
     if data.idempotency_key is not None and _SENDER_KEY.fullmatch(data.idempotency_key) is None:
         raise InvalidRequest("`idempotency_key` must be 1 to 200 visible ASCII characters.", param="idempotency_key")
     entry = CreditEntry(
@@ -110,7 +115,7 @@ async def add_credit(
         actor=principal.user.id,
         idempotency_key=data.idempotency_key,
     )
-    return _view(services, await services.credit.add(entry, by=principal.actor))
+    return await services.credit.add(entry, by=principal.actor)
 
 
 @get("/api/v1/projects/{project_id:str}/alerts", opt={"permission": Permission.CREDIT_READ})

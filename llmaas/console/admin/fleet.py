@@ -5,7 +5,7 @@ Every change is put over the present fleet, judged as a whole, and done as a who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,10 +13,11 @@ from litestar import Response, delete, get, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
+from llmaas.clock import iso
 from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, IfMatch, PathId, check_match, tagged
-from llmaas.domain.declarations import PLURALS, declare, describe, describe_thing
+from llmaas.domain.declarations import PLURALS, declare, describe, describe_price, describe_thing
 from llmaas.domain.fleet import Change, Fleet, FleetState, Noun
 from llmaas.domain.permissions import Permission
 from llmaas.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, Outdated
@@ -63,6 +64,16 @@ class ThingList(msgspec.Struct, frozen=True):
     data: list[ThingView]
 
 
+class PriceView(msgspec.Struct, frozen=True):
+    """`tier` null: for projects on no tier with a price of its own. `price`: by class, per million tokens; also request, documents."""
+
+    version: int
+    model: str
+    tier: str | None
+    since: str
+    price: dict[str, str]
+
+
 class NewSecret(Form, frozen=True):
     secret: str
 
@@ -103,14 +114,14 @@ async def list_things(services: TheServices, plural: Plural) -> ThingList:
     """All things of a kind."""
     state = await services.fleet.state()
     noun = _NOUNS[plural]
-    return ThingList(state.revision, [_view(state, noun, thing.id) for thing in state.fleet.of(noun)])
+    return ThingList(state.revision, [view_of(state, noun, thing.id) for thing in state.fleet.of(noun)])
 
 
 @get("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_READ})
 async def show_thing(services: TheServices, plural: Plural, thing_id: ThingId) -> Response[ThingView]:
     """One thing."""
     state = await services.fleet.state()
-    return tagged(_view(state, _NOUNS[plural], thing_id.removeprefix("/")))
+    return tagged(view_of(state, _NOUNS[plural], thing_id.removeprefix("/")))
 
 
 @put("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_CHANGE})
@@ -127,12 +138,7 @@ async def put_thing(
     values = dict(data)
     if noun != "deployment":
         values.setdefault("id", named)
-    state = await services.fleet.state()
-    declared = _declared({plural: [values]}, state.fleet)
-    if declared.of(noun)[0].id != named:
-        raise InvalidRequest("The body declares another thing than the address names.", param="id")
-    await _apply(services, principal, declared, if_still=_unchanged(noun, named, if_match))
-    return tagged(_view(await services.fleet.state(), noun, named))
+    return tagged(await put_values(services, principal, noun, named, values, if_match))
 
 
 @delete("/api/v1/fleet/{plural:str}/{thing_id:path}", opt={"permission": Permission.FLEET_CHANGE})
@@ -140,18 +146,21 @@ async def remove_thing(
     services: TheServices, principal: ThePrincipal, plural: Plural, thing_id: ThingId, if_match: IfMatch = None
 ) -> None:
     """Take a thing away. Refused while others need it."""
-    noun, named = _NOUNS[plural], thing_id.removeprefix("/")
-    try:
-        await services.fleet.apply(
-            Fleet(),
-            now_ms=services.clock.now_ms(),
-            prune=False,
-            remove=[(noun, named)],
-            by=principal.actor,
-            if_still=_unchanged(noun, named, if_match or "*"),
-        )
-    except ConfigurationError as error:
-        raise Conflict(f"It is needed still: {_told(error.problems)}.", param="id") from error
+    await take_away(services, principal, _NOUNS[plural], thing_id.removeprefix("/"), if_match)
+
+
+@get("/api/v1/prices", opt={"permission": Permission.FLEET_READ})
+async def list_prices(
+    services: TheServices,
+    model: Annotated[str | None, QueryParameter(max_length=300, description="Only those of this model.")] = None,
+) -> list[PriceView]:
+    """Every version of every price that ever held, newest first."""
+    versions = (await services.fleet.price_versions()).values()
+    return [
+        PriceView(one.version, one.model_id, one.tier_id, iso(one.valid_from_ms), describe_price(one))
+        for one in sorted(versions, key=lambda one: -one.version)
+        if model is None or one.model_id == model
+    ]
 
 
 @put("/api/v1/providers/{provider_id:str}/secret", opt={"permission": Permission.FLEET_CHANGE}, status_code=204)
@@ -159,17 +168,71 @@ async def set_secret(
     services: TheServices, principal: ThePrincipal, provider_id: PathId, data: JSONBody[NewSecret]
 ) -> None:
     """Store a provider's credential, encrypted. It is never shown again."""
-    secret = data.secret
-    if not secret or len(secret) > _LONGEST_SECRET or not secret.isascii() or not secret.isprintable():
-        raise InvalidRequest("`secret` must be one line of printable ASCII characters.", param="secret")
-    sealed = services.sealer.seal(provider_id, secret)
-    await services.fleet.set_secret(provider_id, sealed, by=principal.actor)
+    await store_secret(services, principal, provider_id, data.secret)
 
 
 @delete("/api/v1/providers/{provider_id:str}/secret", opt={"permission": Permission.FLEET_CHANGE})
 async def forget_secret(services: TheServices, principal: ThePrincipal, provider_id: PathId) -> None:
     """Forget a provider's credential."""
     await services.fleet.set_secret(provider_id, None, by=principal.actor)
+
+
+async def put_values(
+    services: Services, principal: Principal, noun: Noun, named: str, values: dict[str, Any], if_match: str | None
+) -> ThingView:
+    """Add or replace one thing; gives it as it is then. InvalidRequest names the field of `values` that is wrong."""
+    state = await services.fleet.state()
+    declared = _declared({PLURALS[noun]: [values]}, state.fleet, within=2)
+    if declared.of(noun)[0].id != named:
+        raise InvalidRequest("The body declares another thing than the address names.", param="id")
+    await _apply(services, principal, declared, if_still=_unchanged(noun, named, if_match))
+    return view_of(await services.fleet.state(), noun, named)
+
+
+async def put_new(services: Services, principal: Principal, values: dict[str, list[dict[str, Any]]]) -> None:
+    """Add all these things, or none of them. Raises Conflict when one is there already, InvalidRequest that names a field."""
+    declared = _declared(values, (await services.fleet.state()).fleet, within=2)
+
+    def still_new(state: FleetState) -> None:
+        for noun in PLURALS:
+            for thing in declared.of(noun):
+                if state.fleet.find(noun, thing.id) is not None:
+                    raise Conflict(f"There is a {noun} `{thing.id}` already.", param=noun)
+
+    await _apply(services, principal, declared, if_still=still_new)
+
+
+async def take_away(
+    services: Services,
+    principal: Principal,
+    noun: Noun,
+    thing_id: str,
+    if_match: str | None = None,
+    also: Iterable[tuple[Noun, str]] = (),
+) -> None:
+    """`also`: what goes with it. Raises Conflict while others need it, NotFound, Outdated."""
+    try:
+        await services.fleet.apply(
+            Fleet(),
+            now_ms=services.clock.now_ms(),
+            prune=False,
+            remove=[*also, (noun, thing_id)],
+            by=principal.actor,
+            if_still=_unchanged(noun, thing_id, if_match or "*"),
+        )
+    except ConfigurationError as error:
+        raise Conflict(f"It is needed still: {_told(error.problems)}.", param="id") from error
+
+
+async def store_secret(services: Services, principal: Principal, provider_id: str, secret: str) -> None:
+    """Raises InvalidRequest, and NotFound for a provider that is not there."""
+    check_secret(secret)
+    await services.fleet.set_secret(provider_id, services.sealer.seal(provider_id, secret), by=principal.actor)
+
+
+def check_secret(secret: str) -> None:
+    if not secret or len(secret) > _LONGEST_SECRET or not secret.isascii() or not secret.isprintable():
+        raise InvalidRequest("`secret` must be one line of printable ASCII characters.", param="secret")
 
 
 async def _apply(
@@ -194,10 +257,11 @@ async def _apply(
         raise InvalidRequest(f"{_told(error.problems)}.") from error
 
 
-def _declared(values: dict[str, Any], over: Fleet) -> Fleet:
+def _declared(values: dict[str, Any], over: Fleet, within: int = 0) -> Fleet:
+    """`within`: how many steps of a path to leave out when telling where a mistake is."""
     fleet, mistakes = declare(values, over)
     if mistakes:
-        param = ".".join(map(str, mistakes[0].path)) or None
+        param = ".".join(map(str, mistakes[0].path[within:])) or None
         raise InvalidRequest(f"{_told([mistake.message for mistake in mistakes])}.", param=param)
     return fleet
 
@@ -207,12 +271,12 @@ def _unchanged(noun: Noun, thing_id: str, if_match: str | None) -> Callable[[Fle
 
     def still(state: FleetState) -> None:
         if if_match is not None:
-            check_match(if_match, _view(state, noun, thing_id))
+            check_match(if_match, view_of(state, noun, thing_id))
 
     return still
 
 
-def _view(state: FleetState, noun: Noun, thing_id: str) -> ThingView:
+def view_of(state: FleetState, noun: Noun, thing_id: str) -> ThingView:
     thing = state.fleet.find(noun, thing_id)
     if thing is None:
         raise NotFound(f"There is no {noun} `{thing_id[:200]}`.", param="id")
@@ -232,6 +296,7 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     show_thing,
     put_thing,
     remove_thing,
+    list_prices,
     set_secret,
     forget_secret,
 )

@@ -8,9 +8,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
+from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.account import MembershipView
-from llmaas.console.admin.services import TheServices
+from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, Form, Limit, Page, PathId, page_of
 from llmaas.domain import invitations, sessions
 from llmaas.domain.invitations import Invitation
@@ -79,6 +79,14 @@ async def invite(
     services: TheServices, principal: ThePrincipal, project_id: PathId, data: JSONBody[NewInvitation]
 ) -> MadeInvitation:
     """Invite an address into the project."""
+    token, invitation = await make_invitation(services, principal, project_id, data)
+    return MadeInvitation(invitation.id, token, iso(invitation.expires_ms))
+
+
+async def make_invitation(
+    services: Services, principal: Principal, project_id: str, data: NewInvitation
+) -> tuple[str, Invitation]:
+    """The token as it is shown once, and the invitation. Raises InvalidRequest, Conflict for who is a member."""
     if not valid_email(data.email):
         raise InvalidRequest("That is no e-mail address.", param="email")
     if not 1 <= data.expires_days <= _MAX_DAYS:
@@ -96,7 +104,7 @@ async def invite(
         expires_ms=now_ms + data.expires_days * _DAY_MS,
     )
     await services.invitations.add(invitation, by=principal.actor)
-    return MadeInvitation(invitation.id, token, iso(invitation.expires_ms))
+    return token, invitation
 
 
 @delete(_PATH + "/{invitation_id:str}", opt={"permission": Permission.INVITATIONS_REVOKE})
@@ -114,13 +122,19 @@ async def revoke_invitation(
 @post("/api/v1/invitations/accept", opt={"permission": Permission.ACCOUNT_CHANGE}, status_code=200)
 async def accept(services: TheServices, principal: ThePrincipal, data: JSONBody[InvitationToken]) -> MembershipView:
     """Join a project by an invitation for your own address."""
+    invitation = await accept_invitation(services, principal, data.token)
+    return MembershipView(invitation.project_id, invitation.role)
+
+
+async def accept_invitation(services: Services, principal: Principal, token: str) -> Invitation:
+    """Raises NotFound for what is no open invitation of theirs, Conflict for who is a member, RateLimited."""
     services.sign_in.slow_down(principal.address)
     now_ms = services.clock.now_ms()
-    invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
+    invitation = await services.invitations.find(invitations.hash_token(token, services.pepper))
     if invitation is None or invitation.email != principal.user.email or not invitation.open_at(now_ms):
         raise NotFound("There is no such invitation for you.", param="token")
     await services.invitations.accept(invitation, principal.user, now_ms, is_new=False, by=principal.actor)
-    return MembershipView(invitation.project_id, invitation.role)
+    return invitation
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (list_invitations, invite, revoke_invitation, accept)

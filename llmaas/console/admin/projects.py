@@ -75,7 +75,7 @@ def _view(project: Project) -> ProjectView:
     )
 
 
-async def _read(services: Services, project_id: str) -> Project:
+async def read_project(services: Services, project_id: str) -> Project:
     project = await services.projects.get(project_id)
     if project is None:
         raise unknown_project(project_id)
@@ -106,18 +106,23 @@ async def create_project(
     services: TheServices, principal: ThePrincipal, data: JSONBody[NewProject]
 ) -> Response[ProjectView]:
     """Make a project."""
+    return tagged(_view(await make_project(services, principal, data)), 201)
+
+
+async def make_project(services: Services, principal: Principal, data: NewProject) -> Project:
+    """Raises Conflict when the id is taken, InvalidRequest."""
     if not valid_id(data.id):
         form = "1 to 64 lower-case letters, digits, dots, dashes and underscores, a letter or digit at both ends"
         raise InvalidRequest(f"`id` must be {form}.", param="id")
     project = Project(data.id, checked_name(data.name), services.clock.now_ms(), tier_id=data.tier)
     await services.projects.add(project, by=principal.actor)
-    return tagged(_view(project), 201)
+    return project
 
 
 @get("/api/v1/projects/{project_id:str}", opt={"permission": Permission.PROJECTS_READ})
 async def show_project(services: TheServices, project_id: PathId) -> Response[ProjectView]:
     """One project."""
-    return tagged(_view(await _read(services, project_id)))
+    return tagged(_view(await read_project(services, project_id)))
 
 
 @patch("/api/v1/projects/{project_id:str}", opt={"permission": Permission.PROJECTS_CHANGE})
@@ -134,7 +139,7 @@ async def change_project(
         changes["name"] = checked_name(data.name)
     if data.low_credit is not msgspec.UNSET:
         changes["low_credit_nano"] = None if data.low_credit is None else _amount(data.low_credit, "low_credit")
-    return await _change(services, principal, await _read(services, project_id), if_match, changes)
+    return await _change(services, principal, await read_project(services, project_id), if_match, changes)
 
 
 @put("/api/v1/projects/{project_id:str}/terms", opt={"permission": Permission.PROJECTS_SET_TERMS})
@@ -146,11 +151,19 @@ async def set_terms(
     if_match: IfMatch = None,
 ) -> Response[ProjectView]:
     """Put the project on a tier, and say how long its usage rows are kept."""
+    seen = await read_project(services, project_id)
+    check_match(if_match, _view(seen))
+    return tagged(_view(await change_terms(services, principal, seen, data)))
+
+
+async def change_terms(services: Services, principal: Principal, seen: Project, data: Terms) -> Project:
+    """Raises InvalidRequest, NotFound for a tier that is not there, Outdated."""
     days = data.retention_days
     if days is not None and not 1 <= days <= _MAX_RETENTION_DAYS:
         raise InvalidRequest(f"`retention_days` must be between 1 and {_MAX_RETENTION_DAYS}.", param="retention_days")
-    changes: dict[str, object] = {"tier_id": data.tier, "retention_days": days}
-    return await _change(services, principal, await _read(services, project_id), if_match, changes)
+    changed = dataclasses.replace(seen, tier_id=data.tier, retention_days=days)
+    await services.projects.change(seen, changed, by=principal.actor)
+    return changed
 
 
 @post("/api/v1/projects/{project_id:str}/archive", opt={"permission": Permission.PROJECTS_ARCHIVE}, status_code=200)
@@ -161,11 +174,18 @@ async def archive_project(
     if_match: IfMatch = None,
 ) -> Response[ProjectView]:
     """Close the project: its keys stop, its usage stays."""
-    project = await _read(services, project_id)
-    if project.archived_ms is not None:
+    seen = await read_project(services, project_id)
+    check_match(if_match, _view(seen))
+    return tagged(_view(await close_project(services, principal, seen)))
+
+
+async def close_project(services: Services, principal: Principal, seen: Project) -> Project:
+    """Raises Conflict when it is archived already, Outdated."""
+    if seen.archived_ms is not None:
         raise Conflict("The project is archived already.")
-    changes: dict[str, object] = {"archived_ms": services.clock.now_ms()}
-    return await _change(services, principal, project, if_match, changes)
+    archived = dataclasses.replace(seen, archived_ms=services.clock.now_ms())
+    await services.projects.change(seen, archived, by=principal.actor)
+    return archived
 
 
 def _amount(text: str, field: str) -> int:

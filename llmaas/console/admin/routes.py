@@ -17,6 +17,7 @@ from llmaas.console.admin import (
     projects,
     sessions,
     sign_in,
+    system,
     tokens,
     usage,
     users,
@@ -38,4 +39,5 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     *fleet.ROUTES,
     *machines.ROUTES,
     *audit.ROUTES,
+    *system.ROUTES,
 )

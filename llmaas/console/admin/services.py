@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from litestar.di import NamedDependency
 
 from llmaas.clock import Clock
+from llmaas.console.configured import SettingLine
 from llmaas.console.live import Live
 from llmaas.console.oidc import OpenIdConnect
 from llmaas.console.passwords import Passwords
+from llmaas.console.platform import Platform
 from llmaas.console.second_factor import Sealer
 from llmaas.console.sign_in import SignIn
+from llmaas.console.system import System
 from llmaas.domain.alerts import AlertReader
 from llmaas.domain.audit import AuditLog
 from llmaas.domain.credit import CreditStore
@@ -38,7 +42,7 @@ class Services:
     """`pepper` keys the hashes of tokens. `public_url`: where browsers find this service, "" when it is not told.
 
     `look_at` asks a backend of the fleet what it is and serves, `discover` an address that somebody typed; both raise ProbeFailed.
-    `open_id`: None when no issuer is set.
+    `open_id`: None when no issuer is set. `api_document`: the OpenAPI document of `/v1`.
     """
 
     clock: Clock
@@ -61,6 +65,10 @@ class Services:
     budgets: BudgetStore
     alerts: AlertReader
     live: Live
+    platform: Platform
+    system: System
+    settings: Sequence[SettingLine]
+    api_document: Mapping[str, Any]
     look_at: Callable[[Provider, Backend], Awaitable[Found]]
     discover: Callable[[str, Secret | None], Awaitable[Discovered]]
     workers: Callable[[], Awaitable[list[Worker]]]

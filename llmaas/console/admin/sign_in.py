@@ -69,6 +69,13 @@ def new_cookie(token: str, request: Connection, services: Services) -> Cookie:
     return Cookie(cookie_name(secure=secure), value=token, path="/", httponly=True, secure=secure, samesite="lax")
 
 
+def no_cookie(request: Connection, services: Services) -> Cookie:
+    """Takes the session's cookie away."""
+    gone = new_cookie("", request, services)
+    gone.max_age = 0
+    return gone
+
+
 @get("/api/v1/sign-in", opt={"permission": PUBLIC}, sync_to_thread=False)
 def show_ways(services: TheServices) -> SignInWays:
     """How one can sign in here."""
@@ -86,10 +93,8 @@ async def sign_in(
     return Response(body, cookies=[new_cookie(token, request, services)])
 
 
-@post("/api/v1/sign-up", opt={"permission": PUBLIC}, status_code=201)
-async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignUpForm]) -> UserView:
-    """Become a user by an invitation. Who is one already accepts it signed in, at `/api/v1/invitations/accept`."""
-    address = address_of(request)
+async def register(services: Services, address: str, data: SignUpForm) -> User:
+    """The new user, a member of the invitation's project. Raises NotFound, Conflict, InvalidRequest, RateLimited."""
     services.sign_in.slow_down(address)
     now_ms = services.clock.now_ms()
     invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
@@ -110,16 +115,20 @@ async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: 
     )
     by = Actor("user", user.id, address)
     await services.invitations.accept(invitation, user, now_ms, is_new=True, by=by)
-    return user_view(user)
+    return user
+
+
+@post("/api/v1/sign-up", opt={"permission": PUBLIC}, status_code=201)
+async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignUpForm]) -> UserView:
+    """Become a user by an invitation. Who is one already accepts it signed in, at `/api/v1/invitations/accept`."""
+    return user_view(await register(services, address_of(request), data))
 
 
 @post("/api/v1/sign-out", opt={"permission": Permission.SESSIONS_REVOKE}, status_code=204)
 async def sign_out(services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]) -> Response[None]:
     """End this session."""
     await services.sessions.end(principal.user.id, principal.credential_id, by=principal.actor)
-    gone = new_cookie("", request, services)
-    gone.max_age = 0
-    return Response(None, cookies=[gone])
+    return Response(None, cookies=[no_cookie(request, services)])
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (show_ways, sign_in, sign_up, sign_out)

@@ -8,8 +8,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
+from llmaas.console.admin.access import Principal, ThePrincipal
+from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, Form, Limit, Page, PathId, checked_name, moment, page_of
 from llmaas.domain import tokens
 from llmaas.domain.permissions import Permission
@@ -58,6 +58,12 @@ async def list_tokens(
 @post("/api/v1/tokens", opt={"permission": Permission.TOKENS_CREATE})
 async def create_token(services: TheServices, principal: ThePrincipal, data: JSONBody[NewToken]) -> MadeToken:
     """Make a token. It may what you may, but for what needs a signed-in browser."""
+    text, token = await make_token(services, principal, data)
+    return MadeToken(text, token.id)
+
+
+async def make_token(services: Services, principal: Principal, data: NewToken) -> tuple[str, Token]:
+    """The token as it is shown once, and as it is stored. Raises InvalidRequest with the field in `param`."""
     if data.expires_days is not None and not 1 <= data.expires_days <= _MAX_DAYS:
         raise InvalidRequest(f"`expires_days` must be between 1 and {_MAX_DAYS}.", param="expires_days")
     name = checked_name(data.name)
@@ -66,7 +72,7 @@ async def create_token(services: TheServices, principal: ThePrincipal, data: JSO
     expires_ms = None if data.expires_days is None else now_ms + data.expires_days * _DAY_MS
     token = Token(token_id, principal.user.id, name, secret_hash, now_ms, expires_ms=expires_ms)
     await services.tokens.add(token, by=principal.actor)
-    return MadeToken(text, token_id)
+    return text, token
 
 
 @delete("/api/v1/tokens/{token_id:str}", opt={"permission": Permission.TOKENS_REVOKE})

@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
+from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import (
     After,
@@ -83,7 +83,7 @@ def _view(user: User) -> AnyUser:
     )
 
 
-async def _read(services: Services, user_id: str) -> User:
+async def read_user(services: Services, user_id: str) -> User:
     user = await services.users.get(user_id)
     if user is None:
         raise NotFound(f"There is no user `{user_id[:64]}`.", param="user_id")
@@ -99,12 +99,17 @@ async def list_users(services: TheServices, after: After = None, limit: Limit = 
 @get("/api/v1/users/{user_id:str}", opt={"permission": Permission.USERS_READ})
 async def show_user(services: TheServices, user_id: PathId) -> Response[AnyUser]:
     """One user."""
-    return tagged(_view(await _read(services, user_id)))
+    return tagged(_view(await read_user(services, user_id)))
 
 
 @post("/api/v1/users", opt={"permission": Permission.USERS_CREATE})
 async def create_user(services: TheServices, principal: ThePrincipal, data: JSONBody[NewUser]) -> MadeUser:
     """Add a person; gives a one-time password."""
+    return await make_user(services, principal, data)
+
+
+async def make_user(services: Services, principal: Principal, data: NewUser) -> MadeUser:
+    """Raises Conflict when the address is taken, InvalidRequest."""
     if not valid_email(data.email):
         raise InvalidRequest("That is no e-mail address.", param="email")
     password = one_time()
@@ -130,8 +135,13 @@ async def change_user(
     if_match: IfMatch = None,
 ) -> Response[AnyUser]:
     """Change name or rights, disable or enable. Sessions and tokens of a disabled user stop at once."""
-    seen = await _read(services, user_id)
+    seen = await read_user(services, user_id)
     check_match(if_match, _view(seen))
+    return tagged(_view(await alter_user(services, principal, seen, data)))
+
+
+async def alter_user(services: Services, principal: Principal, seen: User, data: UserChanges) -> User:
+    """Raises Conflict for the last admin, Outdated, InvalidRequest."""
     changes: dict[str, object] = {}
     if data.name is not msgspec.UNSET:
         changes["name"] = checked_name(data.name)
@@ -141,21 +151,24 @@ async def change_user(
         changes["disabled_ms"] = services.clock.now_ms() if data.disabled else None
     changed = dataclasses.replace(seen, **changes)  # type: ignore[arg-type]
     await services.users.change(seen, changed, by=principal.actor)
-    return tagged(_view(changed))
+    return changed
 
 
 @post("/api/v1/users/{user_id:str}/reset-password", opt={"permission": Permission.USERS_CHANGE}, status_code=200)
 async def reset_password(services: TheServices, principal: ThePrincipal, user_id: PathId) -> MadeUser:
     """A new one-time password. The user's sessions end; tokens rest until it is changed. The second factor stays."""
-    user = await _read(services, user_id)
+    return await new_password(services, principal, await read_user(services, user_id))
+
+
+async def new_password(services: Services, principal: Principal, user: User) -> MadeUser:
     password = one_time()
     digest = await services.passwords.hash(password)
-    await services.users.set_password(user_id, digest, must_change=True, keep_session=None, by=principal.actor)
+    await services.users.set_password(user.id, digest, must_change=True, keep_session=None, by=principal.actor)
     return MadeUser(user.id, user.email, password)
 
 
 @post("/api/v1/users/{user_id:str}/end-second-factor", opt={"permission": Permission.USERS_CHANGE}, status_code=204)
-async def end_second_factor(services: TheServices, principal: ThePrincipal, user_id: PathId) -> None:
+async def drop_second_factor(services: TheServices, principal: ThePrincipal, user_id: PathId) -> None:
     """For who lost the authenticator and the recovery codes."""
     await services.users.end_second_factor(user_id, by=principal.actor)
 
@@ -166,5 +179,5 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     create_user,
     change_user,
     reset_password,
-    end_second_factor,
+    drop_second_factor,
 )

@@ -1,0 +1,162 @@
+"""The admin API and the console's pages as one ASGI application, and the form of its failures."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import structlog
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from llmaas.console.admin.access import PUBLIC, Guard, is_page, principal_of
+from llmaas.console.admin.document import describe
+from llmaas.console.admin.routes import ROUTES
+from llmaas.console.admin.services import Services
+from llmaas.console.errors import render
+from llmaas.console.pages.frame import Page, Surroundings, error_page, make_surroundings, open_page
+from llmaas.console.pages.routes import PAGES
+from llmaas.console.pages.static_files import StaticFiles
+from llmaas.console.reference import Reference
+from llmaas.errors import BodyTooLarge, InvalidRequest, LlmaasError, MethodNotAllowed, UnknownPath
+from llmaas.web.asgi import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 1024 * 1024
+_MAX_SHOWN_CHARS = 300
+_ALWAYS = [
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+_API = [
+    *_ALWAYS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_PAGE_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_PAGE = [
+    *_ALWAYS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", _PAGE_POLICY),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    # Without the origin of the page a browser would send our own forms with `origin: null`.
+    (b"referrer-policy", b"same-origin"),
+]
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.console")
+
+
+def build_admin(services: Services) -> ASGIApp:
+    """Serves pages, `/api/v1/…` and `/api/openapi.json`; needs no lifespan events."""
+    return _with_headers(cast("ASGIApp", build_litestar(services)))
+
+
+def build_litestar(services: Services) -> Litestar:
+    """The same without what every answer carries: the table of routes."""
+    surroundings = make_surroundings(frozenset(path for route in PAGES for path in route.paths))
+    dependencies = _dependencies(services, surroundings)
+    described = describe(dependencies)
+    document = msgspec.json.encode(described)
+    reference = Reference(services.api_document, described)
+    dependencies["reference"] = Provide(lambda: reference, sync_to_thread=False)
+
+    @get("/api/openapi.json", opt={"permission": PUBLIC}, media_type=MediaType.JSON, sync_to_thread=False)
+    def openapi() -> bytes:
+        return document
+
+    def fail(request: Request[Any, Any, Any], exception: Exception) -> Response[Any]:
+        return _render(request, exception, services, surroundings)
+
+    return Litestar(
+        [*ROUTES, *PAGES, openapi],
+        guards=[Guard(services).check],
+        dependencies=dependencies,
+        exception_handlers={LlmaasError: fail, HTTPException: fail, Exception: fail},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=MAX_BODY_BYTES,
+    )
+
+
+def _dependencies(services: Services, surroundings: Surroundings) -> dict[str, Provide]:
+    def provide_services() -> Services:
+        return services
+
+    def provide_static_files() -> StaticFiles:
+        return surroundings.static_files
+
+    async def provide_page(request: Request[Any, Any, Any]) -> Page:
+        return await open_page(request, services, surroundings)
+
+    return {
+        "services": Provide(provide_services, sync_to_thread=False),
+        "principal": Provide(_provide_principal, sync_to_thread=False),
+        "static_files": Provide(provide_static_files, sync_to_thread=False),
+        "page": Provide(provide_page),
+    }
+
+
+def _provide_principal(request: Request[Any, Any, Any]) -> Any:
+    return principal_of(request)
+
+
+def _render(
+    request: Request[Any, Any, Any], exception: Exception, services: Services, surroundings: Surroundings
+) -> Response[Any]:
+    """A browser that asks for a page gets a page; everybody else the JSON that programs read."""
+    error = _translate(exception)
+    if error is None:
+        _log.error("admin_request_failed", path=request.scope["path"], exc_info=exception)
+        error = LlmaasError("Something went wrong on our side.")
+    if is_page(request) and "text/html" in request.headers.get("accept", ""):
+        return error_page(request, services, surroundings, error)
+    status, headers, body = render(error)
+    return Response(body, status_code=status, headers=headers, media_type=MediaType.JSON)
+
+
+def _translate(exception: Exception) -> LlmaasError | None:
+    """Litestar's errors as ours; None: a defect."""
+    if isinstance(exception, LlmaasError):
+        return exception
+    if isinstance(exception, RecursionError | UnicodeDecodeError):  # msgspec on a body; Litestar lets these two through
+        return InvalidRequest("The body is not valid JSON.")
+    if not isinstance(exception, HTTPException) or exception.status_code >= 500:
+        return None
+    match exception.status_code:
+        case 404:
+            return UnknownPath("There is nothing at this address.")
+        case 405:
+            allow = (exception.headers or {}).get("allow", "").split(", ")
+            return MethodNotAllowed("This address does not take that method.", allow)
+        case 413:
+            return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    details = exception.extra if isinstance(exception.extra, list) else []
+    if not details:
+        return InvalidRequest("The body is not valid JSON.")
+    key, message = details[0].get("key"), str(details[0]["message"])[:_MAX_SHOWN_CHARS]
+    if key in {None, "data"}:
+        return InvalidRequest("The body must be a JSON object." if message == "'data'" else f"{message}.")
+    return InvalidRequest(f"`{key}`: {message}.", param=str(key)[:_MAX_SHOWN_CHARS])
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """On every answer, whoever made it. A static file says itself how long it keeps."""
+
+    async def hardened(scope: Scope, receive: Receive, send: Send) -> None:
+        more = _API if scope["path"].startswith("/api/") else _PAGE
+        if scope["method"] == "HEAD":  # the server leaves the body away
+            scope = {**scope, "method": "GET"}
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(line for line in more if line[0] not in given)]
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return hardened

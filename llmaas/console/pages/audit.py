@@ -1,0 +1,110 @@
+"""`/admin/audit`: what was done, by whom; with filters, and a check that nobody changed the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.console.spans import last_days
+from llmaas.domain.audit import AuditFilter, Line, Verdict
+from llmaas.domain.permissions import Permission
+
+_MOST = 50
+_LONGEST = 200
+_READ = {"permission": Permission.AUDIT_READ}
+NAMES = ("action", "by", "subject", "project")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of what was done to; None: it was not there, or is not any more."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    line: Line
+    differences: list[Difference]
+
+
+@get("/admin/audit", opt=_READ)
+async def list_acts(page: ThePage, services: TheServices, request: Request[Any, Any, Any]) -> Response[Any]:
+    return await _render(page, services, dict(request.query_params), None)
+
+
+@post("/admin/audit/verify", opt={**_READ, **FORM}, status_code=200)
+async def verify(page: ThePage, services: TheServices) -> Response[Any]:
+    """Looks at every line."""
+    return await _render(page, services, {}, await services.audit.verify())
+
+
+async def _render(page: Page, services: Services, query: dict[str, str], verdict: Verdict | None) -> Response[Any]:
+    wanted = {name: query.get(name, "").strip()[:_LONGEST] for name in (*NAMES, "from", "to")}
+    where = AuditFilter(
+        project_id=wanted["project"] or None,
+        actor_id=wanted["by"] or None,
+        action=wanted["action"] or None,
+        subject_id=wanted["subject"] or None,
+        from_ms=_day_ms(wanted["from"]),
+        to_ms=_day_ms(wanted["to"], later=1),
+    )
+    before = query.get("before", "")
+    found = await services.audit.page(where, before=int(before) if _is_number(before) else None, limit=_MOST + 1)
+    shown = found[:_MOST]
+    kept = {name: value for name, value in wanted.items() if value}
+    following = f"?{urlencode({**kept, 'before': shown[-1].seq})}" if len(found) > _MOST else ""
+    return page.render(
+        "administration/audit.html",
+        lines=[AuditLine(line, differences(line)) for line in shown],
+        wanted=wanted,
+        is_filtered=bool(kept),
+        following=following,
+        first=f"?{urlencode(kept)}" if before else "",
+        people={user.id: user.name or user.email for user in await services.users.page(after=None, limit=1_000)},
+        verdict=verdict,
+    )
+
+
+def differences(line: Line) -> list[Difference]:
+    """What changed; of a thing that is new or gone, all that it says."""
+    before, after = line.act.before or {}, line.act.after or {}
+    names = dict.fromkeys((*before, *after))
+    return [
+        Difference(name, _text(before, name), _text(after, name))
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _text(values: Any, name: str) -> str | None:
+    value = values.get(name)
+    if name not in values or value is None:
+        return None
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _day_ms(text: str, later: int = 0) -> int | None:
+    """None for what is no day: a filter that says nothing."""
+    try:
+        day = date.fromisoformat(text) + timedelta(later)
+    except (ValueError, OverflowError):
+        return None
+    return last_days(day, 1).from_ms
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 15
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (list_acts, verify)

@@ -1,0 +1,57 @@
+"""A form as it came, and what is wrong with it: values to fill it in again, and one message for each field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from litestar import Request
+
+from llmaas.console.texts import Words
+from llmaas.errors import Conflict, InvalidRequest, NotAuthenticated, NotFound, Outdated, RateLimited
+
+_MAX_CHARS = 20_000
+_EXPECTED = (InvalidRequest, NotAuthenticated, NotFound, Conflict, Outdated, RateLimited)
+
+
+@dataclass(slots=True)
+class Fields:
+    """`faults`: by field; under "" what is wrong with all of it. Templates ask `fields.value(…)` and `fields.fault(…)`."""
+
+    t: Words
+    values: Mapping[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        return not self.faults
+
+    def value(self, name: str, otherwise: str = "") -> str:
+        return self.values.get(name, otherwise)
+
+    def fault(self, name: str = "") -> str:
+        return self.faults.get(name, "")
+
+    def need(self, *names: str) -> None:
+        """Note each of these that is empty."""
+        for name in names:
+            if not self.value(name).strip():
+                self.faults[name] = self.t("frame.required")
+
+    @contextmanager
+    def noting(self, *names: str, otherwise: str = "") -> Iterator[None]:
+        """What a service refuses within is noted beside the field that it names if it is one of `names`, else at
+        `otherwise`. What follows the refusal within the block does not run.
+        """
+        try:
+            yield
+        except _EXPECTED as error:
+            param = getattr(error, "param", None)
+            self.faults[param if param in names else otherwise] = self.t.said(error.message)
+
+
+async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:
+    form = await request.form()
+    return Fields(t, {name: value[:_MAX_CHARS] for name, value in form.items() if isinstance(value, str)})

@@ -1,0 +1,302 @@
+"""What all pages share: layout with navigation, language, theme, flash messages and the form token. `Page` is one answer.
+
+A page's handler takes `page: ThePage` and ends with `page.render(…)` or `page.redirect(…)`. How: docs/console.md.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import msgspec
+from litestar import MediaType, Request, Response
+from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
+
+from llmaas.console.admin.access import FORM_TYPE, Connection, Principal, is_secure, session_cookie
+from llmaas.console.admin.services import Services
+from llmaas.console.errors import render as render_error
+from llmaas.console.oidc import local_path
+from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
+from llmaas.console.pages.static_files import StaticFiles
+from llmaas.console.pages.words_of_time import shown_day, shown_time
+from llmaas.console.texts import LANGUAGES, Texts, Words, choose_language
+from llmaas.domain.members import Role
+from llmaas.domain.permissions import RULES, Permission
+from llmaas.domain.prices import NANO, format_amount
+from llmaas.domain.projects import Project, unknown_project
+from llmaas.errors import LlmaasError, NotAllowed, NotAuthenticated
+
+FORM = {"media_type": FORM_TYPE}
+"""Goes into the `opt` of a handler that takes a form."""
+THEMES = ("auto", "light", "dark")
+THEME_COOKIE, LANGUAGE_COOKIE, PROJECT_COOKIE = "llmaas-theme", "llmaas-language", "llmaas-project"
+_FLASH_COOKIE = "llmaas-flash"
+_FLASH_S = 60
+_YEAR_S = 365 * 86_400
+_MOST_PROJECTS = 50
+_EXPLAINED = frozenset({400, 403, 404, 405, 429, 503})
+
+
+class Flash(msgspec.Struct, frozen=True):
+    """A text that is shown once, on the next page."""
+
+    key: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Made once: templates, words, files, and which addresses there are."""
+
+    templates: jinja2.Environment
+    texts: Texts
+    static_files: StaticFiles
+    paths: frozenset[str]
+
+
+def make_surroundings(paths: frozenset[str]) -> Surroundings:
+    """`paths`: of all pages, as they are declared. The navigation shows places that are among them."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmaas.console", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return Surroundings(templates, Texts(), StaticFiles(), frozenset(path.replace(":str", "") for path in paths))
+
+
+class Page:
+    """An answer in the making. `t` are the words of the reader's language. `principal`: None for who is not signed in.
+
+    `project`: that of the address; elsewhere the one that the reader was in last, None for who has none. `role`: in it.
+    """
+
+    def __init__(
+        self,
+        request: Connection,
+        services: Services,
+        surroundings: Surroundings,
+        *,
+        project: Project | None = None,
+        projects: Sequence[Project] = (),
+        role: Role | None = None,
+    ) -> None:
+        self.request = request
+        self.services = services
+        self.principal: Principal | None = getattr(request.state, "principal", None)
+        self.project = project
+        self.projects = projects
+        self.role = role
+        self._surroundings = surroundings
+        self._cookies: list[Cookie] = []
+        language = choose_language(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language", ""))
+        self.t: Words = surroundings.texts.words(language)
+        theme = request.cookies.get(THEME_COOKIE, "")
+        self.theme = theme if theme in THEMES else THEMES[0]
+
+    @property
+    def language(self) -> str:
+        return self.t.language
+
+    @property
+    def path(self) -> str:
+        return str(self.request.scope["path"])
+
+    @property
+    def csrf(self) -> str:
+        return self.principal.csrf_token if self.principal is not None else ""
+
+    @property
+    def has_session(self) -> bool:
+        """Whether somebody seems to be signed in, also where no route asked who it is."""
+        return self.principal is not None or session_cookie(self.request, self.services) is not None
+
+    @property
+    def base_url(self) -> str:
+        """Where programs find this service, without a slash at the end."""
+        scheme = "https" if is_secure(self.request, self.services) else "http"
+        return self.services.public_url or f"{scheme}://{self.request.headers.get('host', '')}"
+
+    @property
+    def api_base_url(self) -> str:
+        """What a client of the OpenAI API is pointed at."""
+        return f"{self.base_url}/v1"
+
+    @property
+    def project_links(self) -> list[Link]:
+        return self._links(PROJECT_PLACES) if self.project is not None else []
+
+    @property
+    def admin_links(self) -> list[Link]:
+        return self._links(ADMIN_PLACES)
+
+    def may(self, permission: Permission | str) -> bool:
+        """Whether the reader may do that in `project`."""
+        if self.principal is None:
+            return False
+        return RULES[Permission(permission)].allows(admin=self.principal.user.is_admin, role=self.role)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a page at an address, as routes declare it: `/projects/{project_id}/keys`."""
+        return path in self._surroundings.paths
+
+    def in_project(self, project: Project) -> str:
+        """The address of the present place in another project."""
+        here = next((link for link in self.project_links if link.is_here), None)
+        if here is None:
+            return f"/?project={quote(project.id)}"
+        return f"/projects/{quote(project.id)}/{here.path.rpartition('/')[2]}"
+
+    def number(self, value: float, places: int = 0) -> str:
+        return self.t.number(value, places)
+
+    def money(self, nano: int, currency: str | None = None) -> str:
+        """`12.34 EUR`, as exact as it is."""
+        whole, _, places = format_amount(abs(nano)).partition(".")
+        sign = "-" if nano < 0 else ""
+        return f"{sign}{self.t.number(int(whole))}{self.t.point}{places} {currency or self.services.currency}"
+
+    def rounded(self, nano: int, currency: str | None = None) -> str:
+        """Money where the whole of it is meant: two places, four below one unit. Half up, away from zero."""
+        places = 2 if abs(nano) >= NANO else 4
+        unit = NANO // 10**places
+        units = (abs(nano) + unit // 2) // unit
+        sign = "-" if nano < 0 and units else ""
+        whole, rest = divmod(units, 10**places)
+        # Cents are enough for what is exact in cents, such as nothing.
+        shown = (
+            f"{rest // 100:02d}" if places > 2 and not rest % 100 and not nano % (100 * unit) else f"{rest:0{places}d}"
+        )
+        return f"{sign}{self.t.number(whole)}{self.t.point}{shown} {currency or self.services.currency}"
+
+    def render(
+        self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+    ) -> Response[Any]:
+        """The template's page. It sees `values`, and what docs/console.md lists."""
+        flash = self._take_flash()
+        body = self._surroundings.templates.get_template(template).render(**self._words(flash), **values)
+        if self.project is not None and "project_id" in self.request.path_params:
+            self.remember(PROJECT_COOKIE, self.project.id)
+        return Response(
+            body,
+            status_code=status,
+            headers=dict(headers or {}),
+            media_type=MediaType.HTML,
+            cookies=self._cookies,
+        )
+
+    def redirect(
+        self, path: str, *, flash: str | None = None, cookies: Sequence[Cookie] = (), **values: object
+    ) -> Response[Any]:
+        """To another page of ours by GET. `flash`: the key of a text to show there, with `values`."""
+        if flash is not None:
+            told = Flash(flash, {name: str(value) for name, value in values.items()})
+            body = urlsafe_b64encode(msgspec.json.encode(told)).decode().rstrip("=")
+            self._cookies.append(self._cookie(_FLASH_COOKIE, f"{body}.{self._sign(body)}", _FLASH_S))
+        headers = {"location": path}
+        return Response(None, status_code=303, headers=headers, cookies=[*self._cookies, *cookies])
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a choice of the reader in this browser for a year."""
+        self._cookies.append(self._cookie(name, value, _YEAR_S))
+
+    def _words(self, flash: str | None) -> dict[str, Any]:
+        return {
+            "page": self,
+            "t": self.t,
+            "tn": self.t.count,
+            "number": self.number,
+            "money": self.money,
+            "rounded": self.rounded,
+            "time": shown_time,
+            "day": shown_day,
+            "static": self._surroundings.static_files.url,
+            "languages": LANGUAGES,
+            "themes": THEMES,
+            "flash": flash,
+            "csrf": self.csrf,
+        }
+
+    def _links(self, places: Sequence[Place]) -> list[Link]:
+        if self.principal is None:
+            return []
+        known = [place for place in places if place.path in self._surroundings.paths]
+        project_id = quote(self.project.id) if self.project is not None else ""
+        return links(known, self.path, project_id=project_id, admin=self.principal.user.is_admin, role=self.role)
+
+    def _cookie(self, name: str, value: str, max_age_s: int) -> Cookie:
+        secure = is_secure(self.request, self.services)
+        return Cookie(name, value=value, path="/", max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
+
+    def _take_flash(self) -> str | None:
+        body, _, signature = self.request.cookies.get(_FLASH_COOKIE, "").partition(".")
+        if not body or not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
+            return None
+        self._cookies.append(self._cookie(_FLASH_COOKIE, "", 0))
+        flash = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Flash)
+        return self.t(flash.key, **flash.values)
+
+    def _sign(self, body: str) -> str:
+        """Nobody else can make us say something."""
+        key = self.services.pepper
+        return blake2b(body.encode(errors="replace"), digest_size=16, key=key, person=b"flash").hexdigest()
+
+
+ThePage = NamedDependency[Page]
+"""How a handler declares its parameter `page`."""
+
+
+async def open_page(request: Request[Any, Any, Any], services: Services, surroundings: Surroundings) -> Page:
+    """Raises NotFound for a project that is not there."""
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:
+        return Page(request, services, surroundings)
+    user, role = principal.user, principal.role
+    projects = await services.projects.page(of_user=user.id, after=None, limit=_MOST_PROJECTS)
+    if not projects and user.is_admin:
+        projects = await services.projects.page(of_user=None, after=None, limit=_MOST_PROJECTS)
+    wanted = request.path_params.get("project_id")
+    chosen = wanted or request.query_params.get("project") or request.cookies.get(PROJECT_COOKIE, "")
+    project = next((one for one in projects if one.id == chosen), None)
+    if project is None and chosen and (wanted or user.is_admin):  # the guard let them into the wanted one
+        project = await services.projects.get(chosen)
+    if project is None and wanted:
+        raise unknown_project(wanted)
+    if project is None and projects:
+        project = projects[0]
+    if project is not None and not wanted:
+        role = await services.members.role(project.id, user.id)
+    return Page(request, services, surroundings, project=project, projects=projects, role=role)
+
+
+def error_page(
+    request: Request[Any, Any, Any], services: Services, surroundings: Surroundings, error: LlmaasError
+) -> Response[Any]:
+    """What a browser gets in place of a page. Who has to sign in, or to change a password first, is sent there."""
+    page = Page(request, services, surroundings)
+    if isinstance(error, NotAuthenticated) and page.principal is None:
+        wanted = page.path + (f"?{request.url.query}" if request.url.query else "")
+        target = local_path(wanted) if request.method in {"GET", "HEAD"} else "/"
+        return page.redirect("/sign-in" if target == "/" else f"/sign-in?next={quote(target, safe='/')}")
+    must_change = page.principal is not None and page.principal.user.must_change_password
+    if isinstance(error, NotAllowed) and must_change and page.path != "/welcome":
+        return page.redirect("/welcome")
+    status, headers, body = render_error(error)
+    explained = status if status in _EXPLAINED else 500 if status >= 500 else 400
+    headers.pop("www-authenticate", None)
+    return page.render(
+        "errors/page.html",
+        status=status,
+        headers=headers,
+        explained=explained,
+        message=page.t.said(body.error.message),
+    )

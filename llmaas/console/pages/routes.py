@@ -1,0 +1,63 @@
+"""Every page of the console. A handler states its permission in `opt`; a test fails on one that does not."""
+
+from __future__ import annotations
+
+from litestar.handlers import HTTPRouteHandler
+
+from llmaas.console.pages import (
+    add_machine,
+    admin_projects,
+    admin_users,
+    audit,
+    billing,
+    fleet,
+    fleet_models,
+    health,
+    home,
+    keys,
+    members,
+    models,
+    overview,
+    playground,
+    profile,
+    providers,
+    reference,
+    security,
+    settings,
+    sign_in,
+    static_files,
+    status,
+    tiers,
+    tokens,
+    usage,
+    welcome,
+)
+
+PAGES: tuple[HTTPRouteHandler, ...] = (
+    *home.ROUTES,
+    *static_files.ROUTES,
+    *sign_in.ROUTES,
+    *welcome.ROUTES,
+    *profile.ROUTES,
+    *security.ROUTES,
+    *tokens.ROUTES,
+    *overview.ROUTES,
+    *models.ROUTES,
+    *playground.ROUTES,
+    *keys.ROUTES,
+    *usage.ROUTES,
+    *billing.ROUTES,
+    *members.ROUTES,
+    *fleet.ROUTES,
+    *add_machine.ROUTES,
+    *fleet_models.ROUTES,
+    *providers.ROUTES,
+    *admin_projects.ROUTES,
+    *admin_users.ROUTES,
+    *tiers.ROUTES,
+    *audit.ROUTES,
+    *health.ROUTES,
+    *settings.ROUTES,
+    *status.ROUTES,
+    *reference.ROUTES,
+)

@@ -1,0 +1,90 @@
+"""Single requests of a project that match a filter, found without reading through all those that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from llmaas.console.spans import DAY_MS, day_of
+from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageReader, UsageRow
+
+_HOUR_MS = 3_600_000
+_FAILURE_HOURS = 24
+_FINE = frozenset({Outcome.COMPLETED, Outcome.CLIENT_ABORTED})
+
+
+async def find_rows(
+    usage: UsageReader, where: UsageFilter, *, limit: int, after: Cursor | None = None
+) -> list[UsageRow]:
+    """What `UsageReader.page` gives. Sums say which hours hold any such row, and only those are read: a key that was used
+    once a month ago is found among millions of rows. What sums do not know, such as end users, is read through.
+    """
+    if where.end_user or where.id or not (where.key_id or where.model_id or where.member_id or where.outcome):
+        return await usage.page(where, limit=limit, after=after)
+    if after is not None:
+        end_ms = (after.started_ms // _HOUR_MS + 1) * _HOUR_MS
+        where = dataclasses.replace(where, to_ms=end_ms if where.to_ms is None else min(where.to_ms, end_ms))
+    found: list[UsageRow] = []
+    days = await _times(usage, where, Grouping.DAY)
+    while days and len(found) < limit:
+        batch = [days.pop(0)]
+        while days and sum(requests for _, requests in batch) < limit - len(found):
+            batch.append(days.pop(0))
+        within = _narrowed(where, batch[-1][0], batch[0][0] + DAY_MS)
+        hours = await _times(usage, within, Grouping.HOUR)
+        for start_ms, end_ms in _joined([hour_ms for hour_ms, _ in hours]):
+            if len(found) < limit:
+                part = _narrowed(where, start_ms, end_ms)
+                found += await usage.page(part, limit=limit - len(found), after=after)
+    return found
+
+
+async def latest_failures(usage: UsageReader, project_id: str, now_ms: int, limit: int) -> list[UsageRow]:
+    """Those of the last 24 hours that did not end well, newest first. That a caller left is no failure."""
+    first_ms = now_ms // _HOUR_MS * _HOUR_MS - (_FAILURE_HOURS - 1) * _HOUR_MS
+    where = UsageFilter(project_id=project_id, from_ms=first_ms)
+    ended = {part.group[0] for part in await usage.sums(where, [Grouping.OUTCOME])}
+    found: list[UsageRow] = []
+    for outcome in sorted(name for name in ended if name is not None and name not in _FINE):
+        found += await find_rows(usage, dataclasses.replace(where, outcome=outcome), limit=limit)
+    return sorted(found, key=lambda row: (row.started_ms, row.id), reverse=True)[:limit]
+
+
+async def first_day_of(usage: UsageReader, where: UsageFilter, *, most: int) -> date | None:
+    """From which day on the span holds no more rows than that, or only its last day that has any; None: from its beginning."""
+    rows = 0
+    for day_ms, requests in await _times(usage, where, Grouping.DAY):
+        if rows and rows + requests > most:
+            return day_of(day_ms + DAY_MS)
+        rows += requests
+    return None
+
+
+async def _times(usage: UsageReader, where: UsageFilter, by: Grouping) -> list[tuple[int, int]]:
+    """Beginnings of days or hours that hold rows, newest first, each with how many they are."""
+    counts: dict[int, int] = {}
+    for part in await usage.sums(where, [by]):
+        text = part.group[0] or ""
+        start_ms = round(datetime.fromisoformat(text if "T" in text else f"{text}T00:00Z").timestamp() * 1000)
+        counts[start_ms] = counts.get(start_ms, 0) + part.requests
+    return sorted(counts.items(), reverse=True)
+
+
+def _joined(hours: Sequence[int]) -> list[tuple[int, int]]:
+    """Spans of hours that follow each other, newest first as the hours are."""
+    spans: list[tuple[int, int]] = []
+    for hour_ms in hours:
+        if spans and spans[-1][0] == hour_ms + _HOUR_MS:
+            spans[-1] = (hour_ms, spans[-1][1])
+        else:
+            spans.append((hour_ms, hour_ms + _HOUR_MS))
+    return spans
+
+
+def _narrowed(where: UsageFilter, start_ms: int, end_ms: int) -> UsageFilter:
+    return dataclasses.replace(
+        where,
+        from_ms=start_ms if where.from_ms is None else max(where.from_ms, start_ms),
+        to_ms=end_ms if where.to_ms is None else min(where.to_ms, end_ms),
+    )

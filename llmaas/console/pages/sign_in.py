@@ -1,0 +1,83 @@
+"""`/sign-in`, `/sign-out`, `/join`: from a password, or an invitation, to a session and back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+
+from llmaas.console.admin.access import PUBLIC, ThePrincipal
+from llmaas.console.admin.services import Services, TheServices
+from llmaas.console.admin.sign_in import SignUpForm, browser_of, new_cookie, no_cookie, register
+from llmaas.console.oidc import local_path
+from llmaas.console.pages.fields import Fields, read_fields
+from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.domain.permissions import Permission
+
+Next = Annotated[str, QueryParameter(name="next", max_length=1000)]
+Invited = Annotated[str, QueryParameter(name="invitation", max_length=200)]
+
+
+@get("/sign-in", opt={"permission": PUBLIC})
+async def ask(page: ThePage, services: TheServices, next_path: Next = "/") -> Response[Any]:
+    target = local_path(next_path)
+    if page.principal is not None:
+        return page.redirect(target)
+    return _form(page, services, Fields(page.t, {"next": target}))
+
+
+@post("/sign-in", opt={"permission": PUBLIC, **FORM})
+async def sign_in(page: ThePage, services: TheServices, request: Request[Any, Any, Any]) -> Response[Any]:
+    """Whether there is an account, and what of it is wrong, nobody learns."""
+    fields = await read_fields(request, page.t)
+    fields.need("email", "password")
+    if fields.good:
+        browser = browser_of(request, services)
+        given = (fields.value("email"), fields.value("password"), fields.value("code"))
+        with fields.noting():
+            token, _ = await services.sign_in.with_password(*given, browser)
+            return page.redirect(local_path(fields.value("next", "/")), cookies=[new_cookie(token, request, services)])
+    return _form(page, services, fields)
+
+
+@post("/sign-out", opt={"permission": Permission.SESSIONS_REVOKE, **FORM})
+async def sign_out(
+    page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
+) -> Response[Any]:
+    await services.sessions.end(principal.user.id, principal.credential_id, by=principal.actor)
+    return page.redirect("/sign-in", flash="sign_in.signed_out", cookies=[no_cookie(request, services)])
+
+
+@get("/join", opt={"permission": PUBLIC})
+async def ask_to_join(page: ThePage, invitation: Invited = "") -> Response[Any]:
+    """Where the link of an invitation leads."""
+    return page.render("sign_in/join.html", fields=Fields(page.t, {"token": invitation}))
+
+
+@post("/join", opt={"permission": PUBLIC, **FORM})
+async def join(page: ThePage, services: TheServices, request: Request[Any, Any, Any]) -> Response[Any]:
+    """Becomes a user by an invitation, and signs in."""
+    fields = await read_fields(request, page.t)
+    fields.need("name", "password")
+    if fields.good:
+        form = SignUpForm(fields.value("token").strip(), fields.value("password"), fields.value("name").strip())
+        browser = browser_of(request, services)
+        with fields.noting("name", "password"):
+            user = await register(services, browser.address, form)
+            token = await services.sign_in.open_session(user, browser)
+            return page.redirect("/", cookies=[new_cookie(token, request, services)])
+    return page.render("sign_in/join.html", status=422, fields=fields)
+
+
+def _form(page: Page, services: Services, fields: Fields) -> Response[Any]:
+    return page.render(
+        "sign_in/form.html",
+        status=200 if fields.good else 422,
+        fields=fields,
+        has_open_id=services.open_id is not None,
+    )
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (ask, sign_in, sign_out, ask_to_join, join)

@@ -1,0 +1,57 @@
+// On every page: times in the reader's zone, copying, menus that close. All pages work without it.
+
+const language = document.documentElement.lang;
+const shapes = {
+  time: new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }),
+  day: new Intl.DateTimeFormat(language, { dateStyle: "medium" }),
+};
+
+// Also called for parts that a script puts in later.
+function tellLocally(part) {
+  for (const time of part.querySelectorAll("time[data-shown]")) {
+    const moment = new Date(time.dateTime);
+    time.title = time.textContent;
+    time.textContent = shapes[time.dataset.shown].format(moment);
+    delete time.dataset.shown;
+  }
+}
+
+tellLocally(document);
+new MutationObserver((changes) => {
+  for (const change of changes)
+    for (const node of change.addedNodes) if (node.nodeType === Node.ELEMENT_NODE) tellLocally(node);
+}).observe(document.body, { childList: true, subtree: true });
+
+for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (button) {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    const label = button.querySelector("[data-word]") ?? button;
+    const word = label.textContent;
+    label.textContent = button.dataset.done;
+    setTimeout(() => (label.textContent = word), 1600);
+  }
+  for (const menu of document.querySelectorAll("details.menu[open]"))
+    if (!menu.contains(event.target)) menu.open = false;
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  const menu = document.querySelector("details.menu[open]");
+  if (menu) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  } else if (location.hash === "#side") {
+    location.hash = "#main";
+    document.querySelector(".topbar a").focus();
+  }
+});
+
+// A form that is on its way is not sent twice.
+document.addEventListener("submit", (event) => {
+  for (const button of event.target.querySelectorAll("button[data-once]")) {
+    setTimeout(() => (button.disabled = true));
+    setTimeout(() => (button.disabled = false), 8000);
+  }
+});

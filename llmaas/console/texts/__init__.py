@@ -1,0 +1,101 @@
+"""The words of the pages in three languages: `texts/<language>/<section>.toml`, asked for as `section.name`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any
+
+LANGUAGES = {"en": "English", "es": "Español", "fr": "Français"}
+DEFAULT_LANGUAGE = "en"
+_MESSAGES = "messages"
+"""The section without English file: what the services say, by their own English words."""
+_SEPARATORS = {"en": ",", "es": ".", "fr": "\u202f"}
+_POINTS = {"en": ".", "es": ",", "fr": ","}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The texts of one language."""
+
+    language: str
+    texts: Mapping[str, str]
+    messages: Mapping[str, str]
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text with its `{placeholders}` filled. Raises KeyError for a key that is not there."""
+        text = self.texts[key]
+        return text.format_map({name: self._shown(value) for name, value in values.items()}) if values else text
+
+    def count(self, key: str, number: int, **values: object) -> str:
+        """One of the texts `key.one` and `key.other`, with `{n}`."""
+        is_one = number in {0, 1} if self.language == "fr" else number == 1
+        return self(f"{key}.{'one' if is_one else 'other'}", n=number, **values)
+
+    def said(self, message: str) -> str:
+        """What a service says, in this language when it is one of the sentences that are translated."""
+        return self.messages.get(message, message)
+
+    def number(self, value: float, places: int = 0) -> str:
+        text = f"{value:,.{places}f}"
+        return text.translate({ord(","): _SEPARATORS[self.language], ord("."): _POINTS[self.language]})
+
+    @property
+    def point(self) -> str:
+        """Before the places of a number."""
+        return _POINTS[self.language]
+
+    def _shown(self, value: object) -> str:
+        return self.number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+class Texts:
+    """All languages, read once."""
+
+    def __init__(self) -> None:
+        folder = resources.files(__name__)
+        self._words = {language: _read(folder, language) for language in LANGUAGES}
+
+    def words(self, language: str) -> Words:
+        return self._words[language]
+
+
+def choose_language(chosen: str | None, accepted: str) -> str:
+    """`chosen`: by the reader; else the best of an `accept-language` header that we have."""
+    if chosen in LANGUAGES:
+        return chosen
+    wishes: list[tuple[float, str]] = []
+    for part in accepted[:200].split(","):
+        tag, _, weight = part.partition(";q=")
+        try:
+            wishes.append((-float(weight or 1), tag.strip().lower().partition("-")[0]))
+        except ValueError:
+            continue
+    known = [tag for _, tag in sorted(wishes, key=lambda wish: wish[0]) if tag in LANGUAGES]
+    return known[0] if known else DEFAULT_LANGUAGE
+
+
+def _read(folder: Traversable, language: str) -> Words:
+    texts: dict[str, str] = {}
+    messages: dict[str, str] = {}
+    for file in folder.joinpath(language).iterdir():
+        section, _, ending = file.name.rpartition(".")
+        if ending != "toml":
+            continue
+        table = tomllib.loads(file.read_text("utf-8"))
+        if section == _MESSAGES:
+            messages = dict(_flat("", table))
+        else:
+            texts.update(_flat(f"{section}.", table))
+    return Words(language, texts, messages)
+
+
+def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", str(value)

@@ -1,0 +1,97 @@
+"""The catalogue as a project sees it: cards with its own prices, filters, and a model's page with programs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.console.lab import HOSTILE, Lab
+
+MODELS = "/projects/lab/models"
+
+
+async def test_cards_tell_what_a_model_is_and_what_it_costs_here(lab: Lab) -> None:
+    await lab.asked(*(lab.row(n, days_ago=0.1 * n) for n in range(4)))
+    reader = await lab.reader("viewer")
+    page = await reader.get(MODELS)
+    assert "1.00 / 4.00 EUR" in page.text  # the tier's price, not the model's own
+    assert "200 ms" in page.text
+    assert "100 tokens/s" in page.text  # 500 tokens within 5 s after the first
+    other = await reader.get("/projects/empty/models")
+    assert "2.00 / 8.00 EUR" in other.text
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("search=IBM", ["granite3.3:8b"]),
+        ("search=granite", ["granite3.3:8b"]),
+        ("search=apache+IBM", ["granite3.3:8b"]),
+        ("kind=embedding", ["embed"]),
+        ("capability=tools&kind=chat", ["granite3.3:8b"]),
+        ("search=nothing-like-it", []),
+        ("kind=none&capability=x", []),
+    ],
+)
+async def test_models_are_searched_and_filtered_by_the_address(lab: Lab, query: str, found: list[str]) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}?{query}")
+    assert page.status == 200
+    assert [name for name in page.links if name in {"granite3.3:8b", "org/coder:1.5b", "embed", "idle"}] == found
+    if not found:
+        assert "No model matches." in page.text
+
+
+async def test_a_model_has_a_page_with_programs_that_can_be_copied(lab: Lab) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/granite3.3:8b")
+    assert page.heading == "granite3.3:8b"
+    for text in (
+        "curl http://console.test/v1/chat/completions",
+        "from openai import OpenAI",
+        'import OpenAI from "openai"',
+    ):
+        assert text in page.text
+    facts = page.facts()
+    assert (facts["Context window"], facts["Also known as"]) == ("60,000 tokens", "granite")
+    assert "/projects/lab/playground?model=granite3.3%3A8b" in page.links.values()
+
+
+async def test_programs_of_a_model_are_of_its_kind(lab: Lab) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/embed")
+    assert "/v1/embeddings" in page.text
+    assert not [href for href in page.links.values() if "playground" in href]
+
+
+async def test_a_programme_in_python_is_python(lab: Lab) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/granite3.3:8b")
+    programs = ["".join(code.itertext()) for code in page.main.iter("code")]
+    (python,) = [text for text in programs if text.startswith("import os")]
+    compile(python, "program", "exec")
+
+
+async def test_a_deprecated_model_tells_its_successor_and_its_dates(lab: Lab) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/org/coder:1.5b")
+    assert page.heading == "org/coder:1.5b"
+    assert "granite3.3:8b" in page.text
+    assert "2025-12-31" in page.text
+
+
+async def test_charts_show_days_that_were_measured(lab: Lab) -> None:
+    await lab.asked(*(lab.row(n, days_ago=1 + n % 2) for n in range(8)))
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/granite3.3:8b")
+    days = [row[""] for row in page.rows()]
+    assert days == ["2025-06-14", "2025-06-13"]
+    assert page.rows()[0]["Requests"] == "4"
+
+
+@pytest.mark.parametrize("model_id", ["none", "other/none", "%3Cb%3E", "a" * 150])
+async def test_a_model_that_is_not_there_is_not_found(lab: Lab, model_id: str) -> None:
+    page = await (await lab.reader("viewer")).get(f"{MODELS}/{model_id}")
+    assert page.status == 404
+    assert page.main.find(".//b") is None
+
+
+async def test_A12_what_a_card_says_is_only_text(lab: Lab) -> None:
+    reader = await lab.reader("viewer")
+    for path in (MODELS, f"{MODELS}/idle", f"{MODELS}?search=%22%3E%3Cscript%3E"):
+        page = await reader.get(path)
+        assert page.main.find(".//script") is None
+    assert HOSTILE in (await reader.get(f"{MODELS}/idle")).text
