@@ -627,7 +627,9 @@ class GatewayWorker:
         sums = SqlUsageSums(database)
         if not settings.state_url:
             return MemoryCounters(SqlBudgetStore(database), sums, self.ledger.flushed)
-        self._valkey = ValkeyCounters(settings.state_url.reveal(), self.id, sums, workers=settings.workers)
+        self._valkey = ValkeyCounters(
+            settings.state_url.reveal(), self.id, sums, workers=settings.workers, timeout_s=settings.state_timeout_s
+        )
         return SharedCounters(self._valkey, BudgetLeases(SqlBudgetStore(database, self.id)), self._clock)
 
     def _surface(self, table: RouteTable, admin: ASGIApp | None = None) -> Gateway:
