@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llmaas import settings
-from llmaas.app import Installation
 from llmaas.domain.fleet import Fleet
+from llmaas.installation import Installation
 from tests.engine.serving import Serving
 
 WORKERS = 4
