@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from llmaas import settings
-from llmaas.app import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.engine.probe import free_port
+from llmaas.installation import Installation
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("plain_us", "burst_us", "paced_event_us")

@@ -76,6 +76,9 @@ class Settings:
     state_url: Secret = setting(
         Secret(""), "`valkey://HOST:PORT/NUMBER` where several workers count together; empty: in memory."
     )
+    state_timeout_s: float = setting(
+        0.05, "Longest wait for an answer of Valkey; then each worker counts its own share.", at_least=0.001
+    )
     master_key: Secret = setting(
         Secret(""),
         "32 bytes in base64, the same on every host; empty: `master.key` in the data directory, made if need be.",

@@ -24,8 +24,8 @@ from llmaas.settings import Settings
 from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
     from llmaas.domain.fleet import Fleet
+    from llmaas.installation import Installation
 
 _GIB = 1024**3
 _LITTLE_BYTES = 2 * _GIB
@@ -209,7 +209,7 @@ async def _models(installation: Installation) -> Finding:
 
 
 def _model_files(installation: Installation, fleet: Fleet) -> Iterator[Finding]:
-    from llmaas.app import find_model_file
+    from llmaas.installation import find_model_file
 
     embedded = {p.id for p in fleet.providers if p.kind is ProviderKind.EMBEDDED}
     here = {b.id for b in fleet.backends if b.provider_id in embedded}

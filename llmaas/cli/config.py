@@ -18,7 +18,7 @@ from llmaas.errors import InvalidRequest
 from llmaas.settings import Loaded
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 commands = typer.Typer(help="Settings: check, show; the master key: rotate.", no_args_is_help=True)
 _KEY_BYTES = 32
@@ -87,7 +87,7 @@ def _read_key() -> bytes:
 @at_place
 def migrate(place: Place) -> None:
     """Bring the database of an older version to this version's schema. Make a backup first."""
-    from llmaas.app import migrate_database
+    from llmaas.installation import migrate_database
 
     before, after = migrate_database(place.load().settings)
     print(f"schema {after}, as it was" if before == after else f"schema {before or 'none'} → {after}")

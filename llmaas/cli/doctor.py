@@ -14,8 +14,8 @@ from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError, LlmaasError
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
     from llmaas.cli.checks import Finding
+    from llmaas.installation import Installation
 
 
 @at_place

@@ -15,8 +15,8 @@ from llmaas.cli.place import Place, at_place
 from llmaas.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
     from llmaas.domain.fleet import Change, Fleet
+    from llmaas.installation import Installation
 
 _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 _MOST_BYTES = 16 * 1024 * 1024

@@ -21,7 +21,7 @@ from llmaas.domain.projects import DEFAULT_PROJECT
 from llmaas.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 commands = typer.Typer(help="API keys: create, list, show, change, revoke, rotate.", no_args_is_help=True)
 _LIMITS = "Limits"

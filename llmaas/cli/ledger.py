@@ -16,7 +16,7 @@ from llmaas.domain.usage import UsageRow
 from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 commands = typer.Typer(help="The ledger of usage: check, correct, reconcile, rebuild.", no_args_is_help=True)
 commands.command()(reconcile)

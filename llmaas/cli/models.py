@@ -16,8 +16,8 @@ from llmaas.domain.prices import format_amount
 from llmaas.errors import UnknownModel
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
     from llmaas.domain.catalogue import Catalogue, Entry, Target
+    from llmaas.installation import Installation
 
 commands = typer.Typer(help="Published models: list, show, pull.", no_args_is_help=True)
 
@@ -70,7 +70,7 @@ def pull(
 ) -> None:
     """Bring the file of an embedded model here: resumed where it broke off, and verified."""
     from llmaas import log
-    from llmaas.app import pull_model
+    from llmaas.installation import pull_model
 
     log.configure("warning")
     settings = place.load().settings

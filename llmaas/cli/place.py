@@ -15,7 +15,7 @@ import typer
 from llmaas import settings
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Place:
     def run(self, work: Callable[[Installation], Awaitable[T]]) -> T:
         """Do something with the installation at this place, which is made when there is none yet."""
         from llmaas import log
-        from llmaas.app import Installation
+        from llmaas.installation import Installation
 
         log.configure("warning")
 

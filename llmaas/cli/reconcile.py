@@ -19,7 +19,7 @@ from llmaas.domain.usage import Grouping, UsageFilter
 from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 _TIMEOUT_S = 5.0
 

@@ -25,8 +25,9 @@ import uvloop
 from rich.console import Console
 
 from llmaas import log
-from llmaas.app import FirstStart, Installation, adopt_spools, check_manifest, serve_engines, serve_gateway
+from llmaas.app import serve_engines, serve_gateway
 from llmaas.errors import ConfigurationError
+from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
 from llmaas.settings import Loaded, Settings
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -19,7 +19,7 @@ from llmaas.domain.prices import format_amount
 from llmaas.domain.usage import ClassSum, Grouping, UsageFilter, UsageRow, UsageSum
 
 if TYPE_CHECKING:
-    from llmaas.app import Installation
+    from llmaas.installation import Installation
 
 _TOKEN_TYPE = "token-type"
 _GROUPINGS = (*Grouping, _TOKEN_TYPE)

@@ -1,4 +1,4 @@
-"""What the product needs from outside, by role. Storage and state implement these; `app.py` picks the implementation."""
+"""What the product needs from outside, by role. Storage and state implement these; the composition picks the implementation."""
 
 from __future__ import annotations
 

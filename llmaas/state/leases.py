@@ -184,11 +184,20 @@ class Lease(Counter):
         self.denied = answer.granted < ask.least
 
     def share(self, part: int, now_ms: int) -> None:
-        """What this worker may use by itself: the limit's `part`th. A rate drains at its old speed up to now."""
-        if self.own is not None:
-            if isinstance(self.own, Rate):
-                self.own.level(now_ms)
-            self.own.limit = max(1, self.limit // part) if self.limit else 0
+        """What this worker may use by itself: the limit's `part`th. A rate drains at its old speed up to now, and what the
+        store last said to be left is not exceeded: a store that is away for a moment would else let a burst through again.
+        """
+        own = self.own
+        if own is None:
+            return
+        if not isinstance(own, Rate):
+            own.limit = max(1, self.limit // part) if self.limit else 0
+            return
+        own.level(now_ms)
+        own.limit = max(1, self.limit // part) if self.limit else 0
+        if part > 1 and self.room is not None:
+            left = max(0, self.room) // part + (self.leased - own.held) * SCALE
+            own.used = max(own.used, (own.limit - own.held) * SCALE - left)
 
 
 class Exchange:

@@ -7,7 +7,8 @@ that were not heard of for a while are taken for dead: what they leased of a rat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from valkey.asyncio import Valkey
 from valkey.asyncio.retry import Retry
@@ -20,13 +21,15 @@ from llmaas.errors import Unavailable
 from llmaas.state.leases import Answer, Ask
 from llmaas.state.rules import Kind, Rule
 
-_DEADLINE_S = 0.05
+_GRACE_S = 0.005
 _DEAD_MS = 10_000
 _TTL_MS = 3 * 3_600_000
 _UNKNOWN = -1
 _MOST_ASKS = 400
 # One slot of a cluster for all: the script moves the counters of a whole chain together.
 _PREFIX = "{llmaas}:"
+
+T = TypeVar("T")
 
 _SCRIPT = """
 local time = redis.call('TIME')
@@ -90,21 +93,20 @@ return out
 
 
 class ValkeyCounters:
-    """`worker_id`: of this process for its life. `workers`: how many there are at least. Each call ends within 50 ms."""
+    """`worker_id`: of this process for its life. `workers`: how many there are at least. `timeout_s`: longest wait for an answer."""
 
     reports = True
 
-    def __init__(self, url: str, worker_id: str, sums: UsageSums, *, workers: int) -> None:
+    def __init__(self, url: str, worker_id: str, sums: UsageSums, *, workers: int, timeout_s: float) -> None:
         self.workers = workers
         self._least_workers = workers
         self._worker_id = worker_id
         self._sums = sums
         self._seq = 0
+        self._timeout_s = timeout_s
+        # Without time-outs of its own: `_in_time` judges each call as a whole.
         self._client = Valkey.from_url(
-            url,
-            socket_timeout=_DEADLINE_S,
-            socket_connect_timeout=_DEADLINE_S,
-            retry=Retry(NoBackoff(), 0),
+            url, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
         )
         self._sha = ""
 
@@ -133,11 +135,7 @@ class ValkeyCounters:
 
     async def ping(self) -> None:
         """Raises Unavailable when it does not answer in time."""
-        try:
-            async with asyncio.timeout(_DEADLINE_S):
-                await self._client.execute_command("PING")
-        except (ValkeyError, OSError, TimeoutError) as error:
-            raise Unavailable("Valkey did not answer in time.") from error
+        await self._in_time(self._client.execute_command("PING"))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -147,15 +145,26 @@ class ValkeyCounters:
         keys = [f"{_PREFIX}workers", *(f"{_PREFIX}{ask.rule.id}" for ask in asks)]
         said = [_line(ask, seed) for ask, seed in zip(asks, seeds, strict=True)]
         arguments: list[str | int] = [self._worker_id, self._seq, _DEAD_MS, _TTL_MS, *said]
-        try:
-            async with asyncio.timeout(_DEADLINE_S):
-                reply = await self._run(keys, arguments)
-        except (ValkeyError, OSError, TimeoutError) as error:
-            raise Unavailable("Valkey did not answer in time.") from error
+        reply = await self._in_time(self._run(keys, arguments))
         if not reply[0]:
             raise Unavailable("Valkey knows a later message of this worker.")
         self.workers = max(self._least_workers, reply[0])
         return [Answer(*reply[at : at + 3]) for at in range(1, len(reply), 3)]
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        call = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait((call,), timeout=self._timeout_s)
+            if not done:
+                # Where it was this process that had no time, the answer is there already and has only to be read.
+                await asyncio.wait((call,), timeout=_GRACE_S)
+            if not call.done():
+                raise Unavailable("Valkey did not answer in time.")
+            return call.result()
+        except (ValkeyError, OSError) as error:
+            raise Unavailable("Valkey cannot be asked.") from error
+        finally:
+            call.cancel()
 
     async def _run(self, keys: list[str], arguments: list[str | int]) -> list[int]:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.app import Installation
+from llmaas.installation import Installation
 from llmaas.settings import load
 from tests.cli.peer import Peer
 from tests.cli.running import Cli, Start, finish

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from llmaas.app import Installation
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.fleet import Fleet
@@ -23,6 +22,7 @@ from llmaas.domain.projects import Project
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import UsageRow
 from llmaas.domain.users import User
+from llmaas.installation import Installation
 from llmaas.storage.ledger import Ledger
 from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool

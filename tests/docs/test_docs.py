@@ -14,7 +14,7 @@ import typer
 
 from llmaas import errors, settings
 from llmaas.api.errors import TABLE
-from llmaas.app import GatewayWorker, Installation
+from llmaas.app import GatewayWorker
 from llmaas.cli.fleet import read_fleet, write_fleet
 from llmaas.cli.program import program
 from llmaas.domain.fleet import NOUNS, Fleet, Noun
@@ -33,6 +33,7 @@ from llmaas.domain.prices import NANO, Price
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import LlmaasError
+from llmaas.installation import Installation
 from tests.docs.tables import DOCS, GENERATED, with_table
 
 ROOT = DOCS.parent

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llmaas import settings
-from llmaas.app import Installation
 from llmaas.domain.fleet import Fleet
+from llmaas.installation import Installation
 from tests.engine.serving import Serving
 
 WORKERS = 4
@@ -41,7 +41,10 @@ class Workers:
 
 @asynccontextmanager
 async def workers(folder: Path, database_url: str, state_url: str) -> AsyncIterator[Workers]:
-    environment = {"LLMAAS_DATABASE_URL": database_url, "LLMAAS_STATE_URL": state_url}
+    # A busy machine is not a Valkey that is away.
+    environment = {
+        "LLMAAS_DATABASE_URL": database_url, "LLMAAS_STATE_URL": state_url, "LLMAAS_STATE_TIMEOUT_S": "2",
+    }  # fmt: skip
     data_dir = folder / "data"
     serving = Serving(data_dir)
     loaded = settings.load({"data_dir": str(data_dir)}, environment)

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from llmaas import settings
-from llmaas.app import GatewayWorker, Installation
+from llmaas.app import GatewayWorker
+from llmaas.installation import Installation
 from llmaas.web.asgi import Message
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat

@@ -106,10 +106,14 @@ async def shared_limiter(
     max_age_s: float = 60,
     workers: int = 1,
     steady: bool = False,
+    timeout_s: float = 5,
 ) -> AsyncIterator[CountingLimiter]:
-    """One worker's, over Valkey; its loops run within. `steady`: Valkey has to answer throughout."""
+    """One worker's, over Valkey; its loops run within. `steady`: Valkey has to answer throughout.
+
+    `timeout_s`: long, since a busy machine is not what a test is about that does not name it.
+    """
     clock = clock or ManualClock()
-    valkey = ValkeyCounters(url, worker, sums or Sums(), workers=workers)
+    valkey = ValkeyCounters(url, worker, sums or Sums(), workers=workers, timeout_s=timeout_s)
     source = SharedCounters(valkey, BudgetLeases(money or Money()), clock)
     loops = asyncio.get_running_loop().create_task(source.run())
     try:
