@@ -219,6 +219,30 @@ async def test_writes_run_one_after_the_other(database: Database) -> None:
     assert (await SqlRevisionStore(database).read()).money == 21
 
 
+async def test_a_write_that_is_cancelled_locks_nobody_out(database: Database) -> None:
+    """Even while its traceback is kept, and with it the cursors of its connection."""
+    begun = asyncio.Event()
+
+    async def write() -> None:
+        async with database.begin() as connection:
+            await module.bump(connection, "money")
+            begun.set()
+            while True:
+                await connection.exec_driver_sql("SELECT number FROM revisions")
+
+    writers: list[object] = []
+    for _ in range(3):
+        begun.clear()
+        writer = asyncio.create_task(write())
+        await begun.wait()
+        writer.cancel()
+        writers += await asyncio.gather(writer, return_exceptions=True)
+    assert [type(error) for error in writers] == [asyncio.CancelledError] * 3
+    async with asyncio.timeout(module.BUSY_TIMEOUT_MS / 1000), database.begin() as connection:
+        await module.bump(connection, "money")
+    assert (await SqlRevisionStore(database).read()).money == 2
+
+
 async def test_reads_are_of_one_moment(database: Database) -> None:
     async with database.connect() as connection:
         query = "SELECT number FROM revisions WHERE name = 'keys'"
