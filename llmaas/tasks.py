@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.tasks")
 
 
-_AGAIN_S = 0.5
+_AGAIN_S = 8.0
+"""Longer than closing a connection takes that waits for a lock."""
+
+T = TypeVar("T")
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
+async def end(*tasks: asyncio.Task[Any], again_s: float = _AGAIN_S) -> None:
     """Cancel, and wait until they have ended, whatever they end with.
 
-    Again and again: a cancellation that arrives together with an answer can be lost in a library (`asyncio.wait_for` before
-    Python 3.12), and a loop would then go on for ever.
+    Again, but not soon: a cancellation that arrives together with an answer can be lost in a library (`asyncio.wait_for` before
+    Python 3.12), and a loop would then go on for ever; a second one while a connection is being closed keeps it from closing.
     """
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+        _, pending = await asyncio.wait(pending, timeout=again_s)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work that must not be broken off: a cancellation takes effect when it is done."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # it is heard of, whatever it was
+        raise cancelled
+    return task.result()
 
 
 class TaskSet:

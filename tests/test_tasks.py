@@ -17,7 +17,7 @@ async def test_a_task_that_loses_its_cancellation_is_ended_all_the_same() -> Non
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    await asyncio.wait_for(end(task), 10)
+    await asyncio.wait_for(end(task, again_s=0.05), 10)
     assert lost.is_set()
     assert task.cancelled()
 

@@ -109,8 +109,8 @@ class Chain:
         for counter in self.slots:
             counter.settle(1, 0, now_ms)
 
-    def short(self, claim: Claim, now_ms: int, *, more: bool) -> list[tuple[Rule, Counter, int]]:
-        """What refuses, and how much it was asked for. `more`: the request runs already."""
+    def needs(self, claim: Claim, *, more: bool) -> list[tuple[Rule, Counter, int]]:
+        """What the claim takes of each counter that it takes anything of. `more`: the request runs already."""
         once = 0 if more else 1
         needs = {
             Kind.REQUESTS: once,
@@ -119,11 +119,11 @@ class Chain:
             Kind.OUTPUT: claim.output_tokens,
             Kind.MONEY: claim.cost_nano,
         }
-        return [
-            (rule, counter, need)
-            for rule, counter in self.limits
-            if (need := needs[rule.kind]) and counter.free(now_ms) < need
-        ]
+        return [(rule, counter, need) for rule, counter in self.limits if (need := needs[rule.kind])]
+
+    def short(self, claim: Claim, now_ms: int, *, more: bool) -> list[tuple[Rule, Counter, int]]:
+        """Those of the needs that refuse."""
+        return [part for part in self.needs(claim, more=more) if part[1].free(now_ms) < part[2]]
 
     def idle(self, now_ms: int, forget_ms: int) -> bool:
         """Whether nothing is lost when the counters are made anew."""

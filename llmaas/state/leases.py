@@ -15,7 +15,7 @@ import structlog
 from llmaas.clock import Clock
 from llmaas.domain.rates import SCALE, Counter, Rate
 from llmaas.errors import Unavailable
-from llmaas.state.refusals import Short
+from llmaas.state.refusals import Needs
 from llmaas.state.rules import Kind, Rule
 
 _log = structlog.get_logger("llmaas.state")
@@ -347,16 +347,16 @@ class SharedCounters:
             return True
         return counter.dry_ms is not None and now_ms < counter.dry_ms
 
-    async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
-        leases = [(counter, need) for _, counter, need in short if isinstance(counter, Lease)]
-        loops = {lease.loop for lease, _ in leases}
-        # What comes stays here until this one takes it: the other loop's answer may take longer.
+    async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:
+        leases = [(counter, need) for _, counter, need in needs if isinstance(counter, Lease)]
+        now_ms = int(self._clock.monotonic_s() * 1000)
+        short = [lease for lease, need in leases if lease.free(now_ms) < need]
+        loops = {lease.loop for lease in short}
+        # All of it stays here until this one takes it, also what is not short: given back meanwhile, it would be short next.
         for lease, need in leases:
             lease.waiting += need
         try:
-            await asyncio.gather(
-                *(loop.ask_for([lease for lease, _ in leases if lease.loop is loop]) for loop in loops)
-            )
+            await asyncio.gather(*(loop.ask_for([lease for lease in short if lease.loop is loop]) for loop in loops))
         finally:
             for lease, need in leases:
                 lease.waiting -= need

@@ -14,7 +14,7 @@ from llmaas.domain.ports import Claim, Hold, Standing, Used
 from llmaas.domain.rates import Counter
 from llmaas.domain.tiers import Tier
 from llmaas.state.chain import NO_RATES, Chain
-from llmaas.state.refusals import Short, refusal
+from llmaas.state.refusals import Needs, refusal
 from llmaas.state.rules import Rule, rules
 
 _FORGET_MS = 600_000
@@ -33,9 +33,10 @@ class Source(Protocol):
         """Whether a refusal by it stands without asking a store."""
         ...
 
-    async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
-        """Ask for what is short; gives those whose refusal stands from now on. Raises Unavailable.
+    async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:
+        """Ask for what is short of the needs, which are to be had together; gives those whose refusal stands from now on.
 
+        Raises Unavailable.
         `patient`: wait a little where others may give something back, instead of calling that a refusal.
         """
         ...
@@ -143,7 +144,7 @@ class CountingLimiter:
                 return hold
             chain = self._chains[caller.key.id]
             final = await self._source.obtain(
-                chain.short(claim, self.now_ms(), more=False), patient=asyncio.get_running_loop().time() < until_s
+                chain.needs(claim, more=False), patient=asyncio.get_running_loop().time() < until_s
             )
             now_ms = self.now_ms()
             if final and not chain.fits(claim, now_ms):
@@ -158,7 +159,8 @@ class CountingLimiter:
             short = hold.chain.short(more, self.now_ms(), more=True)
             if any(self._source.final(counter, self.now_ms()) for _, counter, _ in short):
                 return False
-            final = await self._source.obtain(short, patient=asyncio.get_running_loop().time() < until_s)
+            needs = hold.chain.needs(more, more=True)
+            final = await self._source.obtain(needs, patient=asyncio.get_running_loop().time() < until_s)
             if any(counter in final for _, counter, _ in hold.chain.short(more, self.now_ms(), more=True)):
                 return False
         return True

@@ -8,7 +8,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from llmaas.domain.ports import BudgetStore, UsageSums
 from llmaas.domain.rates import Counter, Rate
-from llmaas.state.refusals import Short
+from llmaas.state.refusals import Needs
 from llmaas.state.rules import Kind, Rule
 
 
@@ -52,8 +52,8 @@ class MemoryCounters:
     def final(self, counter: Counter, now_ms: int) -> bool:
         return not isinstance(counter, _Known) or counter.known
 
-    async def obtain(self, short: Short, *, patient: bool) -> Collection[Counter]:
-        for _, counter, _ in short:
+    async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:
+        for _, counter, _ in needs:
             while isinstance(counter, _Known) and not counter.known:
                 await self._load_once(counter)
         return ()

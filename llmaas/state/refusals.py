@@ -10,12 +10,14 @@ from llmaas.domain.rates import Counter
 from llmaas.errors import QuotaExceeded, RateLimited
 from llmaas.state.rules import Kind, Rule
 
-Short = Sequence[tuple[Rule, Counter, int]]
+Needs = Sequence[tuple[Rule, Counter, int]]
+"""So much of each of these counters."""
+
 _SOON_S = 1.0
 """When to come again where only the end of a running request makes room, which nobody can foretell."""
 
 
-def refusal(short: Short, standing: Standing, *, at_ms: int, now_ms: int) -> RateLimited | QuotaExceeded:
+def refusal(short: Needs, standing: Standing, *, at_ms: int, now_ms: int) -> RateLimited | QuotaExceeded:
     """For the counters that refuse (at least one): money first, since waiting does not help there, else the longest wait.
 
     `at_ms`: wall time; `now_ms`: monotonic.
@@ -39,7 +41,7 @@ def _out_of_money(part: tuple[Rule, Counter, int]) -> QuotaExceeded:
     return QuotaExceeded(f"The {_owner(rule)}'s {amount} does not suffice for this request.")
 
 
-def _out_of_room(short: Short, at_ms: int, now_ms: int) -> RateLimited:
+def _out_of_room(short: Needs, at_ms: int, now_ms: int) -> RateLimited:
     for rule, _, need in short:
         if rule.limit is not None and need > rule.limit:
             return RateLimited(

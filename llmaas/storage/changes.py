@@ -38,7 +38,8 @@ class Changes:
     async def wait(self, limit_s: float) -> None:
         """Until something may have changed, at most `limit_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
         self._changed.clear()
 
 
@@ -56,7 +57,8 @@ class PostgresChanges(Changes):
         """Returns when it listens, or after a first failure, from which it recovers by itself."""
         self._task = asyncio.create_task(self._keep(), name="changes")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), _CONNECT_S)
+            async with asyncio.timeout(_CONNECT_S):
+                await self._connected.wait()
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -91,7 +93,8 @@ class PostgresChanges(Changes):
             self._changed.set()  # of what happened meanwhile nobody told us
             while not ended.is_set():
                 try:
-                    await asyncio.wait_for(ended.wait(), _PROBE_S)
+                    async with asyncio.timeout(_PROBE_S):
+                        await ended.wait()
                 except TimeoutError:
                     await connection.execute("SELECT 1")  # a server that is gone without a word is noticed by asking
         finally:

@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from llmaas.errors import ConfigurationError, Unavailable
 from llmaas.settings import without_password
 from llmaas.storage import tables
+from llmaas.tasks import to_its_end
 
 if TYPE_CHECKING:
     import asyncpg
@@ -70,6 +71,7 @@ class Database:
             self._engine = create_async_engine(f"sqlite+aiosqlite:///{self.file}", hide_parameters=True)
             sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+            sa.event.listen(self._engine.sync_engine, "invalidate", _roll_back)
             self._reading = self._engine
         else:
             self._engine = _postgres_engine(str(place), limit_s, pool_size=pool_size, pool_pre_ping=True)
@@ -88,7 +90,7 @@ class Database:
         With `one_at_a_time` false others do, on PostgreSQL: for a single statement, or a caller that locks its rows.
         `long` lifts the time limit.
         """
-        async with self._within_limit(long=long), self._engine.connect() as plain:
+        async with self._within_limit(long=long), self._opened(self._engine) as plain:
             connection = await plain.execution_options(llmaas_write=True)
             async with connection.begin():
                 if self.file is None and one_at_a_time:
@@ -101,8 +103,26 @@ class Database:
 
         `long` lifts the time limit: for reports and exports.
         """
-        async with self._within_limit(long=long), self._reading.connect() as connection:
+        async with self._within_limit(long=long), self._opened(self._reading) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def _opened(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """A connection that is closed when the block has ended, also one of SQLite in a task that is cancelled meanwhile.
+
+        SQLAlchemy leaves that to a task of its own, which the end of the loop cancels in its turn; the driver then waits
+        for its thread for ever, or leaves the file locked.
+        """
+        if self.file is None:
+            async with engine.connect() as connection:
+                yield connection
+            return
+        connection = engine.connect()
+        try:
+            yield await to_its_end(connection.start())
+        finally:
+            if connection.sync_connection is not None:
+                await to_its_end(connection.close())
 
     @asynccontextmanager
     async def _within_limit(self, *, long: bool) -> AsyncIterator[None]:
@@ -177,6 +197,12 @@ def pragmas(busy_timeout_ms: int) -> list[str]:
 def _begin_immediate(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("llmaas_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _roll_back(connection: DBAPIConnection, _record: object, error: BaseException | None) -> None:
+    """Of a task that was cancelled: closing alone leaves the file locked as long as anything, like a traceback, holds a cursor."""
+    if error is not None:
+        connection.rollback()
 
 
 async def bump(connection: AsyncConnection, name: str) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -18,6 +19,7 @@ from llmaas.clock import Clock
 from llmaas.errors import Conflict, Unavailable
 from llmaas.storage.database import Database, upsert
 from llmaas.storage.tables import duties
+from llmaas.tasks import end
 
 _LEAST_TTL_S = 15.0
 
@@ -51,11 +53,10 @@ class SqlDutyRoster:
             fence: int | None = (await connection.execute(taken)).scalar()
             return fence
 
-    async def give_up(self, name: str, worker_id: str) -> None:
-        """An orderly end: the next one need not wait for the lease to run out."""
+    async def give_up(self, worker_id: str) -> None:
+        """An orderly end: the next one need not wait for this one's leases to run out."""
         async with self._database.begin(one_at_a_time=False) as connection:
-            mine = sa.and_(duties.c.name == name, duties.c.worker_id == worker_id)
-            await connection.execute(sa.update(duties).where(mine).values(expires_ms=0))
+            await connection.execute(sa.update(duties).where(duties.c.worker_id == worker_id).values(expires_ms=0))
 
 
 async def check_fence(connection: AsyncConnection, name: str, fence: int) -> None:
@@ -71,7 +72,7 @@ class Duty:
 
     name: str
     every_s: float
-    run: Callable[[int], Awaitable[None]]
+    run: Callable[[int], Coroutine[Any, Any, None]]
 
     @property
     def ttl_s(self) -> float:
@@ -91,11 +92,14 @@ class DutyRunner:
     async def run(self) -> None:
         """Until it is cancelled; then the duties are free for others at once."""
         try:
-            await asyncio.gather(*(asyncio.create_task(self._keep(duty), name="duties") for duty in self._work))
+            async with (
+                asyncio.TaskGroup() as group
+            ):  # which waits for all, where `gather` leaves at the first that has ended
+                for duty in self._work:
+                    group.create_task(self._keep(duty), name="duties")
         finally:
             with contextlib.suppress(Unavailable):
-                for duty in self._work:
-                    await self._roster.give_up(duty.name, self._worker_id)
+                await self._roster.give_up(self._worker_id)
 
     async def _keep(self, duty: Duty) -> None:
         while True:
@@ -106,9 +110,7 @@ class DutyRunner:
 
     async def _once(self, duty: Duty, fence: int) -> None:
         """One turn, at most as long as the duty is ours."""
-        turn = asyncio.ensure_future(duty.run(fence))
-        if isinstance(turn, asyncio.Task):
-            turn.set_name("duties")
+        turn = asyncio.create_task(duty.run(fence), name="duties")
         try:
             while not (await asyncio.wait([turn], timeout=duty.ttl_s / 3))[0]:
                 if await self._hold(duty) != fence:
@@ -118,7 +120,8 @@ class DutyRunner:
         except Exception:  # noqa: BLE001 - the edge of a task: a duty that fails once is tried again
             _log.exception("duty_failed", duty=duty.name)
         finally:
-            turn.cancel()
+            # It lets go of its connection only now; one that outlived us would be cancelled again, and never close it.
+            await end(turn)
 
     async def _hold(self, duty: Duty) -> int | None:
         ttl_ms = round(duty.ttl_s * 1000)

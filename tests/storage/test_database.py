@@ -219,6 +219,27 @@ async def test_writes_run_one_after_the_other(database: Database) -> None:
     assert (await SqlRevisionStore(database).read()).money == 21
 
 
+async def test_a_write_that_is_cancelled_locks_nobody_out(database: Database) -> None:
+    """Even while its traceback is kept, and with it the cursors of its connection."""
+
+    async def write() -> None:
+        async with database.begin(one_at_a_time=False) as connection:
+            for _ in range(20):
+                query = "UPDATE revisions SET number = number + 1 RETURNING number"
+                (await connection.exec_driver_sql(query)).scalars().all()
+
+    kept: list[object] = []
+    for turns in range(0, 90, 3):
+        writer = asyncio.create_task(write())
+        for _ in range(turns):  # from before it has a connection to the midst of its statements
+            await asyncio.sleep(0.0002)
+        writer.cancel()
+        kept += await asyncio.gather(writer, return_exceptions=True)
+        async with asyncio.timeout(module.BUSY_TIMEOUT_MS / 1000 - 1):
+            await write()
+    assert asyncio.CancelledError in [type(error) for error in kept]
+
+
 async def test_reads_are_of_one_moment(database: Database) -> None:
     async with database.connect() as connection:
         query = "SELECT number FROM revisions WHERE name = 'keys'"

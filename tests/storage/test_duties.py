@@ -10,6 +10,7 @@ from llmaas.clock import ManualClock
 from llmaas.errors import Conflict
 from llmaas.storage.database import Database
 from llmaas.storage.duties import Duty, DutyRunner, SqlDutyRoster, check_fence
+from llmaas.tasks import end
 from tests.waiting import until
 
 TTL_MS = 15_000
@@ -37,9 +38,9 @@ async def test_a_duty_has_one_holder_and_is_taken_over_with_a_greater_fence(rost
 
 async def test_who_gives_up_a_duty_is_followed_at_once(roster: SqlDutyRoster) -> None:
     await roster.hold_duty("rollup", "a", NOW_MS, TTL_MS)
-    await roster.give_up("rollup", "b")
+    await roster.give_up("b")
     assert await roster.hold_duty("rollup", "b", NOW_MS, TTL_MS) is None
-    await roster.give_up("rollup", "a")
+    await roster.give_up("a")
     assert await roster.hold_duty("rollup", "b", NOW_MS, TTL_MS) == 2
 
 
@@ -109,3 +110,27 @@ async def test_a_duty_that_fails_is_tried_again(roster: SqlDutyRoster) -> None:
     await until(lambda: turns >= 3, "it was tried again")
     runner.cancel()
     await asyncio.gather(runner, return_exceptions=True)
+
+
+async def test_nothing_goes_on_after_the_end(roster: SqlDutyRoster, database: Database) -> None:
+    """What lived longer than its loop would be broken off in the middle of closing a connection, and never end."""
+    begun = asyncio.Event()
+    ended: list[str] = []
+
+    async def work(_fence: int) -> None:
+        try:
+            async with database.begin(one_at_a_time=False):
+                begun.set()
+                await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("work")
+
+    duties = [Duty("stays", 60, work), *(Duty(f"quick-{n}", 60, lambda _fence: asyncio.sleep(0)) for n in range(3))]
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(DutyRunner(roster, "a", ManualClock(), duties).run())
+    await begun.wait()
+    await end(running)
+    assert ended == ["work"]
+    assert asyncio.all_tasks() == before
+    assert await roster.hold_duty("stays", "b", NOW_MS, TTL_MS) == 2
