@@ -30,6 +30,7 @@ from llmaas.errors import Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import CatalogueHolder, InferenceService
+from llmaas.inference.settlement import Books
 from llmaas.installation import Installation
 from llmaas.metrics import Metrics
 from llmaas.routing.health import Health
@@ -140,11 +141,8 @@ class GatewayWorker:
             upstreams=self._upstreams(settings),
             policy=LeastBusy(load, health),
             attempts=Attempts(load=load, health=health, metrics=self.metrics),
-            log=self.ledger,
+            books=Books(self.ledger, clock, self.metrics, settings.currency),
             limiter=CountingLimiter(self._counters, clock, max_age_s=2 * settings.total_timeout_s),
-            clock=clock,
-            metrics=self.metrics,
-            currency=settings.currency,
             remote_images=settings.allow_remote_images,
         )
         self._authenticator = Authenticator(installation.keys, installation.pepper, clock, settings.key_cache_size)

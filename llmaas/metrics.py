@@ -22,6 +22,7 @@ GAUGES = {
     "llmaas_in_flight": "Requests under way.",
     "llmaas_ledger_accepting": "1 while usage rows find a durable place.",
 }
+TOKENS = ("input", "cached_input", "output", "reasoning")
 TTFT = "llmaas_time_to_first_token_seconds"
 
 
@@ -36,17 +37,20 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def request_ended(self, model: str, backend: str, outcome: str) -> None:
+    def request_ended(self, model: str, backend: str, outcome: str, ttft_ms: int | None, *tokens: int) -> None:
+        """`tokens`: one count for each of TOKENS. `ttft_ms` None: it never gave a first piece."""
         self._counts["llmaas_requests"][model, backend, outcome] += 1
-
-    def tokens_used(self, model: str, backend: str, kind: str, count: int) -> None:
-        self._counts["llmaas_tokens"][model, backend, kind] += count
+        counts = self._counts["llmaas_tokens"]
+        for kind, count in zip(TOKENS, tokens, strict=True):
+            if count:
+                counts[model, backend, kind] += count
+        if ttft_ms is not None:
+            self._first_token((model, backend), ttft_ms / 1000)
 
     def attempt_failed(self, backend: str, code: str) -> None:
         self._counts["llmaas_attempts_failed"][backend, code] += 1
 
-    def first_token(self, model: str, backend: str, seconds: float) -> None:
-        labels = (model, backend)
+    def _first_token(self, labels: tuple[str, str], seconds: float) -> None:
         buckets = self._ttft.get(labels)
         if buckets is None:
             buckets = self._ttft[labels] = [0] * (len(_BOUNDS_S) + 1)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from llmaas.api.reply import HttpReply
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, InvalidRequest, LlmaasError
-from llmaas.inference.service import Call, InferenceService
+from llmaas.inference.call import Call
+from llmaas.inference.service import InferenceService
 from llmaas.protocol.decoding import decode
 from llmaas.protocol.engine import given
 from llmaas.protocol.requests import chat_decoder, completion_decoder, disguise_decoder, embedding_decoder
@@ -52,13 +53,13 @@ class InferenceHandlers:
     def _call(self, request: Request, caller: Caller | None, prefix: str, body: bytes) -> Call:
         assert caller is not None  # noqa: S101 - the route table asks for a key
         return Call(
-            caller=caller,
-            answer_id=prefix + request.uuid,
-            request_id=request.request_id,
-            body=body,
-            explain=request.headers.get(b"x-llmaas-explain") == b"1",
-            started_ms=request.started_ms,
-            started_s=request.started_s,
+            caller,
+            prefix + request.uuid,
+            request.request_id,
+            body,
+            request.headers.get(b"x-llmaas-explain") == b"1",
+            request.started_ms,
+            request.started_s,
         )
 
     async def _run(self, request: Request, work: Callable[[HttpReply], Awaitable[None]]) -> None:

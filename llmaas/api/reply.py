@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,7 @@ class HttpReply:
         self._begun = False
         self._ended = False
         self._last_sent_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._channel.on_gone(self._hung_up)
 
@@ -53,15 +55,16 @@ class HttpReply:
 
     async def begin_stream(self, answer_id: str, backend: dict[str, str], data: bytes) -> None:
         self._begun = True
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._last_sent_s = loop.time()
         self._ping_timer = loop.call_later(self._ping_interval_s, self._ping, loop)
         head = self._request.head(200, [*_STREAM_HEAD, (b"backend", _json.encode(backend))])
         await self._channel.begin(200, head, data)
 
-    async def send(self, data: bytes) -> None:
-        self._last_sent_s = asyncio.get_running_loop().time()
-        await self._channel.send(data)
+    def send(self, data: bytes) -> Coroutine[Any, Any, None]:
+        assert self._loop is not None  # noqa: S101 - the stream was begun
+        self._last_sent_s = self._loop.time()
+        return self._channel.send(data)
 
     async def end(self, data: bytes) -> None:
         self._ended = True

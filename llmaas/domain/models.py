@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from llmaas.domain.prices import Price
@@ -46,7 +47,7 @@ class Provider:
     """Request fields, beyond the common ones, that its engines may be sent as the caller gave them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Backend:
     """`max_concurrency` None: no limit of ours. Not `in_service`: it keeps its place but gets no requests."""
 
@@ -58,8 +59,13 @@ class Backend:
     max_concurrency: int | None = None
     in_service: bool = True
 
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What answers say of where they were made."""
+        return {"engine_type": self.engine_type, "machine_name": self.machine_name}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Deployment:
     """`root` is the engine's own name for the model; `weight` ≥ 1 is its share."""
 
@@ -68,7 +74,7 @@ class Deployment:
     root: str
     weight: int = 1
 
-    @property
+    @cached_property
     def id(self) -> str:
         return f"{self.model_id}@{self.backend_id}"
 

@@ -84,13 +84,10 @@ def embedding_bounds(*, body_bytes: int) -> Bounds:
 
 def _chat_overhead(request: ChatRequest) -> int:
     """Tokens that a chat template may add to the text of a request."""
-    images = sum(
-        1
-        for message in request.messages
-        if isinstance(message.content, list)
-        for part in message.content
-        if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
-    )
+    images = 0
+    for message in request.messages:
+        if isinstance(message.content, list):
+            images += sum(1 for part in message.content if _is_remote_image(part))
     tools = _TOKENS_OF_TOOLS if request.tools else 0
     messages = _TOKENS_OF_MESSAGE * len(request.messages)
     return _TOKENS_OF_TEMPLATE + messages + tools + images * _TOKENS_OF_REMOTE_IMAGE
@@ -114,7 +111,7 @@ def _check_message(message: Message, position: int, *, remote_images: bool) -> N
     content = message.content
     if isinstance(content, list):
         for part in content:
-            if isinstance(part, ImagePart) and not remote_images and not part.image_url.url.startswith("data:"):
+            if not remote_images and _is_remote_image(part):
                 raise InvalidRequest(
                     "Images must be given as `data:` URLs; this service fetches no addresses.",
                     param=f"messages[{position}].content",
@@ -125,6 +122,10 @@ def _check_message(message: Message, position: int, *, remote_images: bool) -> N
         raise InvalidRequest("A tool's message needs 'tool_call_id'.", param=f"messages[{position}].tool_call_id")
 
 
+def _is_remote_image(part: object) -> bool:
+    return isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
+
+
 def _check_stream_options(request: ChatRequest | CompletionRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest(
@@ -133,8 +134,13 @@ def _check_stream_options(request: ChatRequest | CompletionRequest) -> None:
 
 
 def _output_cap(asked: int | None, model: Model) -> int | None:
-    limits = [n for n in (asked, model.max_output_tokens, model.max_model_len if asked else None) if n is not None]
-    return min(limits) if limits else None
+    cap = model.max_output_tokens
+    if asked is None:
+        return cap
+    if cap is None or asked < cap:
+        cap = asked
+    window = model.max_model_len
+    return cap if window is None or cap < window else window
 
 
 def _output_bound(cap: int | None, model: Model, choices: int) -> int | None:

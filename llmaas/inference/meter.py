@@ -19,7 +19,10 @@ _CEILING = 2**21
 
 
 class Meter:
-    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece."""
+    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece.
+
+    `seen`: pieces with something in them by now, each at least a token.
+    """
 
     def __init__(self, *, bounds: Bounds, split_thinking: bool, whole: bool) -> None:
         self._pieces = Pieces(choices=bounds.choices, split_thinking=split_thinking)
@@ -28,6 +31,7 @@ class Meter:
         self._output_bound = bounds.output_tokens
         self._ceiling = _CEILING * bounds.choices
         self._whole = whole
+        self.seen = 0
         self._text_chars = 0
         self._after_end = 0
         self._usage = NOTHING
@@ -37,15 +41,17 @@ class Meter:
         """Raises EngineFailed for an engine that goes on past what it was allowed."""
         out: list[Piece] = []
         for answer in answers:
-            if given(answer.usage):
+            if answer.usage is not NOTHING and given(answer.usage):
                 self._usage = answer.usage
-            if given(answer.timings):
+            if answer.timings is not NOTHING and given(answer.timings):
                 self._timings = answer.timings
             if answer.choices:
-                out += self._pieces.feed(answer)
+                self._pieces.feed(answer, out)
+        self.seen = self._pieces.seen
         if self._whole:
-            self._text_chars += sum(len(p.content or "") + len(p.reasoning or "") for p in out)
-        if self._output_bound is not None and self._pieces.seen > self._output_bound + _SLACK_PIECES:
+            for piece in out:
+                self._text_chars += len(piece.content or "") + len(piece.reasoning or "")
+        if self._output_bound is not None and self.seen > self._output_bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
         if not out and self._pieces.finished:
             self._after_end += len(answers)
@@ -55,11 +61,6 @@ class Meter:
 
     def finish(self) -> list[Piece]:
         return self._pieces.finish()
-
-    @property
-    def seen(self) -> int:
-        """Pieces with something in them by now, each at least a token."""
-        return self._pieces.seen
 
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""
@@ -122,11 +123,12 @@ def settle_counts(
 
     `seen`: pieces that came, each at least a token. `prompt_bound`, `completion_bound`: most that the request allowed.
     """
-    completion = max(reported.completion, seen)
-    if completion_bound is not None:
-        completion = min(completion, max(completion_bound, seen))
+    completion = reported.completion
+    if completion_bound is not None and completion > completion_bound:
+        completion = completion_bound
+    completion = max(completion, seen)
     prompt = min(reported.prompt, prompt_bound)
-    cached = min(reported.cached, prompt)
+    cached = min(reported.cached, prompt) if reported.cached else 0
     reasoning = min(seen_reasoning if reported.reasoning is None else reported.reasoning, completion)
     bent = completion != reported.completion or prompt != reported.prompt or cached != reported.cached
     tokens = TokenCounts(prompt - cached, cached, completion - reasoning, reasoning)

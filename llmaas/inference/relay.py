@@ -67,7 +67,7 @@ class Relay:
         await reply.begin_stream(head.id, head.backend, data)
         while (answers := await generation.next()) is not None:
             data = writer.write(meter.feed(answers))
-            if data and not reply.gone:
+            if data:
                 await reply.send(data)
             if meter.seen >= self._look_at and not await self._may_go_on(generation):
                 break

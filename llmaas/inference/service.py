@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from llmaas.clock import Clock
-from llmaas.domain.access import Caller, find_model
+from llmaas.domain.access import find_model
 from llmaas.domain.catalogue import Catalogue, Entry, Target
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import ModelKind, ProviderKind
-from llmaas.domain.ports import Limiter, UsageLog
+from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion, embedding_bounds
 from llmaas.inference.allowance import Allowance, take_allowance
 from llmaas.inference.attempts import Attempts
+from llmaas.inference.call import Call
 from llmaas.inference.meter import Meter, embedding_counts
 from llmaas.inference.relay import Relay, settle_failure
 from llmaas.inference.reply import Reply
-from llmaas.inference.settlement import Ending, Settlement
-from llmaas.metrics import Metrics
-from llmaas.protocol.answers import AnswerHead
+from llmaas.inference.settlement import Books, Ending, Settlement
+from llmaas.protocol.answers import AnswerHead, Shape
 from llmaas.protocol.embeddings import render_embeddings
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members, prompt_list
 from llmaas.routing.policy import LeastBusy
@@ -39,18 +37,6 @@ class CatalogueHolder:
         self.current = catalogue
 
 
-class Call(Struct, frozen=True):
-    """What is known of a request besides its own fields. `explain`: the caller wants to see how it was routed."""
-
-    caller: Caller
-    answer_id: str
-    request_id: str
-    body: bytes
-    explain: bool
-    started_ms: int
-    started_s: float
-
-
 class InferenceService:
     def __init__(
         self,
@@ -59,26 +45,19 @@ class InferenceService:
         upstreams: Mapping[ProviderKind, Upstream],
         policy: LeastBusy,
         attempts: Attempts,
-        log: UsageLog,
+        books: Books,
         limiter: Limiter,
-        clock: Clock,
-        metrics: Metrics,
-        currency: str,
         remote_images: bool,
     ) -> None:
         self._catalogue = catalogue
         self._upstreams = upstreams
         self._policy = policy
         self._attempts = attempts
-        self._log = log
+        self._books = books
         self._limiter = limiter
-        self._clock = clock
-        self._metrics = metrics
-        self._currency = currency
         self._remote_images = remote_images
         self._running: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
         self._interrupted = False
         self.draining = False
 
@@ -88,7 +67,9 @@ class InferenceService:
 
     async def drained(self) -> None:
         """Wait until no request is under way."""
-        await self._idle.wait()
+        if self._running:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
 
     def interrupt(self) -> None:
         """End what is under way: begun streams get an error event, all of it is settled."""
@@ -96,8 +77,8 @@ class InferenceService:
         for task in self._running:
             task.cancel()
 
-    async def chat(self, call: Call, request: ChatRequest, reply: Reply) -> None:
-        """Answer through `reply`. Raises an LlmaasError for whatever else has to be said to the caller."""
+    def chat(self, call: Call, request: ChatRequest, reply: Reply) -> Awaitable[None]:
+        """Answer through `reply`. Raises an LlmaasError for whatever else has to be said to the caller, here or when awaited."""
         entry, catalogue = self._enter(call, request.model)
         bounds = admit_chat(
             request,
@@ -106,17 +87,13 @@ class InferenceService:
             remote_images=self._remote_images,
             countable=self._countable(entry),
         )
-        allowance = await self._hold(call, catalogue, entry, bounds, reply)
-        settlement = self._settlement(call, catalogue, entry, allowance, request, "chat")
-        await self._generate(call, entry, request, allowance, settlement, reply)
+        return self._generate(call, catalogue, entry, bounds, request, reply)
 
-    async def complete(self, call: Call, request: CompletionRequest, reply: Reply) -> None:
+    def complete(self, call: Call, request: CompletionRequest, reply: Reply) -> Awaitable[None]:
         """Like `chat`, for a prompt."""
         entry, catalogue = self._enter(call, request.model)
         bounds = admit_completion(request, entry.model, body_bytes=len(call.body), countable=self._countable(entry))
-        allowance = await self._hold(call, catalogue, entry, bounds, reply)
-        settlement = self._settlement(call, catalogue, entry, allowance, request, "completion")
-        await self._generate(call, entry, request, allowance, settlement, reply)
+        return self._generate(call, catalogue, entry, bounds, request, reply)
 
     async def embed(self, call: Call, request: EmbeddingRequest, reply: Reply) -> None:
         entry, catalogue = self._enter(call, request.model)
@@ -127,7 +104,7 @@ class InferenceService:
         prompt_list(request.input, "input")
         bounds = embedding_bounds(body_bytes=len(call.body))
         allowance = await self._hold(call, catalogue, entry, bounds, reply)
-        settlement = self._settlement(call, catalogue, entry, allowance, request, "embedding")
+        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, endpoint="embedding")
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
@@ -138,7 +115,7 @@ class InferenceService:
             _, result = await self._attempts.run(plan, settlement, reply, start, lambda handle: handle.result())
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
-            backend = _backend(settlement.target)
+            backend = settlement.target.backend.labels
             tokens, source, suspect = embedding_counts(result, prompt_bytes=len(call.body))
             body = render_embeddings(result, call.answer_id, entry.model.id, backend, tokens.prompt, request)
             gone = reply.gone
@@ -162,12 +139,15 @@ class InferenceService:
     async def _generate(
         self,
         call: Call,
+        catalogue: Catalogue,
         entry: Entry,
+        bounds: Bounds,
         request: ChatRequest | CompletionRequest,
-        allowance: Allowance,
-        settlement: Settlement,
         reply: Reply,
     ) -> None:
+        shape: Shape = "chat" if isinstance(request, ChatRequest) else "completion"
+        allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, endpoint=shape)
         meter: Meter | None = None
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
         task = self._begin()
@@ -196,10 +176,10 @@ class InferenceService:
             assert settlement.target is not None and meter is not None  # noqa: S101, PT018 - set by the attempt
             head = AnswerHead(
                 id=call.answer_id,
-                shape="chat" if isinstance(request, ChatRequest) else "completion",
+                shape=shape,
                 created_s=settlement.created_s,
                 model=entry.model.id,
-                backend=_backend(settlement.target),
+                backend=settlement.target.backend.labels,
             )
             relay = Relay(
                 reply=reply,
@@ -240,7 +220,7 @@ class InferenceService:
         call.caller.require(Permission.INFERENCE_USE)
         if self.draining:
             raise Draining("This service is going down; try again in a moment.", retry_after_s=2)
-        if not self._log.accepting:
+        if not self._books.log.accepting:
             raise LedgerUnavailable("Usage cannot be recorded right now, so no request is taken.", retry_after_s=5)
         catalogue = self._catalogue.current
         return find_model(catalogue, call.caller, model), catalogue
@@ -257,50 +237,18 @@ class InferenceService:
         reply.show_standing(allowance.hold.standing)
         return allowance
 
-    def _settlement(
-        self,
-        call: Call,
-        catalogue: Catalogue,
-        entry: Entry,
-        allowance: Allowance,
-        request: ChatRequest | CompletionRequest | EmbeddingRequest,
-        endpoint: str,
-    ) -> Settlement:
-        return Settlement(
-            log=self._log,
-            clock=self._clock,
-            metrics=self._metrics,
-            answer_id=call.answer_id,
-            request_id=call.request_id,
-            endpoint=endpoint,
-            streamed=not isinstance(request, EmbeddingRequest) and bool(request.stream),
-            caller=call.caller,
-            catalogue=catalogue,
-            entry=entry,
-            allowance=allowance,
-            requested_model=request.model,
-            end_user=request.user,
-            currency=self._currency,
-            started_ms=call.started_ms,
-            started_s=call.started_s,
-        )
-
     def _begin(self) -> asyncio.Task[Any]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers run each request in a task
         self._running.add(task)
-        self._idle.clear()
         return task
 
     def _end(self, task: asyncio.Task[Any], settlement: Settlement) -> None:
         self._attempts.over(settlement)
         self._running.discard(task)
-        if not self._running:
+        if self._idle is not None and not self._running:
             self._idle.set()
-
-
-def _backend(target: Target) -> dict[str, str]:
-    return {"engine_type": target.backend.engine_type, "machine_name": target.backend.machine_name}
+            self._idle = None
 
 
 def _explainer(settlement: Settlement) -> Any:

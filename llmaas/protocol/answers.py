@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -43,7 +43,9 @@ class StreamWriter:
         self._begun: set[int] = set()
         self._offsets: dict[int, int] = {}
 
-    def write(self, pieces: Iterable[Piece]) -> bytes:
+    def write(self, pieces: Sequence[Piece]) -> bytes:
+        if len(pieces) == 1:
+            return self._event(pieces[0])
         return b"".join([self._event(piece) for piece in pieces])
 
     def usage(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:

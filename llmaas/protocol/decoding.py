@@ -21,7 +21,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     if len(body) > _LARGE_BYTES and body.count(b",") + body.count(b"[") > _MOST_VALUES:
         # Looked at before decoding, since each value takes many times the memory of its text.
         raise InvalidRequest("The body holds too many values.")
-    if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
+    if body.find(b"\\u0000") >= 0 and b"\\u0000" in body.replace(b"\\\\", b""):
         raise InvalidRequest("The body holds a NUL character, which no model can take.")
     try:
         return decoder.decode(body)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed
-from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
 from llmaas.protocol.reasoning import ThinkSplitter
 
 _FINISH = {
@@ -67,12 +67,14 @@ class Pieces:
         self.seen = 0
         self.seen_reasoning = 0
 
-    def feed(self, answer: EngineAnswer) -> list[Piece]:
-        """Raises EngineFailed for choices that nobody asked for."""
-        out: list[Piece] = []
+    def feed(self, answer: EngineAnswer, out: list[Piece]) -> None:
+        """Add what is new to `out`. Raises EngineFailed for choices that nobody asked for."""
         for choice in answer.choices or ():
-            self._feed_choice(choice, out)
-        return out
+            state = self._choices.get(choice.index)
+            if state is None:
+                state = self._begin(choice.index)
+            if state.finish is None:
+                self._feed_choice(choice, state, out)
 
     def finish(self) -> list[Piece]:
         """The end of the engine's answer: what was held back and one finish for each choice."""
@@ -94,7 +96,10 @@ class Pieces:
     @property
     def finished(self) -> bool:
         """Whether each choice that began has said why it ended, and at least one began."""
-        return bool(self._choices) and all(state.finish for state in self._choices.values())
+        for state in self._choices.values():
+            if not state.finish:
+                return False
+        return bool(self._choices)
 
     @property
     def finish_reason(self) -> str | None:
@@ -108,26 +113,25 @@ class Pieces:
             return "tool_calls"
         return "stop" if reason == "tool_calls" and not state.calls else reason
 
-    def _feed_choice(self, choice: EngineChoice, out: list[Piece]) -> None:
-        index = choice.index
-        state = self._choices.get(index)
-        if state is None:
-            if not 0 <= index < self._limit:
-                raise EngineFailed("The engine sent a choice that was not asked for.")
-            state = self._choices[index] = _Choice(split_thinking=self._split)
-        if state.finish is not None:
-            return
+    def _begin(self, index: int) -> _Choice:
+        if not 0 <= index < self._limit:
+            raise EngineFailed("The engine sent a choice that was not asked for.")
+        state = self._choices[index] = _Choice(split_thinking=self._split)
+        return state
+
+    def _feed_choice(self, choice: EngineChoice, state: _Choice, out: list[Piece]) -> None:
         delta = choice.delta or choice.message
+        logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
         if delta is not None:
-            self._feed_delta(index, state, delta, choice.logprobs, out)
+            self._feed_delta(choice.index, state, delta, logprobs, out)
         elif choice.text:
             self.seen += 1
-            out.append(Piece(index, content=choice.text, logprobs=choice.logprobs if given(choice.logprobs) else None))
+            out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
         if choice.finish_reason:
             state.finish = choice.finish_reason
 
     def _feed_delta(
-        self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw, out: list[Piece]
+        self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]
     ) -> None:
         content, reasoning = delta.content or None, delta.reasoning_content or delta.reasoning or None
         if content or reasoning or delta.refusal or delta.tool_calls:
@@ -139,9 +143,8 @@ class Pieces:
             if not text:
                 self.seen_reasoning += 1
             content, reasoning = text or None, (reasoning or "") + thought or None
-        likely = logprobs if given(logprobs) else None
-        if content or reasoning or delta.refusal or likely is not None:
-            out.append(Piece(index, content, reasoning, delta.refusal or None, None, likely))
+        if content or reasoning or delta.refusal or logprobs is not None:
+            out.append(Piece(index, content, reasoning, delta.refusal or None, None, logprobs))
         if delta.tool_calls:
             out += [Piece(index, tool=self._tool(state, call)) for call in delta.tool_calls]
 

@@ -8,6 +8,8 @@ from llmaas.errors import EngineFailed
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+_CR, _LF = b"\r\n"
+"""As numbers: `in` takes whatever else it is given for a number first, and fails within before it looks for bytes."""
 
 
 class SseDecoder:
@@ -17,7 +19,7 @@ class SseDecoder:
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads completed by this portion. EngineFailed when an event is longer than MAX_EVENT_BYTES."""
         buffer = self._rest + data if self._rest else data
-        if b"\r" in buffer:
+        if _CR in buffer:
             buffer = _unify(buffer)
         events = buffer.split(b"\n\n")
         self._rest = events.pop()
@@ -25,7 +27,7 @@ class SseDecoder:
             raise EngineFailed("The engine sent an event that is too long.")
         payloads = []
         for event in events:
-            if event.startswith(b"data: ") and b"\n" not in event:
+            if event.startswith(b"data: ") and _LF not in event:
                 payloads.append(event[6:])
             elif (payload := _payload(event)) is not None:
                 payloads.append(payload)

@@ -25,6 +25,7 @@ _HIGH_WATER_BYTES = 256 * 1024
 _IDLE_S = 15.0
 _SWEEP_S = 0.1
 _MAX_IDLE = 256
+_MAX_HEADS = 1_000
 
 Phase = Literal["connect", "first_byte", "between_chunks", "total"]
 
@@ -59,17 +60,38 @@ class Origin(NamedTuple):
 
 def build_post(origin: Origin, path: str, body: bytes, credential: Secret | None) -> bytes:
     """A whole POST request of JSON: nothing in it comes from a caller's headers."""
+    return b"%bcontent-length: %d\r\n\r\n%b" % (_post_head(origin, path, credential), len(body), body)
+
+
+def _post_head(origin: Origin, path: str, credential: Secret | None) -> bytes:
+    """What stands before the length in each request to that place."""
     lines = [
         f"POST {path} HTTP/1.1",
         f"host: {origin.authority}",
         "content-type: application/json",
         "accept: application/json, text/event-stream",
         "accept-encoding: identity",
-        f"content-length: {len(body)}",
     ]
     if credential is not None:
         lines.append(f"authorization: Bearer {credential.reveal()}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
+
+
+class Posts:
+    """`build_post` for one place after another; remembers the heads of the last ones."""
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[Origin, str, str, Secret | None], bytes] = {}
+
+    def build(self, origin: Origin, base: str, path: str, body: bytes, credential: Secret | None) -> bytes:
+        """A request to `base` + `path`."""
+        place = (origin, base, path, credential)
+        head = self._heads.get(place)
+        if head is None:
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            head = self._heads[place] = _post_head(origin, base + path, credential)
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
 class HttpTransport:
@@ -82,6 +104,7 @@ class HttpTransport:
     def __init__(self, permits: Callable[[str], bool] | None = None) -> None:
         self._permits = permits
         self.now_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._exchanges: set[Exchange] = set()
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -90,7 +113,9 @@ class HttpTransport:
 
     def send(self, origin: Origin, request: bytes, timeouts: Timeouts) -> Exchange:
         """Begin an exchange: `request` is the whole request as it goes over the wire. Never raises and never waits."""
-        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        loop = self._loop
         if self._sweeper is None:
             self.now_s = loop.time()
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
@@ -388,7 +413,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._reused = False
         self._quiet = True
@@ -408,7 +433,6 @@ class _Connection(asyncio.Protocol):
         self._in_head = True
         self._head_bytes = 0
         self._headers = {}
-        self._parser = httptools.HttpResponseParser(self)
         exchange.attached(self)
         assert self._transport is not None  # noqa: S101 - only connected ones are begun
         self._transport.write(exchange.request)
@@ -454,6 +478,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         exchange, self._exchange = self._exchange, None
+        self._parser = None  # it knows us: a cycle
         if exchange is None or exchange.over:
             return
         if self._reused and self._quiet:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -47,7 +47,7 @@ from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
-from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
+from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -93,6 +93,7 @@ class OpenAiUpstream:
         self._transport = transport
         self._locate = locate
         self._timeouts = timeouts
+        self._posts = Posts()
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
@@ -119,31 +120,31 @@ class OpenAiUpstream:
         return _Embeddings(self._send(target, "/embeddings", _json.encode(built)))
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
-        options: StreamOptions | None = None
-        if stream and self._kind is ProviderKind.VLLM:
-            options = _CountingOptions(include_usage=True, continuous_usage_stats=True)
-        elif stream:
-            options = StreamOptions(include_usage=True)
-        common: dict[str, Any] = {
-            "model": target.deployment.root,
-            "stream": stream or None,
-            "stream_options": options,
-            "user": None,
-        }
-        if isinstance(request, CompletionRequest):
-            return msgspec.structs.replace(request, **common)
-        if self._kind is not ProviderKind.OPENAI and request.max_completion_tokens is not None:
-            common |= {"max_tokens": request.max_completion_tokens, "max_completion_tokens": None}
-        if not self.traits.names_tools and isinstance(request.tool_choice, NamedToolChoice):
-            name = request.tool_choice.function.name
-            common |= {"tools": [t for t in request.tools or () if t.function.name == name], "tool_choice": "required"}
+        built = copy(request)
+        built.model = target.deployment.root
+        built.user = None
+        built.stream = stream or None
+        if not stream:
+            built.stream_options = None
+        elif self._kind is ProviderKind.VLLM:
+            built.stream_options = _CountingOptions(include_usage=True, continuous_usage_stats=True)
+        else:
+            built.stream_options = StreamOptions(include_usage=True)
+        if isinstance(built, CompletionRequest):
+            return built
+        if self._kind is not ProviderKind.OPENAI and built.max_completion_tokens is not None:
+            built.max_tokens, built.max_completion_tokens = built.max_completion_tokens, None
+        if not self.traits.names_tools and isinstance(built.tool_choice, NamedToolChoice):
+            name = built.tool_choice.function.name
+            built.tools = [tool for tool in built.tools or () if tool.function.name == name]
+            built.tool_choice = "required"
         if self.traits.merges_system:
-            common["messages"] = merge_system(request.messages)
-        return msgspec.structs.replace(request, **common)
+            built.messages = merge_system(built.messages)
+        return built
 
     def _send(self, target: Target, path: str, body: bytes) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
-        return self._transport.send(origin, build_post(origin, base + path, body, credential), self._timeouts)
+        return self._transport.send(origin, self._posts.build(origin, base, path, body, credential), self._timeouts)
 
 
 class _Stream:
@@ -212,7 +213,7 @@ class _Stream:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
                 self._failure = EngineFailed("The engine sent something that is not an answer.", hint=str(cause))
                 break
-            if given(answer.error) and bytes(answer.error) != b"{}":
+            if answer.error is not NOTHING and given(answer.error) and bytes(answer.error) != b"{}":
                 self._failure = from_error_body(0, bytes(answer.error))
                 break
             if self._counts_each_choice and given(answer.usage):

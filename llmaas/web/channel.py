@@ -5,8 +5,8 @@ Two servers implement it: our own (`web/server.py`) and any ASGI server (`web/as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -52,7 +52,7 @@ class Channel(Protocol):
         """Answer with a body of unknown length, of which `data` is the first part; `data` may be empty."""
         ...
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Coroutine[Any, Any, None]:
         """Another part; waits while the caller reads slowly."""
         ...
 

@@ -471,7 +471,7 @@ def _split_target(target: bytes) -> tuple[str, bytes]:
             raise _MalformedError
     path, _, query = target.partition(b"?")
     path = path.partition(b"#")[0]
-    if b"%" in path:
+    if path.find(b"%") >= 0:
         path = unquote_to_bytes(path)
     try:
         return path.decode("utf-8"), query

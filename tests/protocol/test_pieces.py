@@ -14,7 +14,9 @@ from llmaas.protocol.pieces import Piece, Pieces
 
 def fed(*chunks: dict[str, Any], choices: int = 1, think: bool = False) -> tuple[list[Piece], Pieces]:
     pieces = Pieces(choices=choices, split_thinking=think)
-    out = [piece for chunk in chunks for piece in pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)))]
+    out: list[Piece] = []
+    for chunk in chunks:
+        pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)), out)
     return out + pieces.finish(), pieces
 
 
