@@ -10,7 +10,6 @@ from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
 from llmaas.installation import Installation
-from llmaas.storage.alerts import SqlAlertReader
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.web.asgi import ASGIApp
@@ -73,7 +72,9 @@ def admin_api(
         usage=installation.usage,
         credit=installation.credit,
         budgets=SqlBudgetStore(installation.database),
-        alerts=SqlAlertReader(installation.database),
+        alerts=installation.alerts,
+        teller=installation.courier,
+        webhook_secret=installation.webhooks.secret,
         live=live,
         platform=Platform(live, installation.usage, clock),
         system=system,

@@ -218,16 +218,21 @@ class GatewayWorker:
         """What one worker of the fleet has to see to from time to time. The one place to add to."""
         return [
             Duty("workers", 30.0, self._forget_dead_workers),
-            Duty("credit", 60.0, self._watch_credit),
+            Duty("credit", 60.0, self._watch_money),
+            Duty("alerts", 15.0, self._tell_alerts),
             Duty("rollups", 300.0, self._fold_usage),
             Duty("retention", 3_600.0, self._remove_old_rows),
         ]
 
-    async def _watch_credit(self, _fence: int) -> None:
-        for project_id in await self._installation.credit.note_low_balances(
-            self._installation.ids, self._clock.now_ms()
-        ):
+    async def _watch_money(self, _fence: int) -> None:
+        alerts, ids, now_ms = self._installation.alerts, self._installation.ids, self._clock.now_ms()
+        for project_id in await alerts.watch_credit(ids, now_ms):
             _log.warning("credit_low", project=project_id)
+        for project_id in await alerts.watch_caps(ids, now_ms):
+            _log.warning("cap_near", project=project_id)
+
+    async def _tell_alerts(self, _fence: int) -> None:
+        await self._installation.courier.deliver(self._installation.alerts)
 
     async def _fold_usage(self, _fence: int) -> None:
         await self._installation.rollups.fold(self._clock.now_ms())

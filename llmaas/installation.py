@@ -7,12 +7,13 @@ import contextlib
 import os
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from llmaas.clock import Clock, SystemClock
 from llmaas.console.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
-from llmaas.domain.addresses import DENIED, AddressRules
+from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules
 from llmaas.domain.audit import SYSTEM, Actor
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Key, Permission
@@ -26,7 +27,11 @@ from llmaas.engine.pull import Progress
 from llmaas.engine.store import ModelStore
 from llmaas.errors import ConfigurationError, Conflict, NotFound
 from llmaas.ids import IdSource
+from llmaas.notices.courier import Courier
+from llmaas.notices.mail import Mailer
+from llmaas.notices.webhooks import Webhooks
 from llmaas.settings import Secret, Settings, read_credential
+from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.backup import BackupSummary, restore_backup, store_master_key, write_backup
 from llmaas.storage.catalogue import SqlCatalogueStore
@@ -96,8 +101,20 @@ class Installation:
         self.retention = SqlRetention(self.database)
         self.audit = SqlAuditLog(self.database)
         self.credit = SqlCreditStore(self.database)
+        self.alerts = SqlAlertStore(self.database)
         self.corrections = SqlCorrections(self.database)
         self.ledger_check = SqlLedgerCheck(self.database)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        rules = AddressRules([*DENIED, *PRIVATE], self.settings.webhook_allow)
+        return Webhooks(rules.permits, self.pepper)
+
+    @cached_property
+    def courier(self) -> Courier:
+        settings = self.settings
+        mailer = Mailer(settings.smtp_url, settings.smtp_from)
+        return Courier(mailer, self.webhooks, self.clock, console_url=settings.public_url, currency=settings.currency)
 
     async def look_at(self, provider: Provider, backend: Backend) -> Found:
         """Ask a backend what it is and serves. Raises ProbeFailed, NotFound when its credential is missing."""

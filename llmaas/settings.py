@@ -30,6 +30,7 @@ SECRET_MASK = "***"
 _CLIENT_KEY = "LLMAAS_KEY"
 _SQLITE = "sqlite:///"
 _POSTGRES = "postgresql://"
+_MAIL = ("smtp://", "smtps://")
 _STATES = ("valkey://", "valkeys://", "redis://", "rediss://")
 _KEY_BYTES = 32
 _NO_SETTINGS = frozenset({"LLMAAS_CONFIG", _CLIENT_KEY})
@@ -100,6 +101,13 @@ class Settings:
         "Networks (CIDR) where no inference server may be, besides link-local, metadata, multicast and reserved ones.",
     )
     upstream_allow: tuple[str, ...] = setting((), "Networks (CIDR) where one may be although they are denied.")
+    webhook_allow: tuple[str, ...] = setting(
+        (), "Private networks (CIDR) that webhooks of alerts may be in; without them only public addresses."
+    )
+    smtp_url: Secret = setting(
+        Secret(""), "`smtp://USER:PASSWORD@HOST:587` (STARTTLS) or `smtps://…:465`: alerts go out by it as e-mail."
+    )
+    smtp_from: str = setting("", "Sender of that e-mail, such as `llmaas <llmaas@example.org>`.")
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection to an engine.", at_least=0.01)
     first_byte_timeout_s: float = setting(
         300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01
@@ -276,7 +284,7 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("public_url: must be an http or https address without a path, such as https://llm.example.org")
     if settings.oidc_issuer and not (settings.oidc_client_id and settings.public_url):
         problems.append("oidc_issuer: needs oidc_client_id and public_url, to which the provider sends browsers back")
-    for name in ("upstream_deny", "upstream_allow"):
+    for name in ("upstream_deny", "upstream_allow", "webhook_allow"):
         problems += [
             f"{name}: {text} is no network such as 10.0.0.0/8"
             for text in getattr(settings, name)
@@ -286,11 +294,20 @@ def _contradictions(settings: Settings) -> list[str]:
         host, _, port = settings.metrics_listen.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             problems.append("metrics_listen: must be HOST:PORT, for example 127.0.0.1:9090")
+    return problems + _mail_problems(settings)
+
+
+def _mail_problems(settings: Settings) -> list[str]:
+    problems = []
+    if settings.smtp_url and not settings.smtp_url.reveal().startswith(_MAIL):
+        problems.append("smtp_url: must be smtp://USER:PASSWORD@HOST:587 or smtps://USER:PASSWORD@HOST:465")
+    if settings.smtp_url and not settings.smtp_from:
+        problems.append("smtp_from: is needed with smtp_url, such as llmaas@example.org")
     return problems
 
 
 def _portless(settings: Settings) -> Iterator[str]:
-    for name in ("database_url", "state_url"):
+    for name in ("database_url", "state_url", "smtp_url"):
         try:
             urlsplit(getattr(settings, name).reveal()).port  # noqa: B018 - asking for it is what checks it
         except ValueError:

@@ -26,7 +26,7 @@ _GROUPS: dict[Api, dict[str, tuple[str, ...]]] = {
         "members": ("members", "leave", "invitations"),
         "keys": ("keys",),
         "usage": ("usage",),
-        "credit": ("credit", "alerts"),
+        "credit": ("credit", "alerts", "alert-channels"),
         "fleet": ("fleet", "providers", "prices", "discover", "workers", "live"),
         "users": ("users",),
         "account": ("me", "sessions", "tokens", "sign-in", "sign-up", "sign-out"),

@@ -33,6 +33,16 @@ DENIED = (
     "fe80::/10",  # link-local
     "ff00::/8",  # multicast
 )
+PRIVATE = (
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # carrier-grade NAT
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "::1/128",
+    "fc00::/7",
+)
+"""Where inside of an organisation is: denied besides to what owners of projects, who are no operators, may have us send to."""
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 _COMPATIBLE = ip_network("::/96")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.IGNORECASE)

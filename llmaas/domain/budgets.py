@@ -27,6 +27,11 @@ def project_total(project_id: str) -> str:
     return f"{_PROJECT}{project_id}{_TOTAL}"
 
 
+def project_month(project_id: str, at_ms: int) -> str:
+    """The budget whose cap is the monthly cap of the project's tier."""
+    return f"{_PROJECT}{project_id}:{day_name(at_ms // DAY_MS)[:7]}"
+
+
 def project_of_total(budget_id: str) -> str | None:
     """The project whose credit this budget's cap is; None for any other budget."""
     if budget_id.startswith(_PROJECT) and budget_id.endswith(_TOTAL):

@@ -1,4 +1,4 @@
-"""Credit entries in SQL, and the alert when a balance gets low. A new entry bumps the `money` revision."""
+"""Credit entries and balances in SQL. A new entry bumps the `money` revision."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from llmaas.domain.audit import Act, Actor
 from llmaas.domain.credit import Balance, CreditEntry, CreditKind
 from llmaas.domain.projects import unknown_project
 from llmaas.errors import Conflict
-from llmaas.ids import IdSource
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database, bump
-from llmaas.storage.tables import alerts, budget_shares, credit_entries, projects
-
-LOW_CREDIT = "low_credit"
+from llmaas.storage.tables import budget_shares, credit_entries, projects
 
 
 class SqlCreditStore:
@@ -57,37 +54,10 @@ class SqlCreditStore:
 
     async def balance(self, project_id: str) -> Balance:
         async with self._database.connect() as connection:
-            return (await _balances(connection, [project_id]))[project_id]
-
-    async def note_low_balances(self, ids: IdSource, now_ms: int) -> list[str]:
-        """An alert for each project whose balance fell below its threshold, once until it is above again; gives the projects."""
-        watched = sa.select(projects.c.id, projects.c.low_credit_nano).where(projects.c.low_credit_nano.is_not(None))
-        open_alerts = sa.select(alerts.c.id, alerts.c.project_id).where(
-            alerts.c.kind == LOW_CREDIT, alerts.c.resolved_ms.is_(None)
-        )
-        noted = []
-        async with self._database.begin() as connection:
-            thresholds = {row.id: row.low_credit_nano for row in await connection.execute(watched)}
-            present = {row.project_id: row.id for row in await connection.execute(open_alerts)}
-            balances = await _balances(connection, list(thresholds))
-            for project_id, threshold in thresholds.items():
-                low = balances[project_id].left_nano < threshold
-                if low and project_id not in present:
-                    detail = {"balance_nano": balances[project_id].left_nano, "threshold_nano": threshold}
-                    values = {"id": f"alert-{ids.uuid7()}", "project_id": project_id, "kind": LOW_CREDIT}
-                    await connection.execute(sa.insert(alerts).values(**values, created_ms=now_ms, detail=detail))
-                    noted.append(project_id)
-            resolved = [
-                alert_id
-                for project_id, alert_id in present.items()
-                if project_id not in thresholds or balances[project_id].left_nano >= thresholds[project_id]
-            ]
-            if resolved:
-                await connection.execute(sa.update(alerts).where(alerts.c.id.in_(resolved)).values(resolved_ms=now_ms))
-        return noted
+            return (await balances_of(connection, [project_id]))[project_id]
 
 
-async def _balances(connection: AsyncConnection, project_ids: list[str]) -> dict[str, Balance]:
+async def balances_of(connection: AsyncConnection, project_ids: list[str]) -> dict[str, Balance]:
     """One for each, also where nothing was put in or spent."""
     amount = sa.func.sum(credit_entries.c.amount_nano)
     entered = sa.select(credit_entries.c.project_id, amount).where(credit_entries.c.project_id.in_(project_ids))

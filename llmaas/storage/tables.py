@@ -376,6 +376,30 @@ alerts = Table(
     Index("alerts_by_project", "project_id", "created_ms"),
 )
 
+alert_channels = Table(
+    "alert_channels",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("told_ms", BigInteger),
+    Column("fault", String),
+)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("alert_id", String, ForeignKey("alerts.id"), nullable=False),
+    Column("channel_id", String, ForeignKey("alert_channels.id"), nullable=False, index=True),
+    Column("event", String, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -6,13 +6,14 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.settings import Secret
+from llmaas.sockets import Permits, connector
 
 _MOST_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 5.0
@@ -20,9 +21,6 @@ _QUICK_S = 1.5
 _USUAL_PORTS = (11434, 8000, 8080, 1234, 30000)
 """Of Ollama, vLLM, llama.cpp, LM Studio, SGLang."""
 _KINDS = {"vllm": ProviderKind.VLLM, "llamacpp": ProviderKind.LLAMA_CPP}
-
-Permits = Callable[[str], bool]
-"""Judges a numeric address before it is connected to."""
 
 
 class ProbeFailed(Exception):
@@ -119,7 +117,7 @@ def get_json(
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     if permits is not None:
-        connection._create_connection = _only(permits)  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
+        connection._create_connection = connector(permits, "upstream_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
     headers = {"accept": "application/json", "user-agent": "llmaas"}
     if credential:
         headers["authorization"] = f"Bearer {credential.reveal()}"
@@ -167,23 +165,6 @@ def _roots(address: str) -> Iterator[str]:
         return
     for usual in _USUAL_PORTS:
         yield f"http://{text}:{usual}"
-
-
-def _only(permits: Permits) -> Callable[..., socket.socket]:
-    """A way to connect to the first address of a host that is permitted and answers."""
-
-    def connect(address: tuple[str, int], timeout: float, *_: object) -> socket.socket:
-        host, port = address
-        places = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        failure: OSError = OSError(0, f"its address {', '.join(places)} is denied; see upstream_allow")
-        for place in filter(permits, places):
-            try:
-                return socket.create_connection((place, port), timeout)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    return connect
 
 
 def _names(items: object, key: str) -> tuple[str, ...]:

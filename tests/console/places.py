@@ -34,6 +34,7 @@ SPOTS = (
     Spot("usage", f"{_PROJECT}/usage"),
     Spot("usage-requests", f"{_PROJECT}/usage/requests"),
     Spot("billing", f"{_PROJECT}/billing"),
+    Spot("alerts", f"{_PROJECT}/billing/alerts"),
     Spot("members", f"{_PROJECT}/members"),
     Spot("member", f"{_PROJECT}/members/user-dev"),
     Spot("member-remove", f"{_PROJECT}/members/user-dev/remove"),

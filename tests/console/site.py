@@ -34,10 +34,13 @@ from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
 from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
+from llmaas.notices.courier import Courier
+from llmaas.notices.mail import Mailer
+from llmaas.notices.webhooks import Webhooks
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.settings import Secret, Settings
-from llmaas.storage.alerts import SqlAlertReader
+from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.catalogue import SqlCatalogueStore
@@ -110,6 +113,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
 
     nothing = Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())
     live, usage = Live(CatalogueHolder(nothing), Health(clock), Load()), SqlUsageReader(database)
+    webhooks = Webhooks(AddressRules().permits, PEPPER)
     return Services(
         clock=clock,
         ids=IdSource(),
@@ -129,7 +133,9 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         usage=usage,
         credit=SqlCreditStore(database),
         budgets=SqlBudgetStore(database),
-        alerts=SqlAlertReader(database),
+        alerts=SqlAlertStore(database),
+        teller=Courier(Mailer(Secret(""), ""), webhooks, clock, console_url="https://llm.example.org", currency="EUR"),
+        webhook_secret=webhooks.secret,
         live=live,
         platform=Platform(live, usage, clock),
         system=make_system(clock),

@@ -49,11 +49,11 @@ async def test_amounts_that_make_no_sense_are_refused(lab: Admin, signed_in: Sig
 async def test_a_low_balance_is_an_alert_until_it_is_above_again(lab: Admin, signed_in: SignedIn) -> None:
     root, ana = await signed_in("root"), await signed_in("ana")
     await ana.call("PATCH", "/projects/lab", {"low_credit": "5.00"})
-    store, services = lab.services.credit, lab.services
-    await store.note_low_balances(services.ids, lab.clock.now_ms())  # type: ignore[attr-defined]
+    services = lab.services
+    await services.alerts.watch_credit(services.ids, lab.clock.now_ms())  # type: ignore[attr-defined]
     (alert,) = (await ana.call("GET", "/projects/lab/alerts")).json()["data"]
     assert (alert["kind"], alert["resolved"]) == ("low_credit", None)
     await root.call("POST", "/projects/lab/credit/entries", {"amount": "10"})
-    await store.note_low_balances(services.ids, lab.clock.now_ms())  # type: ignore[attr-defined]
+    await services.alerts.watch_credit(services.ids, lab.clock.now_ms())  # type: ignore[attr-defined]
     (alert,) = (await ana.call("GET", "/projects/lab/alerts")).json()["data"]
     assert alert["resolved"] is not None

@@ -7,7 +7,7 @@ import pytest
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.prices import NANO
 from llmaas.ids import IdSource
-from llmaas.storage.credit import SqlCreditStore
+from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.tables import budget_shares
 from tests.console.lab import DAY_MS, HOSTILE, Lab
 from tests.console.site import TEST
@@ -93,14 +93,14 @@ async def test_A01_others_see_the_terms_and_cannot_change_them(lab: Lab) -> None
 async def test_a_low_balance_is_listed_until_it_is_above_again(lab: Lab) -> None:
     reader = await lab.reader("owner")
     await reader.send(await reader.get(BILLING), low_credit="25")
-    store = SqlCreditStore(lab.admin.database)
-    await store.note_low_balances(IdSource(), lab.now_ms)
+    store = SqlAlertStore(lab.admin.database)
+    await store.watch_credit(IdSource(), lab.now_ms)
     page = await reader.get(BILLING)
     assert "Credit fell below 25.00 EUR: 20.00 EUR left" in page.text
     assert "Open" in page.text
     entry = CreditEntry("credit-2", "lab", lab.now_ms, 10 * NANO, CreditKind.TOP_UP, HOSTILE, "user-root")
     await lab.admin.services.credit.add(entry, by=TEST)
-    await store.note_low_balances(IdSource(), lab.now_ms + DAY_MS)
+    await store.watch_credit(IdSource(), lab.now_ms + DAY_MS)
     page = await reader.get(BILLING)
     assert "Resolved" in page.text
     assert HOSTILE in page.text

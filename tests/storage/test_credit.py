@@ -15,6 +15,7 @@ from llmaas.domain.ports import BudgetWant
 from llmaas.domain.projects import Project
 from llmaas.errors import Conflict, NotFound
 from llmaas.ids import IdSource
+from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database
@@ -99,7 +100,7 @@ async def test_a_low_balance_is_told_once_until_it_was_above_again(
     ids = IdSource()
 
     async def look(now_ms: int) -> list[str]:
-        return await store.note_low_balances(ids, now_ms)
+        return await SqlAlertStore(database).watch_credit(ids, now_ms)
 
     await store.add(entry("c1", 100), by=ANA)
     assert await look(1) == []

@@ -1,9 +1,9 @@
-"""`/api/v1/projects/{id}/credit`: prepaid money of a project and its entries; `/alerts`: what its owners should know of."""
+"""`/api/v1/projects/{id}/credit`: prepaid money of a project and its entries."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import get, post
@@ -13,14 +13,13 @@ from litestar.params import JSONBody, QueryParameter
 from llmaas.clock import iso
 from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, Limit, Page, PathId, checked_name, moment, page_of
+from llmaas.console.admin.shapes import Form, Limit, Page, PathId, checked_name, page_of
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import format_amount, parse_amount
 from llmaas.domain.projects import unknown_project
 from llmaas.errors import InvalidRequest
 
-_MOST_ALERTS = 50
 _SENDER_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -54,16 +53,6 @@ class BalanceView(msgspec.Struct, frozen=True):
     held: str
     left: str
     currency: str
-
-
-class AlertView(msgspec.Struct, frozen=True):
-    """`resolved` null: it still holds. Numbers of `detail` whose names end in `_nano` are billionths of the currency."""
-
-    id: str
-    kind: str
-    created: str
-    resolved: str | None
-    detail: dict[str, Any]
 
 
 @get("/api/v1/projects/{project_id:str}/credit", opt={"permission": Permission.CREDIT_READ})
@@ -118,14 +107,6 @@ async def add_entry(services: Services, principal: Principal, project_id: str, d
     return await services.credit.add(entry, by=principal.actor)
 
 
-@get("/api/v1/projects/{project_id:str}/alerts", opt={"permission": Permission.CREDIT_READ})
-async def list_alerts(services: TheServices, project_id: PathId) -> Page[AlertView]:
-    """The latest alerts of a project, newest first."""
-    await _check(services, project_id)
-    found = await services.alerts.latest(project_id, limit=_MOST_ALERTS)
-    return Page([AlertView(a.id, a.kind, iso(a.created_ms), moment(a.resolved_ms), dict(a.detail)) for a in found])
-
-
 async def _check(services: Services, project_id: str) -> None:
     if await services.projects.get(project_id) is None:
         raise unknown_project(project_id)
@@ -159,4 +140,4 @@ def _view(services: Services, entry: CreditEntry) -> EntryView:
     )
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (show_credit, list_credit, add_credit, list_alerts)
+ROUTES: tuple[HTTPRouteHandler, ...] = (show_credit, list_credit, add_credit)

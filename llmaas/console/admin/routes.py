@@ -6,6 +6,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin import (
     account,
+    alerts,
     audit,
     credit,
     fleet,
@@ -35,6 +36,7 @@ ROUTES: tuple[HTTPRouteHandler, ...] = (
     *invitations.ROUTES,
     *keys.ROUTES,
     *usage.ROUTES,
+    *alerts.ROUTES,
     *credit.ROUTES,
     *fleet.ROUTES,
     *machines.ROUTES,

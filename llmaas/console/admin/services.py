@@ -17,7 +17,7 @@ from llmaas.console.platform import Platform
 from llmaas.console.second_factor import Sealer
 from llmaas.console.sign_in import SignIn
 from llmaas.console.system import System
-from llmaas.domain.alerts import AlertReader
+from llmaas.domain.alerts import AlertStore, Teller
 from llmaas.domain.audit import AuditLog
 from llmaas.domain.credit import CreditStore
 from llmaas.domain.fleet import FleetStore
@@ -63,7 +63,9 @@ class Services:
     usage: UsageReader
     credit: CreditStore
     budgets: BudgetStore
-    alerts: AlertReader
+    alerts: AlertStore
+    teller: Teller
+    webhook_secret: Callable[[str], str]
     live: Live
     platform: Platform
     system: System

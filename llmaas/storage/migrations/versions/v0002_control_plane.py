@@ -152,6 +152,26 @@ def _money() -> None:
         sa.Column("resolved_ms", sa.BigInteger),
     )
     op.create_index("alerts_by_project", "alerts", ["project_id", "created_ms"])
+    op.create_table(
+        "alert_channels",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), nullable=False, index=True),
+        sa.Column("kind", sa.String, nullable=False),
+        sa.Column("target", sa.String, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("told_ms", sa.BigInteger),
+        sa.Column("fault", sa.String),
+    )
+    op.create_table(
+        "alert_deliveries",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("alert_id", sa.String, sa.ForeignKey("alerts.id"), nullable=False),
+        sa.Column("channel_id", sa.String, sa.ForeignKey("alert_channels.id"), nullable=False, index=True),
+        sa.Column("event", sa.String, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("due_ms", sa.BigInteger, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+    )
 
 
 def _usage_at_size() -> None:
