@@ -67,9 +67,10 @@ async def test_every_place_of_the_navigation_is_a_page(admin: Admin) -> None:
 
 async def test_A01_who_is_not_signed_in_is_asked_to(admin: Admin) -> None:
     await people(admin)
+    nobody = admin.client()
     for page in pages(admin):
         if page.permission != PUBLIC:
-            answer = await ask(admin.client(), page)
+            answer = await ask(nobody, page)
             assert answer.status_code == 303, page.name
             assert answer.headers["location"].startswith("/sign-in"), page.name
 
