@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from llmaas.domain.alerts import Channel, ChannelKind
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.fleet import Fleet
@@ -150,6 +151,19 @@ async def fill(installation: Installation, data_dir: Path, url: str, *, days: in
             "user-root",
         )
         await installation.credit.add(entry, by=SYSTEM)
+    for number, (target, told_ms, fault) in enumerate(
+        (
+            ("ops@example.org", now_ms - 9 * _DAY_MS, None),
+            (
+                "https://chat.example.org/hooks/llm-alerts",
+                now_ms - 9 * _DAY_MS,
+                "chat.example.org answered 503; a 2xx is what counts as delivered.",
+            ),
+        )
+    ):
+        kind = ChannelKind.WEBHOOK if "://" in target else ChannelKind.EMAIL
+        channel = Channel(f"channel-{number}", PROJECT, kind, target, now_ms - 40 * _DAY_MS + number, told_ms, fault)
+        await installation.alerts.add_channel(channel, by=SYSTEM)
     await _traffic(installation, data_dir, keys, now_ms, days)
     await installation.rollups.fold(now_ms)
 

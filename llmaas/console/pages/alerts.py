@@ -80,7 +80,7 @@ async def _render(
         fields=fields,
         fault=fault,
         here=_path(project_id),
-        percents=" % · ".join(map(str, CAP_PERCENTS)) + " %",
+        percents=" % / ".join(map(str, CAP_PERCENTS)) + " %",
     )
 
 
