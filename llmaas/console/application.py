@@ -12,10 +12,11 @@ from litestar.exceptions import HTTPException
 
 from llmaas.console.admin.access import PUBLIC, Guard, is_page, principal_of
 from llmaas.console.admin.document import describe
+from llmaas.console.admin.open_id import PATH as OPEN_ID_PATH
 from llmaas.console.admin.routes import ROUTES
 from llmaas.console.admin.services import Services
 from llmaas.console.errors import render
-from llmaas.console.pages.frame import Page, Surroundings, error_page, make_surroundings, open_page
+from llmaas.console.pages.frame import Page, Surroundings, back_to_sign_in, error_page, make_surroundings, open_page
 from llmaas.console.pages.routes import PAGES
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.reference import Reference
@@ -112,8 +113,12 @@ def _render(
     if error is None:
         _log.error("admin_request_failed", path=request.scope["path"], exc_info=exception)
         error = LlmaasError("Something went wrong on our side.")
-    if is_page(request) and "text/html" in request.headers.get("accept", ""):
-        return error_page(request, services, surroundings, error)
+    if "text/html" in request.headers.get("accept", ""):
+        if is_page(request):
+            return error_page(request, services, surroundings, error)
+        if request.scope["path"].startswith(OPEN_ID_PATH):
+            _log.warning("open_id_sign_in_failed", reason=error.message)
+            return back_to_sign_in(request, services, surroundings, error)
     status, headers, body = render(error)
     return Response(body, status_code=status, headers=headers, media_type=MediaType.JSON)
 

@@ -35,6 +35,8 @@ _GROUPS: dict[Api, dict[str, tuple[str, ...]]] = {
     },
 }
 """The reader's groups, by the word of a path that tells what an operation is about."""
+_REST: dict[Api, str] = {"inference": "service", "admin": "installation"}
+"""Where an operation goes that no word places: one in a wide group is better than a reference that fails."""
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "createChatCompletion": {
         "model": "",
@@ -133,13 +135,13 @@ class Reference:
         return next((group for group in self.groups if group.name == name), None)
 
 
-def group_of(api: Api, path: str) -> str:
-    """The last word of a path that is known decides: `/projects/{id}/keys` is about keys. Raises LookupError."""
+def group_of(api: Api, path: str) -> str | None:
+    """The last word of a path that is known decides: `/projects/{id}/keys` is about keys. None: no word is known."""
     for word in reversed(path.split("/")):
         for name, known in _GROUPS[api].items():
             if word in known:
                 return name
-    raise LookupError(f"no group of {api} for {path}")
+    return None
 
 
 def _groups(api: Api, document: Json) -> Iterable[Group]:
@@ -147,7 +149,7 @@ def _groups(api: Api, document: Json) -> Iterable[Group]:
     found: dict[str, list[Operation]] = {name: [] for name in _GROUPS[api]}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            found[group_of(api, path)].append(_operation(reader, method, path, operation))
+            found[group_of(api, path) or _REST[api]].append(_operation(reader, method, path, operation))
     return [Group(name, api, tuple(operations)) for name, operations in found.items() if operations]
 
 

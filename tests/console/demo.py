@@ -161,8 +161,8 @@ async def fill(installation: Installation, data_dir: Path, url: str, *, days: in
             ),
         )
     ):
-        kind = ChannelKind.WEBHOOK if "://" in target else ChannelKind.EMAIL
-        channel = Channel(f"channel-{number}", PROJECT, kind, target, now_ms - 40 * _DAY_MS + number, told_ms, fault)
+        way = ChannelKind.WEBHOOK if "://" in target else ChannelKind.EMAIL
+        channel = Channel(f"channel-{number}", PROJECT, way, target, now_ms - 40 * _DAY_MS + number, told_ms, fault)
         await installation.alerts.add_channel(channel, by=SYSTEM)
     await _traffic(installation, data_dir, keys, now_ms, days)
     await installation.rollups.fold(now_ms)

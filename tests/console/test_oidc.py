@@ -189,6 +189,40 @@ async def test_a_provider_that_is_away_is_said_so(admin: Admin, provider: FakeOi
     assert (await admin.client().http.get(f"/api/v1{START}")).status_code == 404
 
 
+BROWSER = {"accept": "text/html,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "You have no account here. Ask an administrator for one."),
+        ("es", "No tiene cuenta aquí. Pida una a un administrador."),
+        ("fr", "Vous n’avez pas de compte ici. Demandez-en un à un administrateur."),
+    ],
+)
+async def test_a_browser_that_is_refused_is_back_at_the_form(
+    admin: Admin, provider: FakeOidc, language: str, said: str
+) -> None:
+    browser = browser_of(admin, provider, create_users=False)
+    browser.http.headers.update(BROWSER | {"accept-language": language})
+    refused = await sign_in(browser, provider)
+    assert (refused.status_code, refused.headers["location"]) == (303, "/sign-in")
+    shown = await browser.http.get("/sign-in")
+    assert said in shown.text
+    assert 'action="/sign-in"' in shown.text
+    assert said not in (await browser.http.get("/sign-in")).text
+    assert (await browser.call("GET", "/me")).status_code == 401
+
+
+async def test_a_browser_is_told_that_the_provider_is_away(admin: Admin, provider: FakeOidc) -> None:
+    browser = browser_of(admin, provider, issuer="http://127.0.0.1:1")
+    away = await browser.http.get(f"/api/v1{START}", headers=BROWSER)
+    assert (away.status_code, away.headers["location"]) == (303, "/sign-in")
+    shown = (await browser.http.get("/sign-in", headers=BROWSER)).text
+    assert "tell your administrator" in shown
+    assert "127.0.0.1" not in shown
+
+
 @pytest.mark.parametrize(
     "path",
     [

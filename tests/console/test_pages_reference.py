@@ -97,7 +97,17 @@ async def test_every_route_is_in_the_reference(lab: Lab) -> None:
     assert routes
     for route in routes:
         if route.path != "/api/openapi.json":
-            group_of("admin", re.sub(r":\w+}", "}", route.path))
+            assert group_of("admin", re.sub(r":\w+}", "}", route.path)) is not None, route.path
+
+
+def test_an_operation_that_no_word_places_is_shown_all_the_same() -> None:
+    operation = {"operationId": "readNovelty", "summary": "Novelty.", "responses": {}}
+    novelty = {"components": {"schemas": {}}, "paths": {"/novelty": {"get": operation}}}
+    reference = Reference(novelty, novelty)
+    assert [(group.name, [one.id for one in group.operations]) for group in reference.groups] == [
+        ("service", ["readNovelty"]),
+        ("installation", ["readNovelty"]),
+    ]
 
 
 async def test_the_admin_document_tells_permissions_and_true_errors(lab: Lab) -> None:

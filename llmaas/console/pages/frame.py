@@ -45,10 +45,11 @@ _EXPLAINED = frozenset({400, 403, 404, 405, 429, 503})
 
 
 class Flash(msgspec.Struct, frozen=True):
-    """A text that is shown once, on the next page."""
+    """A text that is shown once, on the next page. `tone`: as notices have it."""
 
     key: str
     values: dict[str, str]
+    tone: str = "good"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +196,17 @@ class Page:
         )
 
     def redirect(
-        self, path: str, *, flash: str | None = None, cookies: Sequence[Cookie] = (), **values: object
+        self,
+        path: str,
+        *,
+        flash: str | None = None,
+        tone: str = "good",
+        cookies: Sequence[Cookie] = (),
+        **values: object,
     ) -> Response[Any]:
         """To another page of ours by GET. `flash`: the key of a text to show there, with `values`."""
         if flash is not None:
-            told = Flash(flash, {name: str(value) for name, value in values.items()})
+            told = Flash(flash, {name: str(value) for name, value in values.items()}, tone)
             body = urlsafe_b64encode(msgspec.json.encode(told)).decode().rstrip("=")
             self._cookies.append(self._cookie(_FLASH_COOKIE, f"{body}.{self._sign(body)}", _FLASH_S))
         headers = {"location": path}
@@ -209,7 +216,7 @@ class Page:
         """Keep a choice of the reader in this browser for a year."""
         self._cookies.append(self._cookie(name, value, _YEAR_S))
 
-    def _words(self, flash: str | None) -> dict[str, Any]:
+    def _words(self, flash: Flash | None) -> dict[str, Any]:
         return {
             "page": self,
             "t": self.t,
@@ -237,13 +244,12 @@ class Page:
         secure = is_secure(self.request, self.services)
         return Cookie(name, value=value, path="/", max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
 
-    def _take_flash(self) -> str | None:
+    def _take_flash(self) -> Flash | None:
         body, _, signature = self.request.cookies.get(_FLASH_COOKIE, "").partition(".")
         if not body or not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             return None
         self._cookies.append(self._cookie(_FLASH_COOKIE, "", 0))
-        flash = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Flash)
-        return self.t(flash.key, **flash.values)
+        return msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Flash)
 
     def _sign(self, body: str) -> str:
         """Nobody else can make us say something."""
@@ -300,3 +306,14 @@ def error_page(
         explained=explained,
         message=page.t.said(body.error.message),
     )
+
+
+def back_to_sign_in(
+    request: Request[Any, Any, Any], services: Services, surroundings: Surroundings, error: LlmaasError
+) -> Response[Any]:
+    """What a browser gets that the sign-in provider did not sign in: the form again, with why and what to do."""
+    page = Page(request, services, surroundings)
+    status, _, body = render_error(error)
+    if status >= 500:
+        return page.redirect("/sign-in", flash="sign_in.open_id_away", tone="bad")
+    return page.redirect("/sign-in", flash="sign_in.open_id_failed", tone="bad", why=page.t.said(body.error.message))
