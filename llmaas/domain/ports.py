@@ -166,7 +166,7 @@ class BudgetStanding:
 
 @dataclass(frozen=True, slots=True)
 class BudgetWant:
-    """`cap_nano` None: the cap is the project's credit. Wanted is `most_nano`, of use is anything from `least_nano`."""
+    """`cap_nano` None: the cap is the project's credit. Wanted is `most_nano`; less than `least_nano` is of no use and is not given."""
 
     budget_id: str
     cap_nano: int | None

@@ -23,7 +23,7 @@ class BudgetLeases:
         asking = [ask for ask in asks if ask.most]
         answers = {ask.rule.id: Answer(0, None, 0) for ask in asks}
         if asking:
-            wants = [BudgetWant(ask.rule.id, ask.rule.limit, ask.least, ask.most) for ask in asking]
+            wants = [BudgetWant(ask.rule.id, ask.rule.limit, ask.useful, ask.most) for ask in asking]
             for ask, grant in zip(asking, await self._store.take(wants), strict=True):
                 answers[ask.rule.id] = Answer(grant.granted_nano, grant.remaining_nano, 0)
         partial = [ask for ask in asking if answers[ask.rule.id].granted < ask.least]

@@ -33,7 +33,7 @@ class Ask:
     """One lease's message to its store: `leased` is how it stands now, without what is asked for; `idle`: what nobody waits for.
 
     `used`: everything that was used of it, ever; `own`: the part of it that still counts (a rate's in parts of SCALE).
-    `returned`: what `leased` shrank by since the last answer without having been used.
+    `returned`: what `leased` shrank by since the last answer without having been used. Less than `useful` helps nobody who waits.
     """
 
     rule: Rule
@@ -44,6 +44,7 @@ class Ask:
     returned: int
     least: int
     most: int
+    useful: int
 
 
 @dataclass(slots=True)
@@ -80,14 +81,15 @@ class Lease(Counter):
         "elsewhere",
         "leased",
         "loop",
+        "needs",
         "own",
+        "refused",
         "reported",
         "room",
         "rule",
         "taken",
         "told",
         "total",
-        "waiting",
     )
 
     def __init__(self, rule: Rule, own: Counter | None, loop: Exchange) -> None:
@@ -96,11 +98,13 @@ class Lease(Counter):
         self.own = own
         self.loop = loop
         self.leased = self.total = self.reported = self.told = 0
-        self.taken = self.demand = self.waiting = 0
+        self.taken = self.demand = 0
+        self.needs: list[int] = []
         self.room: int | None = None
         self.elsewhere = 0
         self.denied = False
         self.dry_ms: int | None = None
+        self.refused = 0
         self.dirty = False
 
     def free(self, now_ms: int) -> int:
@@ -155,8 +159,11 @@ class Lease(Counter):
         if self.own is not None:
             # What was taken while the store was away is stated to it now, over the limit if it must be.
             self.leased = max(self.leased, self.held)
-        waiting = self.waiting
+        waiting, smallest = sum(self.needs), min(self.needs, default=0)
         idle = self.leased - self.held
+        # A part that helps nobody here may be what somebody elsewhere lacks.
+        returned = idle if self.denied and 0 < idle < smallest else 0
+        idle -= returned
         room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
         keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
         least = max(0, waiting - idle)
@@ -164,8 +171,9 @@ class Lease(Counter):
             self.denied and least > 0
         )  # else it stays until the next answer: whom it is for may not have seen it
         most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
-        returned = max(0, idle - waiting - keep)
-        spare = max(0, idle - returned - waiting)
+        unwanted = max(0, idle - waiting - keep)
+        returned += unwanted
+        spare = max(0, idle - unwanted - waiting)
         if not (least or most or returned or (reports and (self.total, spare) != (self.reported, self.told))):
             self.dirty = self.demand > 0
             return None
@@ -173,7 +181,7 @@ class Lease(Counter):
         self.leased -= returned
         self.reported = self.total
         own = self.own.level(now_ms) if isinstance(self.own, Rate) else 0
-        return Ask(self.rule, self.leased, spare, self.total, own, returned, least, most)
+        return Ask(self.rule, self.leased, spare, self.total, own, returned, least, most, max(0, smallest - idle))
 
     def hear(self, ask: Ask, answer: Answer) -> None:
         self.leased += answer.granted
@@ -342,10 +350,10 @@ class SharedCounters:
                 lease.share(loop.part, now_ms)
         return lease
 
-    def final(self, counter: Counter, now_ms: int) -> bool:
+    def final(self, counter: Counter, need: int, now_ms: int) -> bool:
         if not isinstance(counter, Lease) or (counter.own is not None and not counter.loop.up):
             return True
-        return counter.dry_ms is not None and now_ms < counter.dry_ms
+        return counter.dry_ms is not None and now_ms < counter.dry_ms and need >= counter.refused
 
     async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:
         leases = [(counter, need) for _, counter, need in needs if isinstance(counter, Lease)]
@@ -354,12 +362,12 @@ class SharedCounters:
         loops = {lease.loop for lease in short}
         # All of it stays here until this one takes it, also what is not short: given back meanwhile, it would be short next.
         for lease, need in leases:
-            lease.waiting += need
+            lease.needs.append(need)
         try:
             await asyncio.gather(*(loop.ask_for([lease for lease in short if lease.loop is loop]) for loop in loops))
         finally:
             for lease, need in leases:
-                lease.waiting -= need
+                lease.needs.remove(need)
         now_ms = int(self._clock.monotonic_s() * 1000)
         lacking = [lease for lease, need in leases if lease.free(now_ms) < need]
         # Others may have taken what the store gave for this one: only the store's own "no" is a refusal, else it is asked again.
@@ -367,9 +375,9 @@ class SharedCounters:
         final = [lease for lease in denied if not (patient and lease.elsewhere)]
         if denied and not final:
             await asyncio.sleep(max(lease.loop.tick_s for lease in denied))
-        for lease in final:
-            if lease.own is None:
-                lease.dry_ms = now_ms + _DRY_MS
+        for lease, need in leases:
+            if lease.own is None and lease in final:
+                lease.dry_ms, lease.refused = now_ms + _DRY_MS, need
         return final
 
     async def refresh(self) -> None:

@@ -29,8 +29,8 @@ class Source(Protocol):
         """The counter of that rule, with the rule's present limit."""
         ...
 
-    def final(self, counter: Counter, now_ms: int) -> bool:
-        """Whether a refusal by it stands without asking a store."""
+    def final(self, counter: Counter, need: int, now_ms: int) -> bool:
+        """Whether its refusal of so much stands without asking a store."""
         ...
 
     async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:
@@ -157,7 +157,7 @@ class CountingLimiter:
             if not isinstance(hold, ChainHold) or not hold.running:
                 return False
             short = hold.chain.short(more, self.now_ms(), more=True)
-            if any(self._source.final(counter, self.now_ms()) for _, counter, _ in short):
+            if any(self._source.final(counter, need, self.now_ms()) for _, counter, need in short):
                 return False
             needs = hold.chain.needs(more, more=True)
             final = await self._source.obtain(needs, patient=asyncio.get_running_loop().time() < until_s)
@@ -177,7 +177,7 @@ class CountingLimiter:
 
     def _refuse_if_final(self, chain: Chain, claim: Claim, at_ms: int, now_ms: int) -> None:
         short = chain.short(claim, now_ms, more=False)
-        final = [part for part in short if self._source.final(part[1], now_ms)]
+        final = [part for part in short if self._source.final(part[1], part[2], now_ms)]
         if final:
             raise refusal(final, chain.standing(now_ms), at_ms=at_ms, now_ms=now_ms)
 

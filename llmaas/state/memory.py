@@ -49,7 +49,7 @@ class MemoryCounters:
             counter.limit = rule.limit
         return counter
 
-    def final(self, counter: Counter, now_ms: int) -> bool:
+    def final(self, counter: Counter, need: int, now_ms: int) -> bool:
         return not isinstance(counter, _Known) or counter.known
 
     async def obtain(self, needs: Needs, *, patient: bool) -> Collection[Counter]:

@@ -52,7 +52,7 @@ local out = {count + 1}
 for k = 2, #KEYS do
   local n = {}
   for number in string.gmatch(ARGV[k + 3], '%S+') do n[#n + 1] = tonumber(number) end
-  local limit, scale, drain, leased, idle, used, own, least, most, seed, folds = unpack(n)
+  local limit, scale, drain, leased, idle, used, own, least, most, useful, seed, folds = unpack(n)
   local fields = redis.call('HGETALL', KEYS[k])
   local level, at, others, elsewhere, before
   others, elsewhere = 0, 0
@@ -82,6 +82,7 @@ for k = 2, #KEYS do
     if before then level = level + math.max(0, used - before) * scale else level = level + own end
     local room = limit * scale - level - (others + leased) * scale
     local granted = math.max(0, math.min(most, math.floor(room / scale)))
+    if granted < useful then granted = 0 end
     redis.call('HSET', KEYS[k], 'level', string.format('%.0f', level), 'at', string.format('%.0f', now),
       me, string.format('%.0f %.0f %.0f', leased + granted, idle + math.max(0, granted - least), used))
     redis.call('PEXPIRE', KEYS[k], ARGV[4])
@@ -181,4 +182,4 @@ def _line(ask: Ask, seed: int) -> str:
     rate = rule.kind in (Kind.REQUESTS, Kind.TOKENS)
     scale, drain = (SCALE, limit) if rate else (1, 0)
     folds = 0 if rule.kind is Kind.SLOTS else 1
-    return f"{limit} {scale} {drain} {ask.leased} {ask.idle} {ask.used} {ask.own} {ask.least} {ask.most} {seed} {folds}"
+    return f"{limit} {scale} {drain} {ask.leased} {ask.idle} {ask.used} {ask.own} {ask.least} {ask.most} {ask.useful} {seed} {folds}"

@@ -48,7 +48,7 @@ class SqlBudgetStore:
                     now = standing.get(want.budget_id, _NOTHING)
                     cap = want.cap_nano if want.cap_nano is not None else await _credit(connection, want.budget_id)
                     left[want.budget_id] = max(0, cap - now.spent_nano - now.leased_nano)
-                granted = min(want.most_nano, left[want.budget_id])
+                granted = min(want.most_nano, left[want.budget_id]) if left[want.budget_id] >= want.least_nano else 0
                 left[want.budget_id] -= granted
                 taken[want.budget_id] = taken.get(want.budget_id, 0) + granted
                 grants.append(Grant(granted, left[want.budget_id]))

@@ -93,10 +93,10 @@ async def test_F10_money_is_exact_and_requests_go_on_while_valkey_is_away(
     told += await call(four.serving.port, jobs(key, 50, 50), 10)
     mortal_valkey.start()
     told += await call(four.serving.port, jobs(key, 100, 100), 10)
-    # Parts of the last units may lie with several workers when nobody asks any more: it is never more than the cap.
+    # Who waits for parts of the last units gives up after a while, which a busy machine may not keep to: it is never more than the cap.
     counted = Counter(one.status for one in told)
     assert set(counted) == {200, 429}
-    assert 146 <= counted[200] <= 150
+    assert 148 <= counted[200] <= 150
     rows = [row async for row in four.installation.usage.rows(UsageFilter(key_id=key.split("_")[1]))]
     assert sum(row.cost_nano for row in rows) == counted[200] * NANO
 

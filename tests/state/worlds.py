@@ -48,7 +48,7 @@ class Money:
         for want in wants:
             cap = want.cap_nano if want.cap_nano is not None else self.credit[want.budget_id.split(":")[1]]
             room = max(0, cap - self.spent[want.budget_id] - self.leased[want.budget_id])
-            granted = min(want.most_nano, room)
+            granted = min(want.most_nano, room) if room >= want.least_nano else 0
             self.leased[want.budget_id] += granted
             grants.append(Grant(granted, room - granted))
         return grants

@@ -49,9 +49,16 @@ async def test_a_cap_that_was_lowered_gives_nothing(database: Database) -> None:
 async def test_one_budget_twice_in_one_call_is_taken_from_once_each(database: Database) -> None:
     store = SqlBudgetStore(database, "a")
     grants = await store.take(
-        [BudgetWant(KEY, 15, 10, 10), BudgetWant("key:other:total", 9, 1, 1), BudgetWant(KEY, 15, 10, 10)]
+        [BudgetWant(KEY, 15, 10, 10), BudgetWant("key:other:total", 9, 1, 1), BudgetWant(KEY, 15, 5, 10)]
     )
     assert [grant.granted_nano for grant in grants] == [10, 1, 5]
+
+
+async def test_less_than_is_of_use_is_left_to_others(database: Database) -> None:
+    store = SqlBudgetStore(database, "a")
+    await store.take([BudgetWant(KEY, 15, 10, 10)])
+    assert await store.take([BudgetWant(KEY, 15, 6, 10)]) == [Grant(0, 5)]
+    assert await store.take([BudgetWant(KEY, 15, 5, 10)]) == [Grant(5, 0)]
 
 
 async def test_what_is_given_back_can_be_taken_by_others(database: Database) -> None:
@@ -81,7 +88,7 @@ async def test_the_share_of_the_dead_is_folded_once(postgres_url: str) -> None:
     for _ in range(2):
         await living.fold("dead")
         assert (await living.standing([KEY]))[KEY] == BudgetStanding(30, 0)
-    assert await living.take([BudgetWant(KEY, 100, 80, 80)]) == [Grant(70, 0)]
+    assert await living.take([BudgetWant(KEY, 100, 1, 80)]) == [Grant(70, 0)]
     await spend(postgres_url, "dead", [7], first=10)
     assert (await living.standing([KEY]))[KEY] == BudgetStanding(37, 70), "it was not dead, and its row counts"
     await database.close()
@@ -127,7 +134,7 @@ async def test_B01_four_processes_share_a_cap_to_the_last_unit(place: str | Path
     loop = asyncio.get_running_loop()
     seen = []
     with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as processes:
-        work = [loop.run_in_executor(processes, take_in_process, place, f"w{n}", cap, 200) for n in range(4)]
+        work = [loop.run_in_executor(processes, take_in_process, place, f"w{n}", cap, 80) for n in range(4)]
         while not all(one.done() for one in work):
             now = (await store.standing([KEY]))[KEY]
             seen.append(now.spent_nano + now.leased_nano)
