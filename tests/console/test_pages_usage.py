@@ -161,7 +161,7 @@ async def test_a_request_tells_all_that_is_known_and_is_found_by_its_id(used: La
         "u-1",
     )
     assert (facts["Duration"], facts["First token"], facts["Tokens/s"]) == ("5,200 ms", "200 ms", "100")
-    assert (facts["Backend"], facts["Chosen as"], facts["Cost"]) == ("ma01", "only", "0.003 EUR")
+    assert (facts["Backend"], facts["Chosen as"], facts["Cost"]) == ("ma01", "The only one", "0.003 EUR")
     failed = (await reader.get(f"{USAGE}/requests/chatcmpl-50")).facts()
     assert failed["Error code"] == "engine_failed"
     assert "No request of this project has that id." in (await reader.get(f"{USAGE}/requests?id=chatcmpl-nothing")).text

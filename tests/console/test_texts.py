@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 
 from llmaas.console.texts import DEFAULT_LANGUAGE, LANGUAGES, Texts, choose_language
+from llmaas.domain.usage import BillingReason, UsageSource
+from llmaas.routing.policy import Reason
 
 CONSOLE = Path(__file__).parents[2] / "llmaas" / "console"
 TEMPLATES = sorted((CONSOLE / "templates").rglob("*.html"))
@@ -87,3 +90,14 @@ def test_one_and_many() -> None:
         for language in LANGUAGES:
             words = Texts().words(language)
             assert f"{key}.other" in words.texts
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_are_words_for_every_reason(language: str) -> None:
+    t = Texts().words(language)
+    for reason in BillingReason:
+        assert t(f"reason.{reason}")
+    for source in UsageSource:
+        assert t(f"reason.source_{source}")
+    for routed in (*get_args(Reason), "failover"):
+        assert t(f"reason.routing_{routed}")
