@@ -253,10 +253,20 @@ class GatewayWorker:
         await self.launcher.start()
         self._revisions = await self._installation.revisions.read()
         await self._load_catalogue()
+        if self._valkey is not None:
+            await self._look_for_counters(self._valkey)
         if isinstance(self._counters, SharedCounters):
             self._keeping_leases = asyncio.create_task(self._counters.run(), name="leases")
         await self._presence.start(self._tasks, lambda: self._catalogue.current.revision)
         self._tasks.spawn(self._follow_changes(), name="follow_changes")
+
+    async def _look_for_counters(self, valkey: ValkeyCounters) -> None:
+        """Requests are served without them, so a wrong address has to be said."""
+        try:
+            await valkey.ping()
+        except Unavailable as error:
+            place = without_password(self._installation.settings.state_url.reveal())
+            _log.error("counters_away", state_url=place, hint=f"{error.message} Each worker counts alone meanwhile.")
 
     async def stop(self) -> None:
         """Take no new work, wait for what is under way within the drain limit, make all rows durable, let go of everything."""

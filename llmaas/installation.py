@@ -31,6 +31,7 @@ from llmaas.notices.courier import Courier
 from llmaas.notices.mail import Mailer
 from llmaas.notices.webhooks import Webhooks
 from llmaas.settings import Secret, Settings, read_credential
+from llmaas.state.valkey import ValkeyCounters
 from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.backup import BackupSummary, restore_backup, store_master_key, write_backup
@@ -50,12 +51,14 @@ from llmaas.storage.rotation import Rotation, read_pepper, rotate_key_file, seal
 from llmaas.storage.secrets import SecretBox, pepper_of, read_or_make_master_key
 from llmaas.storage.sessions import SqlSessionStore
 from llmaas.storage.spool import Spool
+from llmaas.storage.sums import SqlUsageSums
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
 
 ADMIN_EMAIL = "admin@localhost"
+_ASKING_S = 2.0
 _EMBEDDED_CONCURRENCY = 128
 """Answers at once that an embedded engine is asked for by default; beyond its slots they wait in the engine."""
 
@@ -124,6 +127,16 @@ class Installation:
     async def discover(self, address: str, credential: Secret | None) -> Discovered:
         """Find out what serves at an address that somebody typed. Raises ProbeFailed."""
         return await asyncio.to_thread(self._prober.discover, address, credential)
+
+    async def ask_counters(self) -> None:
+        """Raises Unavailable when the Valkey of the settings does not answer."""
+        url = self.settings.state_url.reveal()
+        if url:
+            counters = ValkeyCounters(url, "asking", SqlUsageSums(self.database), workers=1, timeout_s=_ASKING_S)
+            try:
+                await counters.ping()
+            finally:
+                await counters.close()
 
     async def open(self) -> Installation:
         """Makes the project `default` when there is no project at all. ConfigurationError for a foreign master key."""

@@ -68,7 +68,7 @@ class Settings:
     data_dir: Path = setting(Path("~/.local/share/llmaas"), "Directory of the database, the spool, keys and models.")
     database_url: Secret = setting(
         Secret(""),
-        "`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; empty: `llmaas.db` in the data directory.",
+        "`sqlite:////ABSOLUTE/PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; empty: `llmaas.db` in the data directory.",
     )
     database_timeout_s: float = setting(5.0, "Longest wait for an answer of PostgreSQL.", at_least=3)
     database_connections: int = setting(
@@ -268,7 +268,11 @@ def load(
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.database_url and not settings.database_url.reveal().startswith((_SQLITE, _POSTGRES)):
-        problems.append("database_url: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+        problems.append("database_url: must be sqlite:////ABSOLUTE/PATH or postgresql://USER:PASSWORD@HOST/NAME")
+    if (place := settings.database_url.reveal()).startswith(_SQLITE) and not place.startswith(f"{_SQLITE}/"):
+        problems.append(
+            f"database_url: {place} names no absolute path; write four slashes: sqlite:////var/lib/llmaas.db"
+        )
     problems += [
         f"{name}: has no valid port; write special characters of a password as %XX" for name in _portless(settings)
     ]

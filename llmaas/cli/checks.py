@@ -19,8 +19,8 @@ from llmaas.cli.client import own_url
 from llmaas.cli.providers import ask_backend
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
-from llmaas.errors import ConfigurationError, LlmaasError
-from llmaas.settings import Settings
+from llmaas.errors import ConfigurationError, LlmaasError, Unavailable
+from llmaas.settings import Settings, without_password
 from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def before_opening(settings: Settings) -> Iterator[Finding]:
 async def within(installation: Installation) -> AsyncIterator[Finding]:
     """What needs the database; opening it has shown that the directory is writable and the schema is right."""
     yield await _database(installation)
+    if installation.settings.state_url:
+        yield await _counters(installation)
     yield _master_key(installation)
     yield _spool(installation)
     yield await _clock(installation)
@@ -158,6 +160,19 @@ async def _database(installation: Installation) -> Finding:
     if faults:
         return fail("database", f"{path} is damaged: {faults[0]}", "stop llmaas and restore the file from a backup")
     return good("database", f"{path}, schema and integrity are right")
+
+
+async def _counters(installation: Installation) -> Finding:
+    place = without_password(installation.settings.state_url.reveal())
+    try:
+        await installation.ask_counters()
+    except Unavailable as error:
+        return fail(
+            "valkey",
+            f"{place}: {error.message}",
+            "look at the server and state_url; meanwhile each worker counts alone",
+        )
+    return good("valkey", place)
 
 
 def _master_key(installation: Installation) -> Finding:

@@ -302,7 +302,7 @@ Shown once, so keep it now:
         f"""Try it; while the model is pulled and loaded, the answer is a 503 that says how far it is:
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\
     -H 'Authorization: Bearer {first.api_key}' \\
-    -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "¡Hola! ¿Puedes presentarte en francés?"}}]}}'
+    -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello! Who are you, in one sentence?"}}]}}'
 """,
         markup=False,
     )

@@ -25,6 +25,8 @@ from llmaas.web.asgi import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_SHOWN_CHARS = 300
+_OF_PROGRAMS = ("/chat/", "/completions", "/embeddings")
+"""Where clients end up whose base URL lacks the `/v1`."""
 _ALWAYS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
@@ -109,7 +111,7 @@ def _render(
     request: Request[Any, Any, Any], exception: Exception, services: Services, surroundings: Surroundings
 ) -> Response[Any]:
     """A browser that asks for a page gets a page; everybody else the JSON that programs read."""
-    error = _translate(exception)
+    error = _translate(exception, request.scope["path"])
     if error is None:
         _log.error("admin_request_failed", path=request.scope["path"], exc_info=exception)
         error = LlmaasError("Something went wrong on our side.")
@@ -123,7 +125,7 @@ def _render(
     return Response(body, status_code=status, headers=headers, media_type=MediaType.JSON)
 
 
-def _translate(exception: Exception) -> LlmaasError | None:
+def _translate(exception: Exception, path: str) -> LlmaasError | None:
     """Litestar's errors as ours; None: a defect."""
     if isinstance(exception, LlmaasError):
         return exception
@@ -133,7 +135,8 @@ def _translate(exception: Exception) -> LlmaasError | None:
         return None
     match exception.status_code:
         case 404:
-            return UnknownPath("There is nothing at this address.")
+            below = " The API for programs is below /v1." if path.startswith(_OF_PROGRAMS) else ""
+            return UnknownPath(f"There is nothing at this address.{below}")
         case 405:
             allow = (exception.headers or {}).get("allow", "").split(", ")
             return MethodNotAllowed("This address does not take that method.", allow)

@@ -11,6 +11,9 @@ _LEAST_REQUESTS = 3
 """Of fewer nothing is said: one slow start would be the figure."""
 
 
+_BARELY = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """`ttft_ms`: mean time to the first piece. `tokens_per_s`: mean output of one request after it. None: not known."""
@@ -25,6 +28,10 @@ def speed_of(part: UsageSum) -> Speed:
     known = part.requests >= _LEAST_REQUESTS
     ttft = part.ttft_ms // part.ttft_requests if known and part.ttft_requests else None
     made, took_ms = part.output_tokens + part.reasoning_tokens, part.duration_ms - part.ttft_ms
+    if took_ms * _BARELY < part.duration_ms:
+        took_ms = (
+            part.duration_ms
+        )  # whole answers of servers that do not say when they began: the first byte is the last
     rate = made * 1000 // took_ms if known and made and took_ms > 0 else None
     return Speed(part.requests, ttft, rate)
 

@@ -38,7 +38,11 @@ def _out_of_money(part: tuple[Rule, Counter, int]) -> QuotaExceeded:
             f"What is left of the {_owner(rule)}'s {amount} is reserved for requests that are running.",
             retry_after_s=_SOON_S,
         )
-    return QuotaExceeded(f"The {_owner(rule)}'s {amount} does not suffice for this request.")
+    left = "" if rule.limit is None else f", and {format_amount(min(rule.limit, counter.left(0)))} is left"
+    return QuotaExceeded(
+        f"The {_owner(rule)}'s {amount} does not suffice for this request, which may cost up to {format_amount(need)}{left}. "
+        "A smaller max_tokens needs less."
+    )
 
 
 def _out_of_room(short: Needs, at_ms: int, now_ms: int) -> RateLimited:

@@ -63,6 +63,8 @@ class Prober:
 
     def discover(self, address: str, credential: Secret | None) -> Discovered:
         """`address`: a URL, a host, or a host with its port; without one the usual ports are tried in turn. Raises ProbeFailed."""
+        if "@" in address.partition("://")[2].partition("/")[0] or ("@" in address and "://" not in address):
+            raise ProbeFailed("must hold no user and password: a credential has a field of its own", answered=False)
         failure = ProbeFailed("is no address such as 10.0.0.12:8000 or https://models.example.org/v1")
         quick = Prober(self._permits, _QUICK_S)
         for root in _roots(address):

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.ledgers import record, spool, usage_row
 from tests.cli.peer import Peer
 from tests.cli.running import Cli
+from tests.valkey import ValkeyServer
 
 
 class Doctor:
@@ -50,6 +51,17 @@ def test_the_built_in_engine_is_loaded(doctor: Doctor, monkeypatch: pytest.Monke
     assert doctor(0)["engine"]["text"] == "built-in llama.cpp"
     monkeypatch.setenv("LLMAAS_LLAMA_SERVER", "/nowhere/llama-server")
     assert doctor(1)["engine"]["fix"] == "set llama_server to its path, or to `builtin`"
+
+
+def test_a_valkey_that_is_not_there(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, mortal_valkey: ValkeyServer
+) -> None:
+    monkeypatch.setenv("LLMAAS_STATE_URL", mortal_valkey.url.replace("://", "://:secret@"))
+    mortal_valkey.kill()
+    found = doctor(1)["valkey"]
+    assert found["state"] == "fail"
+    assert "state_url" in found["fix"]
+    assert "secret" not in str(found)
 
 
 def test_wrong_settings(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,6 +327,9 @@ async def test_several_processes_need_a_shared_database_and_shared_state(serving
     assert await serving.ended() == 3
     assert [line.split(":")[0] for line in errors(serving)] == ["database_url", "master_key"]
     assert "c2hvcnQ" not in serving.err
+    await serving.start("--no-model", env={"LLMAAS_DATABASE_URL": "sqlite:///nodir/llmaas.db"})
+    assert await serving.ended() == 3
+    assert "four slashes" in errors(serving)[0]
 
 
 async def test_a_second_host_needs_the_master_key_of_the_first(serving: Serving, empty_postgres_url: str) -> None:

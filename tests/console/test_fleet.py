@@ -182,6 +182,8 @@ async def test_a_machine_is_found_by_its_address_and_tested(root: Browser) -> No
         ("http://[::ffff:169.254.169.254]/", "denied"),
         ("", "no address"),
         ("a b", "no address"),
+        ("http://ana:secret@10.0.0.7:8000", "no user and password"),
+        ("ana:secret@10.0.0.7", "no user and password"),
     ],
 )
 async def test_A07_no_denied_address_is_asked(root: Browser, address: str, told: str) -> None:
