@@ -65,7 +65,17 @@ class NotDelivered(Exception):
     """The text says why, to who set the channel up."""
 
 
-class AlertStore(Protocol):
+class Outbox(Protocol):
+    async def due(self, now_ms: int, *, limit: int) -> Sequence[Delivery]:
+        """What is to be told now: what was not tried yet first, then the oldest."""
+        ...
+
+    async def settle(self, delivery: Delivery, *, now_ms: int, fault: str | None, again_ms: int | None) -> None:
+        """An attempt was made; `again_ms` None: it was the last one."""
+        ...
+
+
+class AlertStore(Outbox, Protocol):
     async def latest(self, project_id: str, *, limit: int) -> Sequence[Alert]:
         """Newest first."""
         ...
@@ -80,16 +90,6 @@ class AlertStore(Protocol):
 
     async def remove_channel(self, project_id: str, channel_id: str, *, by: Actor) -> None:
         """What was still to be told by it is forgotten. Raises NotFound."""
-        ...
-
-
-class Outbox(Protocol):
-    async def due(self, now_ms: int, *, limit: int) -> Sequence[Delivery]:
-        """What is to be told now, oldest first."""
-        ...
-
-    async def settle(self, delivery: Delivery, *, now_ms: int, fault: str | None, again_ms: int | None) -> None:
-        """An attempt was made; `again_ms` None: it was the last one."""
         ...
 
 

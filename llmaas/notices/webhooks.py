@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import http.client
+import socket
 import ssl
 from hashlib import blake2b
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llmaas.domain.alerts import NotDelivered
 from llmaas.sockets import Permits, connector
 
-_TIMEOUT_S = 15.0
-_READ_BYTES = 64 * 1024
+_TIMEOUT_S = 10.0
 
 
 class Webhooks:
-    """`permits` judges each address that is connected to. `pepper`: what the secrets of channels are made from."""
+    """`permits` judges each address that is connected to. `pepper`: what the secrets of channels are made from.
 
-    def __init__(self, permits: Permits, pepper: bytes) -> None:
+    `timeout_s`: for one call, from connecting to its status.
+    """
+
+    def __init__(self, permits: Permits, pepper: bytes, *, timeout_s: float = _TIMEOUT_S) -> None:
         self._permits = permits
         self._pepper = pepper
+        self._timeout_s = timeout_s
 
     def secret(self, channel_id: str) -> str:
         """What the receiver checks signatures with: the same for a channel as long as it is there."""
@@ -39,27 +44,42 @@ class Webhooks:
             "webhook-timestamp": str(at_s),
             "webhook-signature": signature,
         }
-        await asyncio.to_thread(self._post, url, body, headers)
-
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
         parts = urlsplit(url)
-        secure, host = parts.scheme == "https", parts.hostname or ""
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(host, parts.port or (443 if secure else 80), timeout=_TIMEOUT_S)
-        connection._create_connection = connector(self._permits, "webhook_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
+        connection = self._connection(parts)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            connection.request("POST", target, body, headers)
-            answer = connection.getresponse()
-            answer.read(_READ_BYTES)
+            async with asyncio.timeout(self._timeout_s):
+                status = await asyncio.to_thread(_post, connection, target, body, headers)
+        except TimeoutError as error:
+            raise NotDelivered(f"{connection.host} did not answer within {self._timeout_s:g} s.") from error
         except ssl.SSLError as error:
-            raise NotDelivered(f"No trusted TLS with {host}: {error.reason}") from error
+            raise NotDelivered(f"No trusted TLS with {connection.host}: {error.reason}") from error
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise NotDelivered(f"{host} cannot be reached: {_reason(error)}") from error
+            raise NotDelivered(f"{connection.host} cannot be reached: {_reason(error)}") from error
         finally:
-            connection.close()
-        if not 200 <= answer.status < 300:
-            raise NotDelivered(f"{host} answered {answer.status}; a 2xx is what counts as delivered.")
+            _let_go(connection)
+        if not 200 <= status < 300:
+            raise NotDelivered(f"{connection.host} answered {status}; a 2xx is what counts as delivered.")
+
+    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
+        secure, host = parts.scheme == "https", parts.hostname or ""
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(host, parts.port or (443 if secure else 80), timeout=self._timeout_s)
+        connection._create_connection = connector(self._permits, "webhook_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
+        return connection
+
+
+def _post(connection: http.client.HTTPConnection, target: str, body: bytes, headers: dict[str, str]) -> int:
+    connection.request("POST", target, body, headers)
+    return connection.getresponse().status
+
+
+def _let_go(connection: http.client.HTTPConnection) -> None:
+    """Also of a thread that reads from it: who answers a byte now and then must not keep it."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def sign(secret: str, message_id: str, at_s: int, body: bytes) -> str:
@@ -70,6 +90,4 @@ def sign(secret: str, message_id: str, at_s: int, body: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {_TIMEOUT_S:g} s"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

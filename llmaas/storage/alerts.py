@@ -73,7 +73,11 @@ class SqlAlertStore:
             .join(alerts, alerts.c.id == alert_deliveries.c.alert_id)
             .join(projects, projects.c.id == alerts.c.project_id)
         )
-        query = joined.where(alert_deliveries.c.due_ms <= now_ms).order_by(alert_deliveries.c.id).limit(limit)
+        query = (
+            joined.where(alert_deliveries.c.due_ms <= now_ms)
+            .order_by(alert_deliveries.c.attempts, alert_deliveries.c.id)
+            .limit(limit)
+        )
         async with self._database.connect() as connection:
             return [_to_delivery(row) for row in (await connection.execute(query)).mappings()]
 

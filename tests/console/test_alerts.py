@@ -43,6 +43,9 @@ async def test_a_webhook_is_added_tested_and_removed(
     tested = await ana.call("POST", f"{CHANNELS}/{channel['id']}/test")
     assert (tested.status_code, tested.json()) == (200, {"delivered": True, "fault": None})
     assert b'"type":"alert.test"' in receiver.calls[0][1]
+    assert (await ana.call("POST", f"{CHANNELS}/{channel['id']}/test")).status_code == 429
+    assert len(receiver.calls) == 1
+    project.clock.advance(20)
     receiver.statuses.append(404)
     assert "answered 404" in (await ana.call("POST", f"{CHANNELS}/{channel['id']}/test")).json()["fault"]
     assert "secret" not in (await ana.call("GET", CHANNELS)).text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +171,30 @@ async def test_a_process_that_dies_after_sending_sends_again(post: Post) -> None
     assert await post.deliver() == 1
     assert len({headers["webhook-id"] for headers, _ in post.receiver.calls}) == 1
     assert len(post.receiver.calls) == 2
+
+
+async def test_who_answers_a_byte_at_a_time_keeps_nobody(post: Post) -> None:
+    ended = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        heard = b"?"
+        while heard:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    heard = await reader.read(65536)
+            writer.write(b"x")
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with server:
+        webhooks = Webhooks(AddressRules().permits, PEPPER, timeout_s=0.3)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(NotDelivered, match="did not answer within"):
+            await webhooks.send("c", url, b"{}", message_id="m", at_s=1)
+        async with asyncio.timeout(5):
+            await ended.wait()
 
 
 async def test_a_channel_that_was_removed_hears_nothing_more(post: Post) -> None:

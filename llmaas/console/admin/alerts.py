@@ -16,9 +16,11 @@ from llmaas.console.admin.shapes import Form, Page, PathId, moment
 from llmaas.domain.alerts import Alert, Channel, ChannelKind, Delivery, NotDelivered, channel_fault
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import Project, unknown_project
-from llmaas.errors import InvalidRequest, NotFound
+from llmaas.errors import InvalidRequest, NotFound, RateLimited
 
 _MOST_ALERTS = 50
+_BETWEEN_TESTS_MS = 20_000
+"""An owner may name any address: nobody is to be flooded from here."""
 
 
 class NewChannel(Form, frozen=True):
@@ -122,19 +124,23 @@ async def add_channel(
 
 
 async def try_channel(services: Services, project_id: str, channel_id: str) -> str | None:
-    """Why a test did not arrive; None when it did. Raises NotFound."""
+    """Why a test did not arrive; None when it did. Raises NotFound, and RateLimited right after something was told there."""
     project, now_ms = await _project(services, project_id), services.clock.now_ms()
     channel = next((one for one in await services.alerts.channels(project_id) if one.id == channel_id), None)
     if channel is None:
         raise NotFound("There is no such channel.", param="channel_id")
+    wait_ms = _BETWEEN_TESTS_MS - (now_ms - channel.told_ms) if channel.told_ms is not None else 0
+    if wait_ms > 0:
+        raise RateLimited("Something was told there a moment ago. Wait a little.", retry_after_s=wait_ms / 1000)
     alert = Alert("alert-test", project_id, "test", now_ms, {})
+    delivery = Delivery(f"notice-{services.ids.uuid7()}", "test", now_ms, channel, alert, project.name)
+    fault: str | None = None
     try:
-        await services.teller.tell(
-            Delivery(f"notice-{services.ids.uuid7()}", "test", now_ms, channel, alert, project.name)
-        )
+        await services.teller.tell(delivery)
     except NotDelivered as error:
-        return str(error)
-    return None
+        fault = str(error)
+    await services.alerts.settle(delivery, now_ms=now_ms, fault=fault, again_ms=None)
+    return fault
 
 
 async def _project(services: Services, project_id: str) -> Project:
