@@ -52,6 +52,8 @@ async def run_fleet(one: Serving) -> None:
     )
     _, err = await process.communicate(text.encode())
     assert process.returncode == 0, err.decode()
+    # Gateways look for changes twice a second.
+    await until(lambda: one.post("/v1/chat/completions", chat("unknown")), lambda answer: answer.status != 404)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
