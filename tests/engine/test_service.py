@@ -192,7 +192,7 @@ async def test_an_unloaded_model_comes_back_by_a_request(serving: Serving) -> No
             state.model == "tiny" and state.state == "idle" for state in states_decoder.decode(await reader.readline())
         ):
             pass
-    assert_loading(await ready(serving), "idle", "starting", "loading")
+    assert_loading(await ready(serving), "draining", "idle", "starting", "loading")
     writer.write(b"nonsense\n")
     assert await asyncio.wait_for(reader.read(), 5) is not None  # it hangs up, and serves others
     writer.close()
