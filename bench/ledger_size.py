@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -60,14 +60,11 @@ _VALUES = {
 }
 
 
-async def fill(database: Database, rows: int) -> None:
+async def insert_rows(database: Database, rows: int, changes: Mapping[str, str]) -> None:
+    """Usage rows, but not their rollups. `changes`: columns that are not as in _VALUES, in SQL over `n`, the row's number."""
     postgres = database.file is None
     number = "to_hex(n)" if postgres else "printf('%x', n)"
-    values = {
-        **_VALUES,
-        "id": f"'chatcmpl-' || {number}",
-        "started_ms": f"{MONTH_MS} + n * {DAYS * DAY_MS} / {rows}",
-    }
+    values = {**_VALUES, "id": f"'chatcmpl-' || {number}", **changes}
     columns = [name for name in COLUMNS if name in values]
     series = (
         f"generate_series(0, CAST({rows} - 1 AS bigint)) AS s(n)"
@@ -116,7 +113,7 @@ async def measure(place: str | Path, rows: int) -> None:
     database = Database(place)
     try:
         began = time.perf_counter()
-        await fill(database, rows)
+        await insert_rows(database, rows, {"started_ms": f"{MONTH_MS} + n * {DAYS * DAY_MS} / {rows}"})
         filled = time.perf_counter()
         await SqlRollups(database).rebuild(MONTH_MS, MONTH_MS + DAYS * DAY_MS)
         print(f"  filled in {filled - began:.0f} s, rolled up in {time.perf_counter() - filled:.0f} s", flush=True)
@@ -124,7 +121,7 @@ async def measure(place: str | Path, rows: int) -> None:
             async with database.begin(long=True) as connection:
                 await connection.exec_driver_sql("ANALYZE")
         async with database.connect(long=True) as connection:
-            for table in ("usage", "usage_hours", "usage_days"):
+            for table in ("usage", "usage_hours", "usage_days", "usage_months"):
                 count = (await connection.exec_driver_sql(f"SELECT count(*) FROM {table}")).scalar()
                 print(f"  {table}: {count} rows")
         await views(database)

@@ -1,20 +1,22 @@
-"""Rollups of usage rows: `usage_hours`, and `usage_days`, from which a month is read in milliseconds.
+"""Rollups of usage rows: `usage_hours`, `usage_days` and `usage_months`, from which years are read in milliseconds.
 
 The ledger's writer raises `usage_hours` in the transaction of the rows, in a shard ≥ 0 of its own. When an hour is over,
-`fold` moves its numbers into shard FOLDED and adds them to `usage_days`. A row that comes later opens a new shard ≥ 0 and
-is folded in its turn. So at every moment, late rows or not: the hours are the rows, and days + hours not folded are the rows.
+`fold` moves its numbers into shard FOLDED and adds them to `usage_days` and `usage_months`. A row that comes later opens a
+new shard ≥ 0 and is folded in its turn. So at every moment, late rows or not: the hours are the rows, and days + hours not
+folded are the rows, and months + hours not folded are the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.storage.database import Database, upsert
-from llmaas.storage.tables import usage, usage_days, usage_hours, usage_removed
+from llmaas.storage.tables import usage, usage_days, usage_hours, usage_months, usage_removed
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -32,6 +34,17 @@ NUMBERS: tuple[str, ...] = (
     *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "documents"),
     *("cost_nano", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests"),
 )
+
+
+def month_start(ms: int) -> int:
+    """The beginning of the UTC month that holds this moment."""
+    day = datetime.fromtimestamp(ms // 1000, UTC)
+    return ms // DAY_MS * DAY_MS - (day.day - 1) * DAY_MS
+
+
+def month_end(ms: int) -> int:
+    """The beginning of the UTC month after it."""
+    return month_start(month_start(ms) + 31 * DAY_MS)
 
 
 class SqlRollups:
@@ -69,7 +82,7 @@ class SqlRollups:
         return None if first is None else (first, last + 1)
 
     async def faults(self) -> AsyncIterator[str]:
-        """One line for each project and day whose days and folded hours differ; nothing when all is well."""
+        """One line for each project and day or month in which the rollups differ from each other; nothing when all is well."""
         day = usage_hours.c.hour_ms // _literal(DAY_MS) * _literal(DAY_MS)
         hours = sa.select(day.label("day_ms"), usage_hours.c.project_id, *_sums(usage_hours, 1)).where(
             usage_hours.c.shard < 0
@@ -87,9 +100,11 @@ class SqlRollups:
         )
         async with self._database.connect(long=True) as connection:
             found: Sequence[Any] = (await connection.execute(query)).all()
+            months = await _months_differ(connection)
         for day_ms, project_id, *amounts in found:
-            wrong = ", ".join(f"{n} by {int(a)}" for n, a in zip(NUMBERS, amounts, strict=True) if a)
-            yield f"day {day_ms} of {project_id}: usage_days differs from usage_hours: {wrong}"
+            yield f"day {day_ms} of {project_id}: usage_days differs from usage_hours: {_told(amounts)}"
+        for (month_ms, project_id), amounts in months:
+            yield f"month {month_ms} of {project_id}: usage_months differs from usage_days: {_told(amounts)}"
 
 
 async def _fold_hour(connection: AsyncConnection, hour_ms: int) -> None:
@@ -107,9 +122,11 @@ async def _fold_hour(connection: AsyncConnection, hour_ms: int) -> None:
     records = [dict(zip((*DIMENSIONS, *NUMBERS), (*key, *totals[key]), strict=True)) for key in sorted(totals)]
     at_hour = [{"hour_ms": hour_ms, "shard": FOLDED, **record} for record in records]
     at_day = [{"day_ms": hour_ms // DAY_MS * DAY_MS, **record} for record in records]
+    at_month = [{"month_ms": month_start(hour_ms), **record} for record in records]
     for first in range(0, len(records), _AT_ONCE):
         await connection.execute(_adding(connection, usage_hours), at_hour[first : first + _AT_ONCE])
         await connection.execute(_adding(connection, usage_days), at_day[first : first + _AT_ONCE])
+        await connection.execute(_adding(connection, usage_months), at_month[first : first + _AT_ONCE])
 
 
 def _adding(connection: AsyncConnection, table: sa.Table) -> sa.Insert:
@@ -119,6 +136,22 @@ def _adding(connection: AsyncConnection, table: sa.Table) -> sa.Insert:
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + insert.excluded[name] for name in NUMBERS},
     )
+
+
+async def _months_differ(connection: AsyncConnection) -> list[tuple[tuple[int, str], list[int]]]:
+    """By how much, for each month and project whose months are not its days. Databases count months each in its own way."""
+    totals: dict[tuple[int, str], list[int]] = {}
+    for table, time, sign in ((usage_days, usage_days.c.day_ms, 1), (usage_months, usage_months.c.month_ms, -1)):
+        query = sa.select(time, table.c.project_id, *_sums(table, sign)).group_by(time, table.c.project_id)
+        async for time_ms, project_id, *amounts in await connection.stream(query):
+            total = totals.setdefault((month_start(time_ms), project_id), [0] * len(NUMBERS))
+            for n, amount in enumerate(amounts):
+                total[n] += int(amount)
+    return sorted((month, total) for month, total in totals.items() if any(total))
+
+
+def _told(amounts: Iterable[Any]) -> str:
+    return ", ".join(f"{n} by {int(a)}" for n, a in zip(NUMBERS, amounts, strict=True) if a)
 
 
 async def _rebuild_day(connection: AsyncConnection, day_ms: int) -> None:
@@ -145,13 +178,19 @@ async def _rebuild_day(connection: AsyncConnection, day_ms: int) -> None:
         .group_by(hour, *dimensions)
     )
     await connection.execute(sa.insert(usage_hours).from_select(["hour_ms", *DIMENSIONS, "shard", *NUMBERS], from_rows))
-    groups = [usage_hours.c[name] for name in DIMENSIONS]
-    from_hours = (
-        sa.select(_literal(day_ms), *groups, *_sums(usage_hours, 1))
-        .where(*whole(usage_hours, usage_hours.c.hour_ms))
-        .group_by(*groups)
-    )
-    await connection.execute(sa.insert(usage_days).from_select(["day_ms", *DIMENSIONS, *NUMBERS], from_hours))
+    await connection.execute(_added_up(usage_hours, whole(usage_hours, usage_hours.c.hour_ms), usage_days, day_ms))
+    # Of its month the other days are as they were, also those that retention has taken rows from.
+    month_ms, next_ms = month_start(day_ms), month_end(day_ms)
+    in_month = [usage_days.c.day_ms >= month_ms, usage_days.c.day_ms < next_ms]
+    await connection.execute(sa.delete(usage_months).where(usage_months.c.month_ms == month_ms))
+    await connection.execute(_added_up(usage_days, in_month, usage_months, month_ms))
+
+
+def _added_up(parts: sa.Table, within: Sequence[sa.ColumnElement[bool]], wholes: sa.Table, time_ms: int) -> sa.Insert:
+    """One table's rows within a time, added up to rows of the other at the beginning of that time."""
+    groups = [parts.c[name] for name in DIMENSIONS]
+    sums = sa.select(_literal(time_ms), *groups, *_sums(parts, 1)).where(*within).group_by(*groups)
+    return sa.insert(wholes).from_select([wholes.c[0], *DIMENSIONS, *NUMBERS], sums)
 
 
 def _sums(table: sa.Table, sign: int) -> Iterable[sa.ColumnElement[Any]]:

@@ -1,12 +1,12 @@
-"""The statement behind sums of usage: which part of a span comes from days, which from hours, which from rows.
+"""The statement behind sums of usage: which part of a span comes from months, days, hours, and which from rows.
 
-A span's whole days come from `usage_days` and the hours not folded into it yet, whole hours at its ends from
-`usage_hours`, and what is less than an hour from rows. See `rollups.py` for what these tables hold.
+A span's whole months come from `usage_months`, whole days at its ends from `usage_days`, for both the hours that are not folded
+yet, whole hours at its ends from `usage_hours`, and what is less than an hour from rows. See `rollups.py` for these tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from llmaas.clock import iso
 from llmaas.domain.usage import FROM_ROWS, Grouping, UsageFilter
-from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, NUMBERS
-from llmaas.storage.tables import keys, usage, usage_days, usage_hours
+from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, NUMBERS, month_end, month_start
+from llmaas.storage.tables import keys, usage, usage_days, usage_hours, usage_months
 
 _COLUMN_OF = {
     Grouping.BACKEND: "backend_id",
@@ -31,6 +31,7 @@ _COLUMN_OF = {
     Grouping.TIER: "tier_id",
 }
 _FILTERED = ("project_id", "key_id", "model_id", "backend_id", "outcome")
+_YEAR_9000_MS = 221_845_392_000_000
 _Bounds = tuple[int | None, int | None]
 
 
@@ -89,28 +90,64 @@ def group_text(name: Grouping, value: Any) -> str | None:
 
 
 def _sources(where: UsageFilter, by: Sequence[Grouping]) -> list[_Source]:
-    start, end = where.from_ms, where.to_ms
+    start, end = _in_the_calendar(where.from_ms), _in_the_calendar(where.to_ms)
     if where.end_user is not None or where.id is not None or not FROM_ROWS.isdisjoint(by):
         return [_Source(usage, "started_ms", ((start, end),))]
-    first_hour, last_hour = _inside((start, end), HOUR_MS)
-    if _empty((first_hour, last_hour)):
+    hours = _inside((start, end), _hour_start, _hour_end)
+    if _empty(hours):
         return [_Source(usage, "started_ms", ((start, end),))]
-    rows = _Source(usage, "started_ms", _filled((start, first_hour), (last_hour, end)))
-    days = _inside((first_hour, last_hour), DAY_MS)
+    rows = _Source(usage, "started_ms", _around(hours, (start, end)))
+    days = _inside(hours, _day_start, _day_end)
     if Grouping.HOUR in by or _empty(days):
-        return [rows, _Source(usage_hours, "hour_ms", ((first_hour, last_hour),))]
-    return [
+        return [rows, _Source(usage_hours, "hour_ms", (hours,))]
+    sources = [
         rows,
-        _Source(usage_hours, "hour_ms", _filled((first_hour, days[0]), (days[1], last_hour))),
+        _Source(usage_hours, "hour_ms", _around(days, hours)),
         _Source(usage_hours, "hour_ms", (days,), fresh_only=True),
-        _Source(usage_days, "day_ms", (days,)),
+    ]
+    months = _inside(days, month_start, month_end)
+    if Grouping.DAY in by or _empty(months):
+        return [*sources, _Source(usage_days, "day_ms", (days,))]
+    return [
+        *sources,
+        _Source(usage_days, "day_ms", _around(months, days)),
+        _Source(usage_months, "month_ms", (months,)),
     ]
 
 
-def _inside(bounds: _Bounds, unit_ms: int) -> _Bounds:
-    """The whole units within a span; what is open stays open."""
+def _in_the_calendar(ms: int | None) -> int | None:
+    """No row lies beyond, and the last months of the year 9999 have no end."""
+    return None if ms is None else min(max(ms, 0), _YEAR_9000_MS)
+
+
+def _inside(bounds: _Bounds, starts: Callable[[int], int], ends: Callable[[int], int]) -> _Bounds:
+    """The whole units within a span; what is open stays open. `starts`, `ends`: of the unit that holds a moment."""
     start, end = bounds
-    return None if start is None else -(-start // unit_ms) * unit_ms, None if end is None else end // unit_ms * unit_ms
+    if start is not None and starts(start) != start:
+        start = ends(start)
+    return start, None if end is None else starts(end)
+
+
+def _hour_start(ms: int) -> int:
+    return ms // HOUR_MS * HOUR_MS
+
+
+def _hour_end(ms: int) -> int:
+    return _hour_start(ms) + HOUR_MS
+
+
+def _day_start(ms: int) -> int:
+    return ms // DAY_MS * DAY_MS
+
+
+def _day_end(ms: int) -> int:
+    return _day_start(ms) + DAY_MS
+
+
+def _around(units: _Bounds, bounds: _Bounds) -> tuple[_Bounds, ...]:
+    """What of a span lies before and after its whole units. An end of it that is open has nothing beyond them."""
+    ends = (bounds[0], units[0]), (units[1], bounds[1])
+    return tuple(span for span in ends if None not in span and not _empty(span))
 
 
 def _empty(bounds: _Bounds) -> bool:
@@ -118,15 +155,10 @@ def _empty(bounds: _Bounds) -> bool:
     return start is not None and end is not None and start >= end
 
 
-def _filled(*spans: _Bounds) -> tuple[_Bounds, ...]:
-    """The ends of a span that hold any time: an end of it that is open has nothing beyond its whole units."""
-    return tuple(span for span in spans if None not in span and not _empty(span))
-
-
 def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str]) -> sa.Select[Any]:
     table, time = source.table, source.table.c[source.time]
     shown = [_dimension(table, time, name) for name in dimensions]
-    clauses: list[sa.ColumnElement[bool] | sa.TextClause] = [*_conditions(table, where)]
+    clauses: list[sa.ColumnElement[bool] | sa.TextClause] = [*_conditions(table, where, fresh_only=source.fresh_only)]
     if source.spans != ((None, None),):
         clauses.append(sa.or_(*(_within(time, span) for span in source.spans)))
     if source.fresh_only:
@@ -136,9 +168,13 @@ def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str]) -> sa.
     return sa.select(*labelled, *totals).where(*clauses).group_by(*shown)
 
 
-def _conditions(table: sa.Table, where: UsageFilter) -> list[sa.ColumnElement[bool]]:
+def _conditions(table: sa.Table, where: UsageFilter, *, fresh_only: bool = False) -> list[sa.ColumnElement[bool]]:
+    columns: dict[str, sa.ColumnElement[str]] = {name: table.c[name] for name in _FILTERED}
+    if fresh_only:
+        # Without statistics SQLite would go through all hours of a project to find the few that are fresh.
+        columns["project_id"] = table.c.project_id.concat("")
     wanted = {name: getattr(where, name) for name in _FILTERED}
-    clauses = [table.c[name] == value for name, value in wanted.items() if value is not None]
+    clauses = [columns[name] == value for name, value in wanted.items() if value is not None]
     if where.member_id is not None:
         clauses.append(table.c.key_id.in_(sa.select(keys.c.id).where(keys.c.owner_id == where.member_id)))
     if where.end_user is not None:
@@ -156,6 +192,8 @@ def _within(time: sa.ColumnElement[int], span: _Bounds) -> sa.ColumnElement[bool
 
 
 def _dimension(table: sa.Table, time: sa.ColumnElement[int], name: str) -> sa.ColumnElement[Any]:
+    if name == "day_ms" and table is usage_months:
+        return time  # of the month: who asks for days does not get months
     if name in table.c:
         column = table.c[name]
         # Rollups say '' and 0 where a row has nothing, since their key cannot hold nothing.

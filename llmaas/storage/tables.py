@@ -306,6 +306,33 @@ usage_days = Table(
     Column("ttft_ms", BigInteger, nullable=False),
     Column("ttft_requests", BigInteger, nullable=False),
     Index("usage_days_by_project", "project_id", "day_ms"),
+    sqlite_with_rowid=False,
+)
+
+usage_months = Table(
+    "usage_months",
+    metadata,
+    Column("month_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("project_id", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("model_id", String, primary_key=True),
+    Column("backend_id", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
+    Column("price_version", Integer, primary_key=True, autoincrement=False),
+    Column("currency", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("energy_uwh", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger, nullable=False),
+    Column("ttft_requests", BigInteger, nullable=False),
+    Index("usage_months_by_project", "project_id", "month_ms"),
+    sqlite_with_rowid=False,
 )
 
 usage_removed = Table(

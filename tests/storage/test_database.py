@@ -124,7 +124,7 @@ OLD_ROWS = (
         "INSERT INTO usage (id, request_id, project_id, key_id, endpoint, streamed, started_ms, duration_ms, model_id,"
         " requested_model, attempts, catalogue_revision, outcome, input_tokens, cached_input_tokens, output_tokens,"
         " reasoning_tokens, usage_source, usage_suspect, billing_reason, currency, cost_nano)"
-        " VALUES ('r', 'r', 'p', 'k', 'chat', false, 1, 2, 'm', 'm', 1, 1, 'completed', 3, 0, 5, 0, 'engine', false,"
+        " VALUES ('r', 'r', 'p', 'k', 'chat', false, 1780012800001, 2, 'm', 'm', 1, 1, 'completed', 3, 0, 5, 0, 'engine', false,"
         " 'answered', 'EUR', 9007199254740993)"
     ),
 )
@@ -152,11 +152,12 @@ async def test_a_database_of_the_schema_before_is_migrated_with_what_is_in_it(em
             assert [tuple(row) for row in found] == [filled]
         assert (await connection.exec_driver_sql("SELECT cost_nano FROM usage")).scalar() == 9007199254740993
     assert (await SqlRevisionStore(database).read()).money == 1
-    (total,) = await SqlUsageReader(database).sums(UsageFilter(), [Grouping.DAY])
-    assert (total.group, total.requests, total.cost_nano) == (("1970-01-01",), 1, 9007199254740993)
+    for by, group in ((Grouping.DAY, "2026-05-29"), (Grouping.MONTH, "2026-05")):
+        (total,) = await SqlUsageReader(database).sums(UsageFilter(), [by])
+        assert (total.group, total.requests, total.cost_nano) == ((group,), 1, 9007199254740993)
     assert [fault async for fault in SqlRollups(database).faults()] == []
     assert [fault async for fault in SqlLedgerCheck(database).faults(0)] == []
-    budget = "key:k:1970-01-01"
+    budget = "key:k:2026-05-29"
     assert (await SqlBudgetStore(database).standing([budget]))[budget].spent_nano == 9007199254740993
     await database.close()
 

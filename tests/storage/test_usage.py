@@ -102,10 +102,17 @@ SPANS = [
     (BASE_MS + DAY + 3 * HOUR + 1, BASE_MS + DAY + 3 * HOUR + 9),
     (BASE_MS + DAY - 1, BASE_MS + DAY + 1),
     (BASE_MS + DAY, BASE_MS + DAY),
+    (BASE_MS - 28 * DAY, BASE_MS + 3 * DAY),
+    (BASE_MS - 28 * DAY, BASE_MS + 33 * DAY),
+    (BASE_MS - 60 * DAY + 1, BASE_MS + 4 * DAY + HOUR + 1),
+    (None, BASE_MS + 3 * DAY),
+    (-62_135_596_800_000, 253_402_300_799_999),  # the years 1 to 9999
+    (253_402_300_799_999, None),
 ]
 GROUPINGS: list[list[Grouping]] = [
     [],
     [Grouping.MODEL],
+    [Grouping.MONTH],
     [Grouping.DAY, Grouping.KEY],
     [Grouping.HOUR],
     [Grouping.MONTH, Grouping.BACKEND, Grouping.OUTCOME],

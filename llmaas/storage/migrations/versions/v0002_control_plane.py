@@ -176,29 +176,31 @@ def _money() -> None:
 
 def _usage_at_size() -> None:
     op.create_index("usage_by_time", "usage", ["started_ms"])
-    op.create_table(
-        "usage_days",
-        sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("project_id", sa.String, primary_key=True),
-        sa.Column("key_id", sa.String, primary_key=True),
-        sa.Column("model_id", sa.String, primary_key=True),
-        sa.Column("backend_id", sa.String, primary_key=True),
-        sa.Column("outcome", sa.String, primary_key=True),
-        sa.Column("price_version", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("currency", sa.String, primary_key=True),
-        sa.Column("requests", sa.BigInteger, nullable=False),
-        sa.Column("input_tokens", sa.BigInteger, nullable=False),
-        sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
-        sa.Column("output_tokens", sa.BigInteger, nullable=False),
-        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
-        sa.Column("documents", sa.BigInteger, nullable=False),
-        sa.Column("cost_nano", sa.BigInteger, nullable=False),
-        sa.Column("energy_uwh", sa.BigInteger, nullable=False),
-        sa.Column("duration_ms", sa.BigInteger, nullable=False),
-        sa.Column("ttft_ms", sa.BigInteger, nullable=False),
-        sa.Column("ttft_requests", sa.BigInteger, nullable=False),
-    )
-    op.create_index("usage_days_by_project", "usage_days", ["project_id", "day_ms"])
+    for table, time in (("usage_days", "day_ms"), ("usage_months", "month_ms")):
+        op.create_table(
+            table,
+            sa.Column(time, sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("project_id", sa.String, primary_key=True),
+            sa.Column("key_id", sa.String, primary_key=True),
+            sa.Column("model_id", sa.String, primary_key=True),
+            sa.Column("backend_id", sa.String, primary_key=True),
+            sa.Column("outcome", sa.String, primary_key=True),
+            sa.Column("price_version", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("currency", sa.String, primary_key=True),
+            sa.Column("requests", sa.BigInteger, nullable=False),
+            sa.Column("input_tokens", sa.BigInteger, nullable=False),
+            sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+            sa.Column("output_tokens", sa.BigInteger, nullable=False),
+            sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+            sa.Column("documents", sa.BigInteger, nullable=False),
+            sa.Column("cost_nano", sa.BigInteger, nullable=False),
+            sa.Column("energy_uwh", sa.BigInteger, nullable=False),
+            sa.Column("duration_ms", sa.BigInteger, nullable=False),
+            sa.Column("ttft_ms", sa.BigInteger, nullable=False),
+            sa.Column("ttft_requests", sa.BigInteger, nullable=False),
+            sqlite_with_rowid=False,
+        )
+        op.create_index(f"{table}_by_project", table, ["project_id", time])
     op.create_table(
         "usage_removed",
         sa.Column("project_id", sa.String, primary_key=True),
@@ -206,6 +208,7 @@ def _usage_at_size() -> None:
     )
     op.execute(_roll_up("usage_hours", 3_600_000, ", -1"))
     op.execute(_roll_up("usage_days", 86_400_000, ""))
+    op.execute(_months())
     op.execute(_spent())
 
 
@@ -218,6 +221,24 @@ def _roll_up(table: str, unit_ms: int, shard: str) -> sa.TextClause:
         f"INSERT INTO {table} SELECT started_ms / {unit_ms} * {unit_ms}, {names}{shard},"  # noqa: S608 - our own names
         f" count(*), {sums}, coalesce(sum(ttft_ms), 0), count(ttft_ms)"
         f" FROM usage GROUP BY started_ms / {unit_ms} * {unit_ms}, {names}"
+    )
+
+
+def _months() -> sa.TextClause:
+    """The days, added up."""
+    month = (
+        "CAST(extract(epoch FROM date_trunc('month', to_timestamp(day_ms / 1000) AT TIME ZONE 'UTC')) AS bigint) * 1000"
+        if op.get_bind().dialect.name == "postgresql"
+        else "CAST(strftime('%s', day_ms / 1000, 'unixepoch', 'start of month') AS integer) * 1000"
+    )
+    names = "project_id, key_id, model_id, backend_id, outcome, price_version, currency"
+    numbers = (
+        *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "documents"),
+        *("cost_nano", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests"),
+    )
+    return sa.text(
+        f"INSERT INTO usage_months SELECT {month}, {names}, {', '.join(f'sum({name})' for name in numbers)}"  # noqa: S608 - our own names
+        f" FROM usage_days GROUP BY {month}, {names}"
     )
 
 
