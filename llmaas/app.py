@@ -21,6 +21,7 @@ from llmaas.api.routes import routes
 from llmaas.console.configured import setting_lines
 from llmaas.console.live import Live
 from llmaas.console.system import System
+from llmaas.domain.addresses import Proxies
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.ports import Revisions
@@ -88,7 +89,7 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
         doors.append((worker.metrics_only, host, int(port) + number))
     servers = []
     for surface, address, door in doors:
-        server = HttpServer(surface.answer)
+        server = HttpServer(surface.answer, Proxies(settings.trusted_proxies))
         await server.start(listen(address, door))
         servers.append(server)
     # What lives as long as the process need not be looked at again, and requests leave few cycles behind.
@@ -101,7 +102,7 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
     await stop.wait()
     await worker.stop()
     for server in servers:
-        await server.stop()
+        await server.stop(settings.drain_timeout_s)
     await installation.close()
 
 

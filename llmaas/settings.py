@@ -65,6 +65,9 @@ class Settings:
 
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8080, "Port to listen on.", at_least=1, at_most=65535)
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "Networks (CIDR) of the reverse proxies in front; callers are who their `x-forwarded-for` names."
+    )
     data_dir: Path = setting(Path("~/.local/share/llmaas"), "Directory of the database, the spool, keys and models.")
     database_url: Secret = setting(
         Secret(""),
@@ -288,7 +291,7 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("public_url: must be an http or https address without a path, such as https://llm.example.org")
     if settings.oidc_issuer and not (settings.oidc_client_id and settings.public_url):
         problems.append("oidc_issuer: needs oidc_client_id and public_url, to which the provider sends browsers back")
-    for name in ("upstream_deny", "upstream_allow", "webhook_allow"):
+    for name in ("trusted_proxies", "upstream_deny", "upstream_allow", "webhook_allow"):
         problems += [
             f"{name}: {text} is no network such as 10.0.0.0/8"
             for text in getattr(settings, name)

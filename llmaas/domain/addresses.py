@@ -70,6 +70,42 @@ def allowed(address: str, networks: Sequence[str]) -> bool:
     return caller is not None and _within(caller, map(ip_network, networks))
 
 
+class Proxies:
+    """Reverse proxies in front of the service, whose word on who called them is taken."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        """Networks as `parse_network` gives them. Raises ValueError."""
+        self._networks = [ip_network(text) for text in networks]
+
+    def include(self, address: str) -> bool:
+        """Whether it is the address of one of them."""
+        if not self._networks:
+            return False
+        parsed = _parse(address)
+        return parsed is not None and _within(parsed, self._networks)
+
+    def caller(self, peer: str, forwarded: str) -> str:
+        """Who called, by the `x-forwarded-for` that came from `peer`: its last address that is none of the proxies. What
+        stands before that one anybody may have written.
+        """
+        address = peer
+        for hop in reversed(forwarded.split(",")):
+            if not self.include(address):
+                break
+            found = _parse(_without_port(hop.strip()))
+            if found is None:
+                break
+            address = str(found)
+        return address
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies add it: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
+
+
 class AddressRules:
     """Which addresses connections to inference servers may go to. `allow` wins over `deny`; what is in neither is allowed."""
 

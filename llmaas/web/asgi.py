@@ -70,13 +70,13 @@ class AsgiChannel:
             await self.send(data)
 
     async def send(self, data: bytes) -> None:
-        if data and not self.gone:
+        if data and not self.gone and self.method != "HEAD":
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes) -> None:
         self._stop_listening()
         if not self.gone:
-            await self._send({"type": "http.response.body", "body": data})
+            await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
     def _closing(self) -> list[Header]:
         return [] if self.keep_alive else [(b"connection", b"close")]
@@ -107,7 +107,7 @@ class AsgiChannel:
 
 async def run_asgi(app: ASGIApp, channel: Channel, extra: Sequence[Header]) -> None:
     """Let an ASGI application answer; `extra` headers go with its own. What it raises passes through."""
-    gone = asyncio.Event()
+    ended = asyncio.Event()
     over = False
     status, headers = 0, list[Header]()
     begun = False
@@ -122,9 +122,9 @@ async def run_asgi(app: ASGIApp, channel: Channel, extra: Sequence[Header]) -> N
                 return {"type": "http.request", "body": part, "more_body": True}
             if not told_end.is_set():
                 told_end.set()
-                channel.on_gone(gone.set)
+                channel.on_gone(ended.set)
                 return {"type": "http.request", "body": b"", "more_body": False}
-            await gone.wait()
+            await ended.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -141,6 +141,7 @@ async def run_asgi(app: ASGIApp, channel: Channel, extra: Sequence[Header]) -> N
             return
         over = True
         await (channel.end(body) if begun else channel.whole(status, headers, body))
+        ended.set()  # an application may wait for the caller's end in a task beside its answer
 
     told_end = asyncio.Event()
     scope: Scope = {

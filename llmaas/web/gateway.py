@@ -11,7 +11,7 @@ import structlog
 
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller
-from llmaas.errors import ClientGone, LlmaasError
+from llmaas.errors import ClientGone, LlmaasError, UnknownPath
 from llmaas.ids import IdSource
 from llmaas.web.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
 from llmaas.web.auth import Authenticator
@@ -87,6 +87,9 @@ class Gateway:
         """What answers the request, for the caller to await: a frame less for each event of a stream to pass."""
         request.check()
         if self._admin is not None and self._is_for_console(request.path):
+            if "//" in request.path:
+                # Its router would take several slashes for one, and find another address than the rules for it were chosen by.
+                raise UnknownPath("There is nothing at this address.")
             return run_asgi(self._admin, request.channel, request.head(0, ()))
         if request.method == "OPTIONS":
             request.more_headers = self._cors.preflight(request)

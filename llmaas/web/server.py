@@ -7,6 +7,7 @@ much per request as everything else here together (docs/architecture.md has the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import structlog
 
+from llmaas.domain.addresses import Proxies
 from llmaas.errors import InvalidRequest
 from llmaas.web.channel import Header
 
@@ -27,8 +29,9 @@ _MAX_HEADERS = 100
 _MAX_BUFFERED_BYTES = 256 * 1024
 _HEAD_S = 30.0
 _IDLE_S = 75.0
-_BODY_GRACE_S = 30.0
-_BODY_BYTES_PER_S = 1024
+_GRACE_S = 30.0
+_LEAST_BYTES_PER_S = 1024
+"""Who sends a body or reads an answer more slowly than this, after a grace, is cut off."""
 _LINGER_S = 2.0
 _SWEEP_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -55,10 +58,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class HttpServer:
-    """`handle` gives an answer through the channel; whatever it raises ends the connection."""
+    """`handle` gives an answer through the channel; whatever it raises ends the connection. `proxies`: who stands in front."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, proxies: Proxies | None = None) -> None:
         self.handle = handle
+        self.proxies = proxies or Proxies()
         self.connections: set[HttpConnection] = set()
         self.stopping = False
         self.date = b""
@@ -73,17 +77,22 @@ class HttpServer:
         self._sweep(loop)
         self._server = await loop.create_server(lambda: HttpConnection(self, loop), sock=listener, backlog=1024)
 
-    async def stop(self) -> None:
-        """Take no more connections and end those that wait for a request; answers under way go on to their end."""
+    async def stop(self, within_s: float) -> None:
+        """Take no more connections and end those that wait for a request; answers under way have so long to end."""
         self.stopping = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
             connection.end_if_idle()
         if any(connection.busy for connection in self.connections):
-            await self._quiet.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), within_s)
+        unfinished = [connection.task for connection in self.connections if connection.task is not None]
         for connection in list(self.connections):
             connection.abort()
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -108,6 +117,7 @@ class HttpConnection(asyncio.Protocol):
         self.loop = loop
         self.transport: asyncio.Transport
         self.address = ""
+        self.proxied = False
         self.write_paused = False
         self.lost = False
         self._parser = httptools.HttpRequestParser(self)
@@ -120,6 +130,8 @@ class HttpConnection(asyncio.Protocol):
         self._deaf = False
         self._writable: asyncio.Future[None] | None = None
         self._since_s = server.now_s
+        self._paused_s = 0.0
+        self._paused_bytes = 0
 
     @property
     def heard(self) -> bool:
@@ -130,10 +142,16 @@ class HttpConnection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._current is not None
 
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """That of the request under way."""
+        return self._current.task if self._current is not None else None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.proxied = self.server.proxies.include(self.address)
         self.server.connections.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -164,6 +182,8 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._paused_s = self.server.now_s
+        self._paused_bytes = self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -175,6 +195,11 @@ class HttpConnection(asyncio.Protocol):
         if self._writable is None:
             self._writable = self.loop.create_future()
         await asyncio.shield(self._writable)
+
+    def caller(self, headers: Sequence[Header]) -> str:
+        """Who is behind the proxy that sent this head."""
+        said = b",".join(value for name, value in headers if name == b"x-forwarded-for")
+        return self.server.proxies.caller(self.address, said.decode("latin-1"))
 
     # The parser calls the next six, in this order.
 
@@ -228,14 +253,22 @@ class HttpConnection(asyncio.Protocol):
     def check_deadline(self, now_s: float) -> None:
         waited_s = now_s - self._since_s
         receiving = self._receiving
-        if receiving is not None:
-            if waited_s > _BODY_GRACE_S and receiving.received < (waited_s - _BODY_GRACE_S) * _BODY_BYTES_PER_S:
+        if self.write_paused and self._reads_too_slowly(now_s):
+            self.abort()
+        elif receiving is not None:
+            if _too_slow(receiving.received, waited_s):
                 receiving.hang_up()
                 self._deaf = True
                 if receiving is not self._current:
                     self.abort()
         elif self._current is None and waited_s > (_HEAD_S if self._head_bytes else _IDLE_S):
-            self.transport.close()
+            # What its reader has not taken by now would keep a closed connection open.
+            (self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close)()
+
+    def _reads_too_slowly(self, now_s: float) -> bool:
+        """While writing is paused nothing is added to what waits for the reader."""
+        taken = self._paused_bytes - self.transport.get_write_buffer_size()
+        return _too_slow(taken, now_s - self._paused_s)
 
     def end_if_idle(self) -> None:
         if self._current is None:
@@ -339,7 +372,7 @@ class HttpChannel:
         self.path = path
         self.query = query
         self.raw_headers: Sequence[Header] = raw_headers
-        self.address = connection.address
+        self.address = connection.caller(raw_headers) if connection.proxied else connection.address
         self.keep_alive = self.version == "1.1" and parser.should_keep_alive()
         self.complete = False
         self.over = False
@@ -396,13 +429,13 @@ class HttpChannel:
         self._chunked = self.version == "1.1"
         head = self._head(status, headers, b"transfer-encoding: chunked\r\n" if self._chunked else b"")
         connection = self._connection
-        connection.transport.write(head + self._framed(data) if data else head)
+        connection.transport.write(head + self._framed(data) if data and self.method != "HEAD" else head)
         if connection.write_paused:
             await connection.writable()
 
     async def send(self, data: bytes) -> None:
         connection = self._connection
-        if data and not self.gone:
+        if data and not self.gone and self.method != "HEAD":
             connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
             if connection.write_paused:
                 await connection.writable()
@@ -410,7 +443,7 @@ class HttpChannel:
     async def end(self, data: bytes) -> None:
         self.over = True
         connection = self._connection
-        if not self.gone:
+        if not self.gone and self.method != "HEAD":
             last = self._framed(data) if data else b""
             connection.transport.write(last + b"0\r\n\r\n" if self._chunked else last)
             if connection.write_paused:
@@ -455,6 +488,10 @@ class HttpChannel:
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         close = b"" if self.keep_alive and not self._connection.server.stopping else b"connection: close\r\n"
         return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], lines, self._connection.server.date, framing, close)
+
+
+def _too_slow(size: int, waited_s: float) -> bool:
+    return waited_s > _GRACE_S and size < (waited_s - _GRACE_S) * _LEAST_BYTES_PER_S
 
 
 class _MalformedError(Exception):

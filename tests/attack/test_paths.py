@@ -112,6 +112,13 @@ async def test_A04_no_spelling_of_a_path_opens_more(target: Service, path: str) 
             assert answer.body == plain.body
 
 
+@pytest.mark.parametrize("path", ["//api/v1/me", "/%2fapi/v1/me", "/api//v1/me", "/admin//fleet", "//sign-in"])
+async def test_A04_several_slashes_are_no_other_spelling_of_one(target: Service, path: str) -> None:
+    answer = await _get(target, path, ["127.0.0.1"], "")
+    assert answer is not None
+    assert answer.status == 404
+
+
 @pytest.mark.parametrize("hosts", HOSTS, ids=lambda hosts: repr(hosts)[:40])
 async def test_A04_no_host_opens_more(target: Service, hosts: list[str]) -> None:
     for path, plain, with_key in (("/v1/models", 401, 200), ("/metrics", 401, 403), ("/healthz", 200, 200)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmaas.domain.addresses import AddressRules, allowed, parse_network
+from llmaas.domain.addresses import AddressRules, Proxies, allowed, parse_network
 from llmaas.domain.values import url_fault
 
 METADATA = [
@@ -161,3 +161,26 @@ def test_a_key_works_from_its_networks_only() -> None:
     assert not any(allowed(a, networks) for a in ("11.0.0.1", "::1", "::ffff:11.0.0.1", "", "testclient", "10.0.0"))
     assert allowed("", ())
     assert allowed("anything", ())
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "caller"),
+    [
+        ("192.0.2.7", "198.51.100.1", "192.0.2.7"),
+        ("10.0.0.2", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.2", "127.0.0.1, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.2", "127.0.0.1, 198.51.100.1, 10.0.0.3", "198.51.100.1"),
+        ("10.0.0.2", "10.0.0.4,10.0.0.3", "10.0.0.4"),
+        ("10.0.0.2", "", "10.0.0.2"),
+        ("10.0.0.2", "unknown", "10.0.0.2"),
+        ("10.0.0.2", "198.51.100.1, unknown", "10.0.0.2"),
+        ("10.0.0.2", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.2", "[2001:DB8::1]:4711", "2001:db8::1"),
+        ("::ffff:10.0.0.2", "2001:db8::1", "2001:db8::1"),
+        ("10.0.0.2", "::ffff:10.0.0.3, ::ffff:198.51.100.1", "198.51.100.1"),
+        ("", "198.51.100.1", ""),
+    ],
+)
+def test_only_proxies_are_believed_who_called(peer: str, forwarded: str, caller: str) -> None:
+    assert Proxies(["10.0.0.0/8"]).caller(peer, forwarded) == caller
+    assert Proxies().caller(peer, forwarded) == peer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from llmaas.domain.addresses import Proxies
 from llmaas.errors import InvalidRequest
 from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
 from llmaas.web.channel import Channel
@@ -34,19 +35,21 @@ class Running:
     server: HttpServer
     url: str
 
-    def open(self) -> Awaitable[RawConnection]:
-        return RawConnection.open(self.url)
+    def open(self, *, receive_buffer: int | None = None) -> Awaitable[RawConnection]:
+        return RawConnection.open(self.url, receive_buffer=receive_buffer)
 
 
 @asynccontextmanager
-async def serving(handle: Callable[[Channel], Awaitable[None]] = echo) -> AsyncIterator[Running]:
+async def serving(
+    handle: Callable[[Channel], Awaitable[None]] = echo, proxies: Proxies | None = None
+) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
-    server = HttpServer(handle)
+    server = HttpServer(handle, proxies)
     await server.start(listener)
     try:
         yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
     finally:
-        await server.stop()
+        await server.stop(5)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +192,132 @@ async def test_stopping_lets_answers_end_and_idle_connections_go() -> None:
     async with serving(slow) as running, await running.open() as raw, await running.open() as idle:
         await raw.send(GET)
         await began.wait()
-        stopping = asyncio.create_task(running.server.stop())
+        stopping = asyncio.create_task(running.server.stop(5))
         assert await idle.read_to_end() == b""
         go_on.set()
         answer = await raw.response()
         assert (answer.status, answer.header("connection")) == (200, "close")
         await stopping
+
+
+async def test_the_caller_behind_a_proxy_is_who_it_names() -> None:
+    async def whoami(channel: Channel) -> None:
+        await channel.whole(200, [], channel.address.encode())
+
+    behind = (
+        b"GET /x HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 127.0.0.1\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.2\r\n\r\n"
+    )
+    for proxies, caller in ((Proxies(["127.0.0.0/8"]), b"192.0.2.1"), (None, b"127.0.0.1")):
+        async with serving(whoami, proxies) as running, await running.open() as raw:
+            await raw.send(behind)
+            assert (await raw.response()).body == caller
+
+
+async def test_a_stop_does_not_wait_for_ever() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(_channel: Channel) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(endless) as running, await running.open() as raw:
+        await raw.send(GET)
+        await began.wait()
+        await running.server.stop(0.01)
+        assert ended.is_set()
+        assert await raw.read_to_end() == b""
+
+
+LARGE = bytes(8 * 2**20)
+
+
+async def test_A06_who_does_not_read_an_answer_is_cut_off() -> None:
+    gone = asyncio.Event()
+
+    async def large(channel: Channel) -> None:
+        channel.on_gone(gone.set)
+        await channel.begin(200, [], LARGE)
+        await channel.end(b"")
+
+    async with serving(large) as running, await running.open(receive_buffer=4096) as raw:
+        await raw.send(GET)
+        while not any(connection.write_paused for connection in running.server.connections):
+            await asyncio.sleep(0)
+        (connection,) = running.server.connections
+        now_s = running.server.now_s
+        connection.check_deadline(now_s + 29)
+        waiting = connection.transport.get_write_buffer_size()
+        while connection.transport.get_write_buffer_size() > waiting - 200_000:
+            await raw.read(10_000)
+        connection.check_deadline(now_s + 130)
+        assert not gone.is_set(), "slow, but reading"
+        connection.check_deadline(now_s + 100_000)
+        await asyncio.wait_for(gone.wait(), 5)
+    assert not running.server.connections
+
+
+async def test_A06_an_answer_that_nobody_takes_does_not_keep_an_idle_connection() -> None:
+    answered = asyncio.Event()
+
+    async def large(channel: Channel) -> None:
+        await channel.whole(200, [], LARGE)
+        answered.set()
+
+    async with serving(large) as running, await running.open(receive_buffer=4096) as raw:
+        while not running.server.connections:
+            await asyncio.sleep(0)
+        (connection,) = running.server.connections
+        connection.transport.set_write_buffer_limits(high=2 * len(LARGE))
+        await raw.send(GET)
+        await answered.wait()
+        while connection.busy:
+            await asyncio.sleep(0)
+        connection.check_deadline(running.server.now_s + 74)
+        assert not connection.transport.is_closing()
+        connection.check_deadline(running.server.now_s + 76)
+        while running.server.connections:
+            await asyncio.sleep(0)
+
+
+async def test_A05_an_answer_to_head_has_no_body_whatever_the_route_sends() -> None:
+    async def stream(channel: Channel) -> None:
+        await channel.begin(200, [], b"a")
+        await channel.send(b"b")
+        await channel.end(b"c")
+
+    async with serving(stream) as running, await running.open() as raw:
+        await raw.send(b"HEAD /x HTTP/1.1\r\nhost: h\r\n\r\n" + GET)
+        answered = await raw.read_until(b"0\r\n\r\n")
+    first, second, *rest = answered.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert first.endswith(b"\r\n\r\n")
+    assert second.endswith(b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
+    assert not rest
+
+
+async def test_an_application_that_listens_beside_its_answer_ends_with_it() -> None:
+    """As streams of Litestar and Starlette do."""
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        async def listen_for_the_end() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(listen_for_the_end())
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await send({"type": "http.response.body", "body": b"b"})
+
+    async def handle(channel: Channel) -> None:
+        await run_asgi(app, channel, [])
+
+    async with serving(handle) as running, await running.open() as raw:
+        for _ in range(2):
+            await raw.send(GET)
+            assert (await raw.response()).body == b"ab"
 
 
 async def test_an_asgi_application_answers_through_it() -> None:
