@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 import structlog
-from litestar import Litestar, MediaType, Request, Response, get
+from litestar import Litestar, MediaType, Request, Response, Router, get
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException
 
 from llmaas.console.admin.access import PUBLIC, Guard, is_page, principal_of
 from llmaas.console.admin.document import describe
@@ -24,9 +24,13 @@ from llmaas.errors import BodyTooLarge, InvalidRequest, LlmaasError, MethodNotAl
 from llmaas.web.asgi import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_FORM_BYTES = 64 * 1024
+"""Of a page's form: taking one apart holds up all other requests."""
 _MAX_SHOWN_CHARS = 300
 _OF_PROGRAMS = ("/chat/", "/completions", "/embeddings")
 """Where clients end up whose base URL lacks the `/v1`."""
+_BROKEN_OFF = "client disconnected prematurely"
+"""All that Litestar says of it."""
 _ALWAYS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
@@ -75,7 +79,7 @@ def build_litestar(services: Services) -> Litestar:
         return _render(request, exception, services, surroundings)
 
     return Litestar(
-        [*ROUTES, *PAGES, openapi],
+        [*ROUTES, Router("/", route_handlers=PAGES, request_max_body_size=MAX_FORM_BYTES), openapi],
         guards=[Guard(services).check],
         dependencies=dependencies,
         exception_handlers={LlmaasError: fail, HTTPException: fail, Exception: fail},
@@ -131,6 +135,8 @@ def _translate(exception: Exception, path: str) -> LlmaasError | None:
         return exception
     if isinstance(exception, RecursionError | UnicodeDecodeError):  # msgspec on a body; Litestar lets these two through
         return InvalidRequest("The body is not valid JSON.")
+    if isinstance(exception, InternalServerException) and exception.detail == _BROKEN_OFF:
+        return InvalidRequest("The body of the request broke off.")
     if not isinstance(exception, HTTPException) or exception.status_code >= 500:
         return None
     match exception.status_code:
@@ -141,7 +147,7 @@ def _translate(exception: Exception, path: str) -> LlmaasError | None:
             allow = (exception.headers or {}).get("allow", "").split(", ")
             return MethodNotAllowed("This address does not take that method.", allow)
         case 413:
-            return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            return BodyTooLarge("The body is too large for this address.")
     details = exception.extra if isinstance(exception.extra, list) else []
     if not details:
         return InvalidRequest("The body is not valid JSON.")

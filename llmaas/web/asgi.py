@@ -140,8 +140,10 @@ async def run_asgi(app: ASGIApp, channel: Channel, extra: Sequence[Header]) -> N
             begun = True
             return
         over = True
-        await (channel.end(body) if begun else channel.whole(status, headers, body))
-        ended.set()  # an application may wait for the caller's end in a task beside its answer
+        try:
+            await (channel.end(body) if begun else channel.whole(status, headers, body))
+        finally:
+            ended.set()  # an application may wait for the caller's end in a task beside its answer
 
     told_end = asyncio.Event()
     scope: Scope = {

@@ -173,3 +173,23 @@ async def test_A05_what_follows_a_refusal_is_not_read_as_a_request(target: Servi
         statuses = await _talk(target, head + b"\r\n\r\n" + SMUGGLED)
         assert statuses[0] == status
         assert target.fake().requests == []
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"content-length: 100", b'{"email":'), (b"transfer-encoding: chunked", b"zz\r\n"), (CHUNKED, b"5\r\n{}")],
+    ids=["cut off", "no chunk", "half a chunk"],
+)
+async def test_A05_a_broken_body_of_the_console_is_the_callers_fault(
+    target: Service, framing: bytes, body: bytes
+) -> None:
+    before = len(target.gateway.log)
+    async with await RawConnection.open(target.gateway.url) as raw:
+        head = [b"POST /api/v1/sign-in HTTP/1.1", b"host: x", b"origin: http://x", b"content-type: application/json"]
+        await raw.send(b"\r\n".join([*head, framing, b"", body]))
+        if body.startswith(b"zz"):
+            assert (await raw.response()).status == 400
+    async with await RawConnection.open(target.gateway.url) as raw:
+        await raw.send(PROBE)
+        assert (await raw.response()).status == 200
+    assert "admin_request_failed" not in target.gateway.log[before:]

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from llmaas.console.admin.access import PUBLIC
-from llmaas.console.application import MAX_BODY_BYTES, build_admin, build_litestar
+from llmaas.console.application import MAX_BODY_BYTES, MAX_FORM_BYTES, build_admin, build_litestar
 from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role
 from tests.console.matrix import declared
@@ -97,6 +97,17 @@ async def test_a_wrong_body_is_told_in_the_envelope(admin: Admin, signed_in: Sig
     wrong_method = await browser.call("PUT", "/tokens")
     assert wrong_method.status_code == 405
     assert "POST" in wrong_method.headers["allow"]
+
+
+async def test_A08_a_forms_size_is_bounded(admin: Admin, signed_in: SignedIn) -> None:
+    await admin.user("ana")
+    browser = await signed_in("ana")
+    headers = {"origin": "http://console.test", "content-type": "application/x-www-form-urlencoded"}
+    form = b"csrf=" + browser.csrf.encode()
+    rest = MAX_FORM_BYTES - len(form)
+    fits, large = (form + b"&" * rest, form + b"&" * (rest + 1))
+    assert (await browser.http.post("/preferences", content=fits, headers=headers)).status_code < 400
+    assert (await browser.http.post("/preferences", content=large, headers=headers)).status_code == 413
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 201, "a\nb", "a\x00b", "a\u202eb"])
