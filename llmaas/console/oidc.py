@@ -5,6 +5,7 @@ What has to be remembered between the two steps is in a sealed cookie of the bro
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -85,6 +86,7 @@ class OpenIdConnect:
         self._clock = clock
         self._metadata: tuple[int, _Metadata] | None = None
         self._keys: KeySet | None = None
+        self._discovering: asyncio.Task[_Metadata] | None = None
 
     async def begin(self, next_path: str) -> tuple[str, str]:
         """Where to send the browser, and the value of the cookie to send with it. Raises EngineFailed."""
@@ -191,9 +193,14 @@ class OpenIdConnect:
         return Identity(self.config.issuer, str(subject), str(email).lower() if trusted else "", shown[:200])
 
     async def _discover(self) -> _Metadata:
-        now_ms = self._clock.now_ms()
-        if self._metadata is not None and now_ms < self._metadata[0] + _METADATA_MS:
+        """Callers who come together share one call: anybody may come, and the provider may be slow."""
+        if self._metadata is not None and self._clock.now_ms() < self._metadata[0] + _METADATA_MS:
             return self._metadata[1]
+        if self._discovering is None or self._discovering.done():
+            self._discovering = asyncio.create_task(self._read_metadata())
+        return await asyncio.shield(self._discovering)
+
+    async def _read_metadata(self) -> _Metadata:
         body = await self._call("GET", f"{self.config.issuer.rstrip('/')}/.well-known/openid-configuration")
         try:
             metadata = msgspec.json.decode(body, type=_Metadata)
@@ -203,7 +210,7 @@ class OpenIdConnect:
         places = (metadata.authorization_endpoint, metadata.token_endpoint, metadata.jwks_uri)
         if metadata.issuer != self.config.issuer or any(urlsplit(place).scheme != scheme for place in places):
             raise _unusable("its configuration is of another issuer")
-        self._metadata, self._keys = (now_ms, metadata), None
+        self._metadata, self._keys = (self._clock.now_ms(), metadata), None
         return metadata
 
     async def _read_keys(self, metadata: _Metadata) -> KeySet:

@@ -1,11 +1,20 @@
 """Signing in: password and second factor, or somebody else's word for it; both end in a new session.
 
-Every refusal has one text and takes the time of a password check, so that nobody learns who has an account.
+Every refusal has one text and takes the time of a password check, so that nobody learns who has an account. Guesses are slowed
+down by address and by account. A browser that has signed in to an account before proves it by a cookie and has a count of its
+own there: strangers who guess keep nobody out (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 """
 
 from __future__ import annotations
 
+import hmac
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
+
+import structlog
 
 from llmaas.clock import Clock
 from llmaas.console.passwords import Passwords
@@ -15,21 +24,25 @@ from llmaas.domain import sessions
 from llmaas.domain.audit import Actor
 from llmaas.domain.sessions import Session, SessionStore
 from llmaas.domain.users import User, UserStore
-from llmaas.errors import NotAuthenticated
+from llmaas.errors import NotAuthenticated, RateLimited
 from llmaas.ids import IdSource
 
 _MAX_AGENT_CHARS = 200
+_MAX_EMAIL_CHARS = 254
 _ADDRESS = (20, 10.0)
 _ACCOUNT = (10, 30.0)
+"""How many tries at once, and then one each so many seconds."""
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.console")
 
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """Where a sign-in comes from. `token`: of the session that it had before."""
+    """Where a sign-in comes from. `token`: of the session that it had before; `proof`: that it signed in before."""
 
     address: str
     user_agent: str
     token: str | None
+    proof: str = ""
 
 
 class SignIn:
@@ -55,6 +68,7 @@ class SignIn:
         self._session_max_ms = session_max_ms
         self._addresses = Throttle(clock, burst=_ADDRESS[0], pause_s=_ADDRESS[1])
         self._accounts = Throttle(clock, burst=_ACCOUNT[0], pause_s=_ACCOUNT[1])
+        self._known = Throttle(clock, burst=_ACCOUNT[0], pause_s=_ACCOUNT[1])
 
     async def with_password(self, email: str, password: str, code: str, browser: Browser) -> tuple[str, User]:
         """The new session's token. `code` may be empty for who has no second factor.
@@ -62,27 +76,46 @@ class SignIn:
         Raises NotAuthenticated with one text for every reason, RateLimited.
         """
         account = email.strip().lower()
-        self._addresses.spend(browser.address)
-        self._accounts.spend(account)
-        user = await self._users.by_email(account)
-        if not await self._knows(user, password, code) or user is None:
-            raise NotAuthenticated("The e-mail address, the password or the code is wrong.")
-        self._addresses.refund(browser.address)
-        self._accounts.refund(account)
+        user = await self._users.by_email(account) if len(account) <= _MAX_EMAIL_CHARS else None
+        counts = self._counts(user, account, browser)
+        try:
+            with _guess(counts):
+                if not await self._knows(user, password, code) or user is None:
+                    raise NotAuthenticated("The e-mail address, the password or the code is wrong.")
+        except (NotAuthenticated, RateLimited) as error:
+            # Who watches the log may shut an address out. Whose account it is about is left out: it may be a password.
+            reason = "too_many" if isinstance(error, RateLimited) else "wrong"
+            _log.warning("sign_in_failed", address=browser.address, reason=reason)
+            raise
         return await self.open_session(user, browser), user
 
-    async def confirm(self, user: User, password: str, address: str) -> None:
+    async def confirm(self, user: User, password: str) -> None:
         """Ask somebody who is signed in for the password again. Raises NotAuthenticated, RateLimited."""
-        self._addresses.spend(address)
-        self._accounts.spend(user.email)
-        if not await self._passwords.match(user.password_hash, password):
-            raise NotAuthenticated("The password is wrong.")
-        self._addresses.refund(address)
-        self._accounts.refund(user.email)
+        with _guess([(self._known, user.id)]):
+            if not await self._passwords.match(user.password_hash, password):
+                raise NotAuthenticated("The password is wrong.")
 
-    def slow_down(self, address: str) -> None:
-        """Count a try that is not a password, such as the token of an invitation. Raises RateLimited."""
-        self._addresses.spend(address)
+    @contextmanager
+    def guessing(self, address: str) -> Iterator[None]:
+        """What fails within counts as a guess, such as the token of an invitation. Raises RateLimited."""
+        with _guess([(self._addresses, address)]):
+            yield
+
+    def proof(self, user: User) -> str:
+        """For a browser that has signed in, to be shown the next time. A new password makes it worthless."""
+        nonce = secrets.token_hex(16)
+        return f"{nonce}.{self._signature(user, nonce)}"
+
+    def _counts(self, user: User | None, account: str, browser: Browser) -> list[tuple[Throttle, str]]:
+        nonce, _, signature = browser.proof.partition(".")
+        if user is not None and hmac.compare_digest(signature.encode(), self._signature(user, nonce).encode()):
+            return [(self._known, nonce)]
+        digest = blake2b(account.encode(), digest_size=16).hexdigest()
+        return [(self._addresses, browser.address), (self._accounts, digest)]
+
+    def _signature(self, user: User, nonce: str) -> str:
+        proved = f"known-browser\n{user.id}\n{user.password_hash}\n{nonce}"
+        return blake2b(proved.encode(), digest_size=16, key=self._pepper).hexdigest()
 
     async def open_session(self, user: User, browser: Browser) -> str:
         """A new session for somebody who is known; its token. The browser's earlier session ends: none can be planted."""
@@ -107,3 +140,13 @@ class SignIn:
         if not good or user is None or user.disabled_ms is not None:
             return False
         return not user.has_second_factor or await self.second_factor.passes(user, code)
+
+
+@contextmanager
+def _guess(counts: Sequence[tuple[Throttle, str]]) -> Iterator[None]:
+    """Counted before it is tried, so that many at once are no way around; a success gives it back."""
+    for throttle, name in counts:
+        throttle.spend(name)
+    yield
+    for throttle, name in counts:
+        throttle.refund(name)

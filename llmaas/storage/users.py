@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.audit import SYSTEM, Act, Actor
+from llmaas.domain.members import Role
 from llmaas.domain.users import User
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
-from llmaas.storage.tables import recovery_codes, sessions, users
+from llmaas.storage.tables import invitations, memberships, recovery_codes, sessions, users
 
 _CHANGEABLE = ("name", "is_admin", "disabled_ms")
 
@@ -57,6 +58,8 @@ class SqlUserStore:
             await _update(connection, seen.id, **_shown(changed))
             if changed.disabled_ms is not None:
                 await connection.execute(sa.delete(sessions).where(sessions.c.user_id == seen.id))
+            if changed.disabled_ms is not None or not changed.is_admin:
+                await _end_invitations(connection, changed)
             await record(connection, Act(by, "user.change", "user", seen.id, None, _shown(seen), _shown(changed)))
 
     async def set_password(
@@ -149,6 +152,21 @@ async def _update(connection: AsyncConnection, user_id: str, **values: object) -
 async def _end_sessions(connection: AsyncConnection, user_id: str, keep_session: str | None) -> None:
     others = sa.delete(sessions).where(sessions.c.user_id == user_id)
     await connection.execute(others if keep_session is None else others.where(sessions.c.id != keep_session))
+
+
+async def _end_invitations(connection: AsyncConnection, user: User) -> None:
+    """Who may no longer invite lets nobody in by what they sent before."""
+    mine = [
+        invitations.c.invited_by == user.id,
+        invitations.c.accepted_ms.is_(None),
+        invitations.c.revoked_ms.is_(None),
+    ]
+    if user.disabled_ms is None:
+        owned = sa.select(memberships.c.project_id).where(
+            memberships.c.user_id == user.id, memberships.c.role == str(Role.OWNER)
+        )
+        mine.append(invitations.c.project_id.not_in(owned))
+    await connection.execute(sa.update(invitations).where(*mine).values(revoked_ms=invitations.c.created_ms))
 
 
 async def _require_other_admin(connection: AsyncConnection, user_id: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pyotp
 import pytest
+from structlog.testing import capture_logs
 
+from llmaas.domain import tokens
 from llmaas.domain.members import Role
-from tests.console.site import ORIGIN, PASSWORD, Admin, Browser, SignedIn
+from tests.console.site import ORIGIN, PASSWORD, PEPPER, Admin, Browser, SignedIn
 
 NEW_PASSWORD = "another horse battery"
 
@@ -18,9 +22,11 @@ async def test_a_session_opens_shows_who_it_is_and_ends(admin: Admin) -> None:
     assert (await browser.call("GET", "/me")).status_code == 401
     answer = await browser.sign_in("Ana@Example.org")
     assert answer.status_code == 200
-    (cookie,) = answer.headers.get_list("set-cookie")
-    assert "HttpOnly" in cookie
-    assert "SameSite=lax" in cookie
+    cookies = answer.headers.get_list("set-cookie")
+    assert [cookie.partition("=")[0] for cookie in cookies] == ["llmaas-session", "llmaas-known"]
+    for cookie in cookies:
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
     me = (await browser.call("GET", "/me")).json()
     assert me["user"]["email"] == "ana@example.org"
     assert me["csrf_token"] == browser.csrf
@@ -63,6 +69,68 @@ async def test_guessing_is_slowed_down_by_account_and_by_address(admin: Admin) -
     assert others.count(429) >= 4
     admin.clock.advance(31)
     assert (await browser.sign_in("ana@example.org")).status_code == 200
+
+
+async def test_strangers_who_guess_keep_nobody_out(admin: Admin) -> None:
+    """Neither of a browser that they use, nor of the session that is open there. A new browser has to wait."""
+    await admin.user("ana")
+    mine, stranger, fresh = admin.client(), admin.client(), admin.client()
+    assert (await mine.sign_in("ana@example.org")).status_code == 200
+    for number in range(15):
+        await stranger.sign_in("ana@example.org", "wrong")
+        await stranger.sign_in(f"n{number}@example.org", "wrong")
+    assert (await fresh.sign_in("ana@example.org")).status_code == 429
+    change = {"current": PASSWORD, "password": NEW_PASSWORD}
+    assert (await mine.call("PUT", "/me/password", {**change, "current": "wrong"})).status_code == 401
+    assert (await mine.call("POST", "/sign-out")).status_code == 204
+    assert (await mine.sign_in("ana@example.org")).status_code == 200
+    assert (await mine.call("PUT", "/me/password", change)).status_code == 204
+    # The proof is of the old password; and it is for guessing itself no help.
+    assert (await mine.sign_in("ana@example.org", NEW_PASSWORD)).status_code == 429
+    admin.clock.advance(60)
+    assert (await mine.sign_in("ana@example.org", NEW_PASSWORD)).status_code == 200
+    answers = [(await mine.sign_in("ana@example.org", "wrong")).status_code for _ in range(12)]
+    assert answers == [401] * 10 + [429] * 2
+
+
+@pytest.mark.parametrize("proof", ["", ".", "a.b", "ñ.ñ", "0" * 32 + "." + "0" * 32])
+async def test_a_made_up_proof_is_none(admin: Admin, proof: str) -> None:
+    await admin.user("ana")
+    browser = admin.client()
+    for _ in range(10):
+        await browser.sign_in("ana@example.org", "wrong")
+    headers = [(b"origin", b"http://console.test"), (b"cookie", f"llmaas-known={proof}".encode())]
+    form = {"email": "ana@example.org", "password": PASSWORD, "code": ""}
+    assert (await browser.http.post("/api/v1/sign-in", json=form, headers=headers)).status_code == 429
+
+
+async def test_A09_guessed_sessions_and_tokens_refuse_no_good_ones(admin: Admin, signed_in: SignedIn) -> None:
+    await admin.user("ana")
+    mine = await signed_in("ana")
+    for credential in ({"cookie": "llmaas-session=nobodys"}, {"authorization": f"Bearer {tokens.mint(PEPPER)[0]}"}):
+        stranger = admin.client()
+        for _ in range(130):
+            answer = await stranger.http.get("/api/v1/me", headers=credential)
+        assert answer.status_code == 429
+        assert (await mine.call("GET", "/me")).status_code == 200
+
+
+async def test_a_name_too_long_for_an_address_is_nobodys(admin: Admin) -> None:
+    browser = admin.client()
+    assert (await browser.sign_in("\N{GRINNING FACE}" * 200_000, "wrong")).status_code == 401
+    held = sys.getsizeof(admin.services.sign_in._accounts._buckets)  # noqa: SLF001 - how much it keeps is the point
+    assert held < 10_000
+    assert all(len(name) < 100 for name in admin.services.sign_in._accounts._buckets)  # noqa: SLF001
+
+
+async def test_failed_sign_ins_are_in_the_log_without_the_name(admin: Admin) -> None:
+    browser = admin.client()
+    with capture_logs() as lines:
+        for _ in range(12):
+            await browser.sign_in("mypassword", "wrong")
+    assert [line["reason"] for line in lines] == ["wrong"] * 10 + ["too_many"] * 2
+    assert {line["event"] for line in lines} == {"sign_in_failed"}
+    assert "mypassword" not in str(lines)
 
 
 async def test_A11_a_sign_in_leaves_nothing_of_the_session_before(admin: Admin) -> None:
@@ -157,6 +225,9 @@ async def test_a_one_time_password_has_to_be_changed_first(admin: Admin, signed_
     assert (await browser.call("GET", "/me")).json()["user"]["must_change_password"] is True
     assert (await browser.call("GET", "/users")).status_code == 403
     assert (await browser.call("POST", "/tokens", {"name": "x"})).status_code == 403
+    assert (await browser.call("PATCH", "/me", {"name": "x"})).status_code == 403
+    assert (await browser.call("POST", "/invitations/accept", {"token": "x"})).status_code == 403
+    assert (await browser.call("POST", "/me/second-factor", {"password": "x"})).status_code == 403
     change = {"current": made["one_time_password"], "password": NEW_PASSWORD}
     assert (await browser.call("PUT", "/me/password", change)).status_code == 204
     assert (await browser.call("GET", "/users")).status_code == 200

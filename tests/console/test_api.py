@@ -235,6 +235,26 @@ async def test_an_invitation_that_has_ended_lets_nobody_in(admin: Admin, signed_
     assert (await admin.client().call("POST", "/sign-up", form)).status_code == 404
 
 
+@pytest.mark.parametrize("change", [{"disabled": True}, {"is_admin": False}])
+async def test_what_an_admin_sent_lets_nobody_in_when_they_are_none(
+    admin: Admin, signed_in: SignedIn, change: dict[str, bool]
+) -> None:
+    await admin.user("root", admin=True)
+    await admin.user("ana", admin=True)
+    await admin.project("lab")
+    await admin.project("own", ana=Role.OWNER)
+    ana = await signed_in("ana")
+    tokens = []
+    for project in ("lab", "own"):
+        sent = {"email": f"{project}@example.org", "role": "owner"}
+        tokens.append((await ana.call("POST", f"/projects/{project}/invitations", sent)).json()["token"])
+    root = await signed_in("root")
+    assert (await root.call("PATCH", "/users/user-ana", change)).status_code == 200
+    form = {"password": PASSWORD, "name": "New"}
+    answers = [(await admin.client().call("POST", "/sign-up", {**form, "token": t})).status_code for t in tokens]
+    assert answers == [404, 404 if "disabled" in change else 201]
+
+
 async def test_changes_at_the_same_moment_are_not_lost(admin: Admin) -> None:
     await admin.project("lab")
     seen = await admin.services.projects.get("lab")

@@ -82,7 +82,11 @@ async def test_A03_a_key_has_no_more_rights_than_its_maker(lab: Admin, signed_in
     more = {"name": "k", "permissions": ["inference:use", "metrics:read"]}
     for name in ("dev", "owner"):
         assert (await (await signed_in(name)).call("POST", KEYS, more)).status_code == 403
-    assert (await (await signed_in("root")).call("POST", KEYS, more)).status_code == 201
+    made = await (await signed_in("root")).call("POST", KEYS, more)
+    assert made.status_code == 201
+    # The successor of a key would be theirs.
+    rotated = await (await signed_in("owner")).call("POST", f"{KEYS}/{made.json()['id']}/rotate", {})
+    assert rotated.status_code == 403
     assert (await (await signed_in("viewer")).call("POST", KEYS, {"name": "k"})).status_code == 403
 
 

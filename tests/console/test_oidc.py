@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
@@ -77,6 +78,27 @@ async def test_a_user_who_is_there_is_linked_by_a_verified_address(admin: Admin,
     # Somebody else with the same address at the provider is not let into the linked account.
     provider.person["sub"] = "s-2"
     assert (await sign_in(browser_of(admin, provider), provider)).status_code == 409
+
+
+async def test_who_comes_by_the_provider_needs_no_one_time_password(admin: Admin, provider: FakeOidc) -> None:
+    await admin.user("ana", must_change_password=True)
+    browser = browser_of(admin, provider)
+    assert (await sign_in(browser, provider)).status_code == 302
+    browser.csrf = (await browser.call("GET", "/me")).json()["csrf_token"]
+    assert (await browser.call("PATCH", "/me", {"name": "Ana S."})).status_code == 200
+    assert (await admin.client().sign_in("ana@example.org")).status_code == 401, "it is of no use any more"
+
+
+async def test_many_people_of_one_address_get_in(admin: Admin, provider: FakeOidc) -> None:
+    for _ in range(25):
+        assert (await sign_in(browser_of(admin, provider), provider)).status_code == 302
+
+
+async def test_who_comes_together_asks_the_provider_once(admin: Admin, provider: FakeOidc) -> None:
+    browser = browser_of(admin, provider)
+    answers = await asyncio.gather(*(browser.http.get(f"/api/v1{START}") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {302}
+    assert provider.discoveries == 1
 
 
 @pytest.mark.parametrize(

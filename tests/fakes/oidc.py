@@ -35,6 +35,7 @@ class FakeOidc:
         self.algorithm = "ES256"
         self.forged = False
         self.asked: list[dict[str, str]] = []
+        self.discoveries = 0
         self.key = ECKey.generate_key("P-256", {"kid": "one"})
         self._codes: dict[str, dict[str, str]] = {}
         self._port = 0
@@ -77,6 +78,7 @@ class FakeOidc:
             more = message.get("more_body", False)
         match scope["path"]:
             case "/.well-known/openid-configuration":
+                self.discoveries += 1
                 status, answer = 200, self._configuration()
             case "/keys":
                 status, answer = 200, dict(KeySet([self.key]).as_dict(private=False))

@@ -31,8 +31,8 @@ CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf"
 FORM_TYPE = "application/x-www-form-urlencoded"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_BEFORE_PASSWORD = frozenset({Permission.ACCOUNT_CHANGE, Permission.ACCOUNT_READ})
-"""What a user may do who still has a one-time password."""
+ALSO_ONE_TIME = {"also_one_time": True}
+"""On routes for who still has a one-time password; besides they may look at their account."""
 _GUESSES = 100
 _PAUSE_S = 0.5
 
@@ -103,7 +103,8 @@ class Guard:
             raise NotAllowed(f"You may not do that here: it needs the permission `{needed}`.")
         if credential not in rule.credentials:
             raise NotAllowed("That cannot be done by a personal access token; sign in to do it.")
-        if user.must_change_password and needed not in _BEFORE_PASSWORD:
+        also_one_time = needed is Permission.ACCOUNT_READ or handler.opt.get("also_one_time")
+        if user.must_change_password and not also_one_time:
             raise NotAllowed("Change your one-time password first.")
 
     async def _recognise(self, connection: Connection) -> None:
@@ -139,33 +140,36 @@ class Guard:
         token_id = tokens.parse(text.strip())
         if len(given) != 1 or scheme.lower() != "bearer" or token_id is None:
             raise _unknown()
-        self._guesses.spend(address)
         found = await self._services.tokens.find(token_id)
         if found is None:
-            raise _unknown()
+            raise self._guessed(address)
         token, user = found
         now_ms = self._services.clock.now_ms()
         good = hmac.compare_digest(token.secret_hash, tokens.hash_token(text.strip(), self._services.pepper))
         if not good or not token.usable_at(now_ms) or user.disabled_ms is not None:
-            raise _unknown()
-        self._guesses.refund(address)
+            raise self._guessed(address)
         if token.used_ms is None or now_ms - token.used_ms >= tokens.USED_EVERY_MS:
             await self._services.tokens.used(token.id, now_ms)
         return token, user
 
     async def _session(self, cookie: str, address: str) -> tuple[sessions.Session, User]:
-        self._guesses.spend(address)
         found = await self._services.sessions.find(sessions.hash_token(cookie, self._services.pepper))
         if found is None:
-            raise _unknown()
+            raise self._guessed(address)
         session, user = found
         now_ms = self._services.clock.now_ms()
         if not session.usable_at(now_ms, self._services.session_idle_ms) or user.disabled_ms is not None:
             raise _unknown()
-        self._guesses.refund(address)
         if now_ms - session.seen_ms >= sessions.SEEN_EVERY_MS:
             await self._services.sessions.seen(session.id, now_ms)
         return session, user
+
+    def _guessed(self, address: str) -> NotAuthenticated:
+        """What to raise for a credential that is nobody's. Who shows a good one is never refused for the guesses of others
+        at the same address. Raises RateLimited itself.
+        """
+        self._guesses.spend(address)
+        return _unknown()
 
     async def _role(self, connection: Connection, user: User) -> Role | None:
         project_id = connection.path_params.get("project_id")

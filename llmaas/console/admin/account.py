@@ -9,7 +9,7 @@ from litestar import delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.console.admin.access import Principal, ThePrincipal
+from llmaas.console.admin.access import ALSO_ONE_TIME, Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, checked_name
 from llmaas.domain.members import Role
@@ -107,7 +107,7 @@ async def rename(services: Services, principal: Principal, name: str) -> User:
     return changed
 
 
-@put("/api/v1/me/password", opt={"permission": Permission.ACCOUNT_CHANGE}, status_code=204)
+@put("/api/v1/me/password", opt={"permission": Permission.ACCOUNT_CHANGE, **ALSO_ONE_TIME}, status_code=204)
 async def change_password(services: TheServices, principal: ThePrincipal, data: JSONBody[NewPassword]) -> None:
     """Change your password. Your other sessions end."""
     await replace_password(services, principal, data)
@@ -116,7 +116,7 @@ async def change_password(services: TheServices, principal: ThePrincipal, data: 
 async def replace_password(services: Services, principal: Principal, data: NewPassword) -> None:
     """Raises NotAuthenticated for a wrong `current`, InvalidRequest for a password that cannot be one, RateLimited."""
     user = principal.user
-    await services.sign_in.confirm(user, data.current, principal.address)
+    await services.sign_in.confirm(user, data.current)
     if fault := password_fault(data.password, user.email):
         raise InvalidRequest(fault, param="password")
     if data.password == data.current:
@@ -132,7 +132,7 @@ async def begin_second_factor(
     services: TheServices, principal: ThePrincipal, data: JSONBody[CurrentPassword]
 ) -> PendingSecondFactor:
     """A new secret for an authenticator. It is in force once you confirm it with a code."""
-    await services.sign_in.confirm(principal.user, data.password, principal.address)
+    await services.sign_in.confirm(principal.user, data.password)
     secret, uri = await services.sign_in.second_factor.begin(principal.user, by=principal.actor)
     return PendingSecondFactor(secret, uri)
 
@@ -140,17 +140,17 @@ async def begin_second_factor(
 @post("/api/v1/me/second-factor/confirm", opt={"permission": Permission.ACCOUNT_CHANGE}, status_code=200)
 async def confirm_second_factor(services: TheServices, principal: ThePrincipal, data: JSONBody[Code]) -> RecoveryCodes:
     """Put the new second factor in force. Your other sessions end."""
-    services.sign_in.slow_down(principal.address)
-    codes = await services.sign_in.second_factor.confirm(
-        principal.user, data.code, keep_session=principal.credential_id, by=principal.actor
-    )
+    with services.sign_in.guessing(principal.address):
+        codes = await services.sign_in.second_factor.confirm(
+            principal.user, data.code, keep_session=principal.credential_id, by=principal.actor
+        )
     return RecoveryCodes(codes)
 
 
 @delete("/api/v1/me/second-factor", opt={"permission": Permission.ACCOUNT_CHANGE})
 async def end_second_factor(services: TheServices, principal: ThePrincipal, data: JSONBody[CurrentPassword]) -> None:
     """Sign in without a code again."""
-    await services.sign_in.confirm(principal.user, data.password, principal.address)
+    await services.sign_in.confirm(principal.user, data.password)
     await services.users.end_second_factor(principal.user.id, by=principal.actor)
 
 

@@ -128,11 +128,11 @@ async def accept(services: TheServices, principal: ThePrincipal, data: JSONBody[
 
 async def accept_invitation(services: Services, principal: Principal, token: str) -> Invitation:
     """Raises NotFound for what is no open invitation of theirs, Conflict for who is a member, RateLimited."""
-    services.sign_in.slow_down(principal.address)
     now_ms = services.clock.now_ms()
-    invitation = await services.invitations.find(invitations.hash_token(token, services.pepper))
-    if invitation is None or invitation.email != principal.user.email or not invitation.open_at(now_ms):
-        raise NotFound("There is no such invitation for you.", param="token")
+    with services.sign_in.guessing(principal.address):
+        invitation = await services.invitations.find(invitations.hash_token(token, services.pepper))
+        if invitation is None or invitation.email != principal.user.email or not invitation.open_at(now_ms):
+            raise NotFound("There is no such invitation for you.", param="token")
     await services.invitations.accept(invitation, principal.user, now_ms, is_new=False, by=principal.actor)
     return invitation
 

@@ -184,8 +184,7 @@ async def revoke_key(services: TheServices, principal: ThePrincipal, project_id:
 async def make_key(services: Services, principal: Principal, project_id: str, data: NewKey) -> tuple[str, Key]:
     """The token, and the key as it is stored. Raises InvalidRequest with the field in `param`, NotAllowed."""
     permissions = frozenset(data.permissions)
-    if not principal.user.is_admin and permissions & _ONLY_ADMINS_GIVE:
-        raise NotAllowed("Only an admin gives a key that permission.")
+    _check_giving(principal, permissions)
     now_ms = services.clock.now_ms()
     draft = Key(
         id="",
@@ -203,6 +202,11 @@ async def make_key(services: Services, principal: Principal, project_id: str, da
     token, key = issue(draft, services.pepper)
     await services.keys.add(key, by=principal.actor)
     return token, key
+
+
+def _check_giving(principal: Principal, permissions: frozenset[KeyPermission]) -> None:
+    if not principal.user.is_admin and permissions & _ONLY_ADMINS_GIVE:
+        raise NotAllowed("Only an admin gives a key that permission.")
 
 
 async def alter_key(services: Services, principal: Principal, seen: Key, data: KeyChanges) -> Key:
@@ -225,6 +229,7 @@ async def replace_key(services: Services, principal: Principal, key: Key, data: 
     """A successor's token and the successor. Raises InvalidRequest, Conflict when the key is stopped already."""
     if not 0 <= data.overlap_s <= _MAX_OVERLAP_S:
         raise InvalidRequest(f"`overlap_s` must be between 0 and {_MAX_OVERLAP_S}.", param="overlap_s")
+    _check_giving(principal, key.permissions)  # the token of the successor is theirs
     now_ms = services.clock.now_ms()
     token, successor = successor_of(key, now_ms, services.pepper)
     return token, await services.keys.rotate(key.id, successor, now_ms + data.overlap_s * 1_000, by=principal.actor)

@@ -43,9 +43,13 @@ async def come_back(
     """Where the provider sends the browser: opens a session."""
     provider = _provider(services)
     browser = browser_of(request, services)
-    services.sign_in.slow_down(browser.address)
-    identity, next_path = await provider.finish(request.cookies.get(_PENDING, ""), login_state, code)
-    user = await _user_of(services, provider, identity, browser.address)
+    with services.sign_in.guessing(browser.address):
+        identity, next_path = await provider.finish(request.cookies.get(_PENDING, ""), login_state, code)
+        user = await _user_of(services, provider, identity, browser.address)
+    if user.must_change_password:
+        # Whom the provider lets in needs no one-time password, and can not be asked for one that they never saw.
+        by = Actor("user", user.id, browser.address)
+        await services.users.set_password(user.id, "", must_change=False, keep_session=None, by=by)
     token = await services.sign_in.open_session(user, browser)
     cookies = [new_cookie(token, request, services), _pending_cookie("", 0, request, services)]
     return Response(None, status_code=302, headers={"location": next_path}, cookies=cookies)

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from llmaas.console.admin.access import (
+    ALSO_ONE_TIME,
     PUBLIC,
     Connection,
     ThePrincipal,
@@ -29,6 +30,8 @@ from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token
 from llmaas.domain.users import User, password_fault
 from llmaas.errors import Conflict, InvalidRequest, NotFound
+
+_PROOF_S = 180 * 86_400
 
 
 class SignInForm(Form, frozen=True):
@@ -60,13 +63,29 @@ class SignInWays(msgspec.Struct, frozen=True):
 
 
 def browser_of(request: Connection, services: Services) -> Browser:
-    return Browser(address_of(request), request.headers.get("user-agent", ""), token=session_cookie(request, services))
+    return Browser(
+        address_of(request),
+        request.headers.get("user-agent", ""),
+        token=session_cookie(request, services),
+        proof=request.cookies.get(_proof_name(request, services), ""),
+    )
 
 
 def new_cookie(token: str, request: Connection, services: Services) -> Cookie:
     """No other site's page sends it along with a change, no script reads it; over HTTPS no sibling host can set it."""
     secure = is_secure(request, services)
     return Cookie(cookie_name(secure=secure), value=token, path="/", httponly=True, secure=secure, samesite="lax")
+
+
+def proof_cookie(user: User, request: Connection, services: Services) -> Cookie:
+    """Shows at the next sign-in that this browser was let in before."""
+    cookie = new_cookie(services.sign_in.proof(user), request, services)
+    cookie.key, cookie.max_age = _proof_name(request, services), _PROOF_S
+    return cookie
+
+
+def _proof_name(request: Connection, services: Services) -> str:
+    return "__Host-llmaas-known" if is_secure(request, services) else "llmaas-known"
 
 
 def no_cookie(request: Connection, services: Services) -> Cookie:
@@ -90,16 +109,16 @@ async def sign_in(
     browser = browser_of(request, services)
     token, user = await services.sign_in.with_password(data.email, data.password, data.code, browser)
     body = SignedIn(user_view(user), csrf_token(token, services.pepper))
-    return Response(body, cookies=[new_cookie(token, request, services)])
+    return Response(body, cookies=[new_cookie(token, request, services), proof_cookie(user, request, services)])
 
 
 async def register(services: Services, address: str, data: SignUpForm) -> User:
     """The new user, a member of the invitation's project. Raises NotFound, Conflict, InvalidRequest, RateLimited."""
-    services.sign_in.slow_down(address)
     now_ms = services.clock.now_ms()
-    invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
-    if invitation is None or not invitation.open_at(now_ms):
-        raise NotFound("There is no such invitation.", param="token")
+    with services.sign_in.guessing(address):
+        invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
+        if invitation is None or not invitation.open_at(now_ms):
+            raise NotFound("There is no such invitation.", param="token")
     if await services.users.by_email(invitation.email) is not None:
         raise Conflict("You have an account already: sign in, then accept the invitation.")
     if fault := password_fault(data.password, invitation.email):
@@ -124,7 +143,7 @@ async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: 
     return user_view(await register(services, address_of(request), data))
 
 
-@post("/api/v1/sign-out", opt={"permission": Permission.SESSIONS_REVOKE}, status_code=204)
+@post("/api/v1/sign-out", opt={"permission": Permission.SESSIONS_REVOKE, **ALSO_ONE_TIME}, status_code=204)
 async def sign_out(services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]) -> Response[None]:
     """End this session."""
     await services.sessions.end(principal.user.id, principal.credential_id, by=principal.actor)

@@ -57,7 +57,7 @@ async def begin(
     fields.need("password")
     if fields.good:
         with fields.noting(otherwise="password"):
-            await services.sign_in.confirm(principal.user, fields.value("password"), principal.address)
+            await services.sign_in.confirm(principal.user, fields.value("password"))
             secret, uri = await services.sign_in.second_factor.begin(principal.user, by=principal.actor)
             return page.render(
                 "profile/factor_code.html", secret=secret, uri=uri, code_image=qr_svg(uri), fields=Fields(page.t)
@@ -73,10 +73,10 @@ async def confirm(
     fields.need("code")
     if fields.good:
         with fields.noting("code", otherwise="code"):
-            services.sign_in.slow_down(principal.address)
-            codes = await services.sign_in.second_factor.confirm(
-                principal.user, fields.value("code"), keep_session=principal.credential_id, by=principal.actor
-            )
+            with services.sign_in.guessing(principal.address):
+                codes = await services.sign_in.second_factor.confirm(
+                    principal.user, fields.value("code"), keep_session=principal.credential_id, by=principal.actor
+                )
             return page.render("profile/factor_done.html", codes=codes)
     return page.render("profile/factor_code.html", status=422, secret="", uri="", code_image="", fields=fields)
 
@@ -89,7 +89,7 @@ async def end(
     fields.need("password")
     if fields.good:
         with fields.noting(otherwise="password"):
-            await services.sign_in.confirm(principal.user, fields.value("password"), principal.address)
+            await services.sign_in.confirm(principal.user, fields.value("password"))
             await services.users.end_second_factor(principal.user.id, by=principal.actor)
             return page.redirect(_PATH, flash="profile.factor_ended")
     return page.render("profile/factor_password.html", status=422, user=principal.user, fields=fields)

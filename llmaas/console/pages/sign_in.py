@@ -8,9 +8,9 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import PUBLIC, ThePrincipal
+from llmaas.console.admin.access import ALSO_ONE_TIME, PUBLIC, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.sign_in import SignUpForm, browser_of, new_cookie, no_cookie, register
+from llmaas.console.admin.sign_in import SignUpForm, browser_of, new_cookie, no_cookie, proof_cookie, register
 from llmaas.console.oidc import local_path
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
@@ -37,12 +37,13 @@ async def sign_in(page: ThePage, services: TheServices, request: Request[Any, An
         browser = browser_of(request, services)
         given = (fields.value("email"), fields.value("password"), fields.value("code"))
         with fields.noting():
-            token, _ = await services.sign_in.with_password(*given, browser)
-            return page.redirect(local_path(fields.value("next", "/")), cookies=[new_cookie(token, request, services)])
+            token, user = await services.sign_in.with_password(*given, browser)
+            cookies = [new_cookie(token, request, services), proof_cookie(user, request, services)]
+            return page.redirect(local_path(fields.value("next", "/")), cookies=cookies)
     return _form(page, services, fields)
 
 
-@post("/sign-out", opt={"permission": Permission.SESSIONS_REVOKE, **FORM})
+@post("/sign-out", opt={"permission": Permission.SESSIONS_REVOKE, **FORM, **ALSO_ONE_TIME})
 async def sign_out(
     page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
 ) -> Response[Any]:

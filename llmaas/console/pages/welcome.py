@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
+from llmaas.console.admin.access import ALSO_ONE_TIME, ThePrincipal
 from llmaas.console.admin.account import NewPassword, replace_password
 from llmaas.console.admin.keys import NewKey, make_key
 from llmaas.console.admin.services import Services, TheServices
@@ -30,7 +30,7 @@ async def ask_password(page: ThePage, principal: ThePrincipal) -> Response[Any]:
     return page.render("welcome/password.html", fields=Fields(page.t), is_first=_is_first(page))
 
 
-@post("/welcome", opt={"permission": Permission.ACCOUNT_CHANGE, **FORM})
+@post("/welcome", opt={"permission": Permission.ACCOUNT_CHANGE, **FORM, **ALSO_ONE_TIME})
 async def change_password(
     page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
 ) -> Response[Any]:
