@@ -9,6 +9,7 @@ from llmaas.console.configured import SettingLine
 from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
+from llmaas.console.throttle import Throttle
 from llmaas.installation import Installation
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.workers import SqlWorkerStore
@@ -74,6 +75,7 @@ def admin_api(
         budgets=SqlBudgetStore(installation.database),
         alerts=installation.alerts,
         teller=installation.courier,
+        alert_tests=Throttle(clock, burst=3, pause_s=20.0),
         webhook_secret=installation.webhooks.secret,
         live=live,
         platform=Platform(live, installation.usage, clock),

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from llmaas.clock import Clock, SystemClock
 from llmaas.console.passwords import Passwords, one_time
@@ -55,10 +58,13 @@ from llmaas.storage.sums import SqlUsageSums
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
-from llmaas.upstreams.probe import Discovered, Found, Prober
+from llmaas.upstreams.probe import Discovered, Found, ProbeFailed, Prober
 
 ADMIN_EMAIL = "admin@localhost"
 _ASKING_S = 2.0
+_PROBES = 4
+_PROBE_S = 30.0
+_Told = TypeVar("_Told", Found, Discovered)
 _EMBEDDED_CONCURRENCY = 128
 """Answers at once that an embedded engine is asked for by default; beyond its slots they wait in the engine."""
 
@@ -97,6 +103,7 @@ class Installation:
         self.passwords = Passwords()
         self.address_rules = AddressRules([*DENIED, *settings.upstream_deny], settings.upstream_allow)
         self._prober = Prober(self.address_rules.permits)
+        self._probes = ThreadPoolExecutor(_PROBES, "probes")
         self.catalogue = SqlCatalogueStore(self.database, self.address_rules)
         self.revisions = SqlRevisionStore(self.database)
         self.usage = SqlUsageReader(self.database)
@@ -122,11 +129,19 @@ class Installation:
     async def look_at(self, provider: Provider, backend: Backend) -> Found:
         """Ask a backend what it is and serves. Raises ProbeFailed, NotFound when its credential is missing."""
         credential = await self.credential_of(provider)
-        return await asyncio.to_thread(self._prober.look_at, backend, provider.kind, credential)
+        return await self._probing(lambda: self._prober.look_at(backend, provider.kind, credential))
 
     async def discover(self, address: str, credential: Secret | None) -> Discovered:
         """Find out what serves at an address that somebody typed. Raises ProbeFailed."""
-        return await asyncio.to_thread(self._prober.discover, address, credential)
+        return await self._probing(lambda: self._prober.discover(address, credential))
+
+    async def _probing(self, probe: Callable[[], _Told]) -> _Told:
+        """In threads of its own, and not for ever: a look-up of a name cannot be cut off."""
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._probes, probe)
+        except TimeoutError as error:
+            raise ProbeFailed(f"no answer within {_PROBE_S:g} s; check the address and the name server") from error
 
     async def ask_counters(self) -> None:
         """Raises Unavailable when the Valkey of the settings does not answer."""
@@ -147,6 +162,7 @@ class Installation:
         return self
 
     async def close(self) -> None:
+        self._probes.shutdown(wait=False, cancel_futures=True)
         await self.database.close()
 
     async def first_start(self) -> FirstStart | None:

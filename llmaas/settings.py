@@ -418,13 +418,17 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> Any:
 
 def read_credential(variable: str) -> Secret | None:
     """The value of an environment variable that a provider names as the place of its credential (`api_key_env`)."""
-    value = os.environ.get(variable)
-    return Secret(value) if value else None
+    return None if variable.startswith(PREFIX) else _from_environment(variable)
 
 
 def read_client_key() -> Secret | None:
     """The API key that client commands such as `llmaas chat` use."""
-    return read_credential(_CLIENT_KEY)
+    return _from_environment(_CLIENT_KEY)
+
+
+def _from_environment(variable: str) -> Secret | None:
+    value = os.environ.get(variable)
+    return Secret(value) if value else None
 
 
 def child_environment(**more: str) -> dict[str, str]:

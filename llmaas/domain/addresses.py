@@ -38,12 +38,16 @@ PRIVATE = (
     "100.64.0.0/10",  # carrier-grade NAT
     "127.0.0.0/8",
     "172.16.0.0/12",
+    "192.0.0.0/24",  # protocol assignments
     "192.168.0.0/16",
+    "198.18.0.0/15",  # benchmarks of networks
     "::1/128",
     "fc00::/7",
+    "fec0::/10",  # site-local, as it was once
 )
 """Where inside of an organisation is: denied besides to what owners of projects, who are no operators, may have us send to."""
-_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
+_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::ffff:0:0:0/96"))
+"""Networks whose addresses end in an IPv4 one (RFC 6052, 8215, 7915)."""
 _COMPATIBLE = ip_network("::/96")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.IGNORECASE)
 

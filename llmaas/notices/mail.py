@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
@@ -14,6 +15,7 @@ from llmaas.domain.alerts import NotDelivered
 from llmaas.settings import Secret
 
 _TIMEOUT_S = 20.0
+_AT_ONCE = 2
 
 
 class Mailer:
@@ -22,6 +24,7 @@ class Mailer:
     def __init__(self, url: Secret, sender: str) -> None:
         self._url = url
         self._sender = sender
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "mail")
 
     async def send(self, to: str, subject: str, text: str, *, message_id: str) -> None:
         """A repeated message has the same id. Raises NotDelivered."""
@@ -36,7 +39,7 @@ class Mailer:
         message["Message-ID"] = f"<{message_id}@{make_msgid().strip('<>').rpartition('@')[2]}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text)
-        await asyncio.to_thread(self._hand_over, message)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._hand_over, message)
 
     def _hand_over(self, message: EmailMessage) -> None:
         parts = urlsplit(self._url.reveal())

@@ -9,6 +9,7 @@ import hmac
 import http.client
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,6 +17,7 @@ from llmaas.domain.alerts import NotDelivered
 from llmaas.sockets import Permits, connector
 
 _TIMEOUT_S = 10.0
+_AT_ONCE = 4
 
 
 class Webhooks:
@@ -28,6 +30,7 @@ class Webhooks:
         self._permits = permits
         self._pepper = pepper
         self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "webhooks")
 
     def secret(self, channel_id: str) -> str:
         """What the receiver checks signatures with: the same for a channel as long as it is there."""
@@ -49,7 +52,8 @@ class Webhooks:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await asyncio.to_thread(_post, connection, target, body, headers)
+                loop = asyncio.get_running_loop()
+                status = await loop.run_in_executor(self._threads, _post, connection, target, body, headers)
         except TimeoutError as error:
             raise NotDelivered(f"{connection.host} did not answer within {self._timeout_s:g} s.") from error
         except ssl.SSLError as error:

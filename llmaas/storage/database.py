@@ -20,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmaas.errors import ConfigurationError, Unavailable
+from llmaas.errors import ConfigurationError, InvalidRequest, Unavailable
 from llmaas.settings import without_password
 from llmaas.storage import tables
 from llmaas.tasks import to_its_end
@@ -165,9 +165,28 @@ def _translated() -> Iterator[None]:
         yield
     except sa.exc.IntegrityError:
         raise
+    except OverflowError as error:  # what Python's driver of SQLite says of a number beyond 64 bits
+        raise _unfit() from error
     except _foreign() as error:
+        if _is_about_values(error):
+            raise _unfit() from error
         hint = str(error) or "it took too long"
         raise Unavailable("The database does not answer.", hint=hint, retry_after_s=2) from error
+
+
+def _unfit() -> InvalidRequest:
+    return InvalidRequest("The request holds a character or a number that cannot be stored.")
+
+
+def _is_about_values(error: Exception) -> bool:
+    """Whether PostgreSQL or its driver refuses what it was given: a NUL in a text, a number beyond 64 bits."""
+    driver = sys.modules.get("asyncpg")
+    cause: BaseException | None = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    while driver is not None and cause is not None:
+        if isinstance(cause, driver.DataError):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _foreign() -> tuple[type[Exception], ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from llmaas.sockets import Permits, connector
 _MOST_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 5.0
 _QUICK_S = 1.5
+"""For a whole answer, however slowly it comes."""
 _USUAL_PORTS = (11434, 8000, 8080, 1234, 30000)
 """Of Ollama, vLLM, llama.cpp, LM Studio, SGLang."""
 _KINDS = {"vllm": ProviderKind.VLLM, "llamacpp": ProviderKind.LLAMA_CPP}
@@ -89,13 +92,13 @@ class Prober:
     def _ollama(self, root: str, credential: Secret | None) -> Found:
         version = self._get(f"{root}/api/version", credential).get("version")
         models = _names(self._get(f"{root}/api/tags", credential).get("models"), "name")
-        return Found(f"Ollama {version}" if version else "Ollama", models)
+        return Found(f"Ollama {_text(version)}" if version else "Ollama", models)
 
     def _compatible(self, base_url: str, credential: Secret | None) -> tuple[Found, frozenset[str]]:
         data = self._get(f"{base_url}/models", credential).get("data")
         if not isinstance(data, list):
             raise ProbeFailed("answers, but not with a list of models: is this an OpenAI-compatible server?")
-        owners = sorted({str(item["owned_by"]) for item in data if isinstance(item, dict) and item.get("owned_by")})
+        owners = sorted({_text(item["owned_by"]) for item in data if isinstance(item, dict) and item.get("owned_by")})
         server = f"OpenAI-compatible ({', '.join(owners)})" if owners else "OpenAI-compatible"
         return Found(server, _names(data, "id")), frozenset(owners)
 
@@ -118,23 +121,39 @@ def get_json(
         raise ProbeFailed("is no address: it names no host", answered=False)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
+    late = threading.Event()
+    deadline = threading.Timer(timeout_s, _cut_off, (connection, late))
+    deadline.daemon = True
     if permits is not None:
         connection._create_connection = connector(permits, "upstream_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
     headers = {"accept": "application/json", "user-agent": "llmaas"}
     if credential:
         headers["authorization"] = f"Bearer {credential.reveal()}"
     try:
+        deadline.start()
         connection.request("GET", parts.path or "/", headers=headers)
         answer = connection.getresponse()
         body = answer.read(_MOST_BYTES)
+        if late.is_set():
+            raise TimeoutError
         try:
             return answer.status, json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return answer.status, None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise ProbeFailed(_reason(error, host, port), answered=False) from error
+        reason = _reason(TimeoutError() if late.is_set() else error, host, port, timeout_s)
+        raise ProbeFailed(reason, answered=False) from error
     finally:
+        deadline.cancel()
         connection.close()
+
+
+def _cut_off(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    """A server that sends a byte now and then would keep the thread that reads from it."""
+    late.set()
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _document(url: str, credential: Secret | None, status: int, document: object) -> dict[str, Any]:
@@ -172,10 +191,15 @@ def _roots(address: str) -> Iterator[str]:
 def _names(items: object, key: str) -> tuple[str, ...]:
     if not isinstance(items, list):
         return ()
-    return tuple(str(item[key]) for item in items if isinstance(item, dict) and item.get(key))
+    return tuple(_text(item[key]) for item in items if isinstance(item, dict) and item.get(key))
 
 
-def _reason(error: Exception, host: str, port: int) -> str:
+def _text(value: object) -> str:
+    """JSON can hold halves of characters, which nothing can be written with."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _reason(error: Exception, host: str, port: int, timeout_s: float) -> str:
     match error:
         case socket.gaierror():
             return f"the host name {host} is not known; check base_url and DNS"
@@ -186,7 +210,7 @@ def _reason(error: Exception, host: str, port: int) -> str:
         case ConnectionRefusedError():
             return f"nothing listens on {host}:{port}; start the server, or check base_url"
         case TimeoutError():
-            return f"no answer from {host}:{port} within {_TIMEOUT_S:g} s; check the address and the firewall"
+            return f"no answer from {host}:{port} within {timeout_s:g} s; check the address and the firewall"
         case http.client.HTTPException() | UnicodeError():
             return f"{host}:{port} does not speak HTTP: is it https:// instead of http://?"
         case OSError():

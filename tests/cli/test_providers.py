@@ -61,6 +61,11 @@ def test_an_embedded_provider_needs_no_address(llmaas: Cli) -> None:
         (["--kind", "vllm", "--base-url", "h"], 1, "base_url in [[backends]] must be an http or https address"),
         (["--kind", "vllm", "--base-url", "http://h", "--api-key-env", SECRET], 1, "api_key_env in [[providers]] must"),
         (
+            ["--kind", "vllm", "--base-url", "http://h", "--api-key-env", "LLMAAS_MASTER_KEY"],
+            1,
+            "api_key_env in [[providers]] must not",
+        ),
+        (
             ["--kind", "vllm", "--base-url", "http://h", "--machine-name", "a\nb"],
             1,
             "machine_name in [[backends]] holds",

@@ -23,6 +23,7 @@ from llmaas.console.platform import Platform
 from llmaas.console.second_factor import SecondFactor
 from llmaas.console.sign_in import SignIn
 from llmaas.console.system import System
+from llmaas.console.throttle import Throttle
 from llmaas.domain import tokens
 from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import Actor
@@ -134,6 +135,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         credit=SqlCreditStore(database),
         budgets=SqlBudgetStore(database),
         alerts=SqlAlertStore(database),
+        alert_tests=Throttle(clock, burst=3, pause_s=20.0),
         teller=Courier(Mailer(Secret(""), ""), webhooks, clock, console_url="https://llm.example.org", currency="EUR"),
         webhook_secret=webhooks.secret,
         live=live,

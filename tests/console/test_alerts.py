@@ -32,6 +32,20 @@ async def project(admin: Admin) -> Admin:
     return admin
 
 
+async def test_channels_made_anew_send_no_more_tests(
+    project: Admin, signed_in: SignedIn, receiver: FakeReceiver
+) -> None:
+    ana = await signed_in("ana")
+    statuses = []
+    for number in range(5):
+        sent = {"kind": "webhook", "target": f"{receiver.url}?{number}"}
+        path = f"{CHANNELS}/{(await ana.call('POST', CHANNELS, sent)).json()['channel']['id']}"
+        statuses.append((await ana.call("POST", f"{path}/test")).status_code)
+        await ana.call("DELETE", path)
+    assert statuses == [200] * 3 + [429] * 2
+    assert len(receiver.calls) == 3
+
+
 async def test_a_webhook_is_added_tested_and_removed(
     project: Admin, signed_in: SignedIn, receiver: FakeReceiver
 ) -> None:

@@ -116,6 +116,7 @@ async def test_A15_no_byte_of_another_project(admin: Admin, path: str) -> None:
     [
         ("by=colour", "by"),
         ("from=soon", "from"),
+        ("from=10000-01-01", "from"),
         ("to=2026-02-31", "to"),
         ("by=end-user&from=2000-01-01", "from"),
         ("by=tier&to=2026-01-01", "from"),
@@ -125,6 +126,13 @@ async def test_what_cannot_be_is_told(admin: Admin, query: str, param: str) -> N
     client, viewer, _ = await filled(admin)
     answer = await client.call("GET", f"/projects/lab/usage?{query}", authorization=viewer)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_the_ends_of_the_calendar_can_be_asked_for(admin: Admin) -> None:
+    client, viewer, _ = await filled(admin)
+    for first in ("9999-12-31T23:59:59.999999%2B00:00", "0001-01-01"):
+        answer = await client.call("GET", f"/projects/lab/usage?from={first}&by=month", authorization=viewer)
+        assert answer.status_code == 200
 
 
 async def test_a_cursor_of_somebody_else_is_refused(admin: Admin) -> None:

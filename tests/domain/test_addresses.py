@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmaas.domain.addresses import AddressRules, Proxies, allowed, parse_network
+from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules, Proxies, allowed, parse_network
 from llmaas.domain.values import url_fault
 
 METADATA = [
@@ -96,6 +96,23 @@ def test_A07_what_a_name_leads_to_is_judged_too(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.1", "192.168.0.9", "8.8.8.8", "2001:db8::1"])
 def test_A07_where_machines_are_is_permitted(address: str) -> None:
     assert AddressRules().permits(address)
+
+
+INSIDE = [
+    "10.0.0.1",
+    "192.168.0.9",
+    "192.0.0.8",
+    "198.18.0.1",
+    "::ffff:0:127.0.0.1",
+    "fec0::1",
+    "fd12::5",
+    "64:ff9b::a00:1",
+]
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_A07_owners_of_projects_reach_nothing_inside(address: str) -> None:
+    assert not AddressRules([*DENIED, *PRIVATE]).permits(address)
 
 
 def test_an_operator_decides() -> None:

@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 
 from llmaas.domain.keys import Key
 from llmaas.domain.usage import Grouping, UsageFilter
-from llmaas.errors import ConfigurationError, Unavailable
+from llmaas.errors import ConfigurationError, InvalidRequest, Unavailable
 from llmaas.storage import database as module
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.database import SCHEMA, Database, migrate, prepare
@@ -218,6 +218,20 @@ async def test_writes_run_one_after_the_other(database: Database) -> None:
 
     await asyncio.gather(*(step() for _ in range(20)))
     assert (await SqlRevisionStore(database).read()).money == 21
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a" * 10])
+async def test_a_text_that_cannot_be_stored_is_the_callers_fault(database: Database, text: str) -> None:
+    """PostgreSQL takes no NUL; that is no sign of its being away. SQLite takes it."""
+    try:
+        assert await SqlKeyStore(database).get(text) is None
+    except InvalidRequest:
+        assert (text, database.file) == ("a\x00b", None)
+
+
+async def test_a_number_that_cannot_be_stored_is_the_callers_fault(database: Database) -> None:
+    with pytest.raises(InvalidRequest):
+        await SqlUsageReader(database).page(UsageFilter(from_ms=2**63), limit=1)
 
 
 async def test_a_write_that_is_cancelled_locks_nobody_out(database: Database) -> None:

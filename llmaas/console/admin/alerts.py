@@ -129,6 +129,8 @@ async def try_channel(services: Services, project_id: str, channel_id: str) -> s
     channel = next((one for one in await services.alerts.channels(project_id) if one.id == channel_id), None)
     if channel is None:
         raise NotFound("There is no such channel.", param="channel_id")
+    # By the project, and before anything is sent: channels can be made anew, and tests be started together.
+    services.alert_tests.spend(project_id)
     wait_ms = _BETWEEN_TESTS_MS - (now_ms - channel.told_ms) if channel.told_ms is not None else 0
     if wait_ms > 0:
         raise RateLimited("Something was told there a moment ago. Wait a little.", retry_after_s=wait_ms / 1000)

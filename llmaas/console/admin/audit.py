@@ -15,7 +15,9 @@ from llmaas.console.admin.shapes import Limit, Page, PathId, page_of
 from llmaas.domain.audit import AuditFilter, Line
 from llmaas.domain.permissions import Permission
 
-Before = Annotated[int | None, QueryParameter(ge=1, description="`next` of the page before.", name="after")]
+Before = Annotated[
+    int | None, QueryParameter(ge=1, le=2**63 - 1, description="`next` of the page before.", name="after")
+]
 Word = Annotated[str | None, QueryParameter(max_length=200)]
 
 

@@ -17,6 +17,7 @@ from llmaas.console.platform import Platform
 from llmaas.console.second_factor import Sealer
 from llmaas.console.sign_in import SignIn
 from llmaas.console.system import System
+from llmaas.console.throttle import Throttle
 from llmaas.domain.alerts import AlertStore, Teller
 from llmaas.domain.audit import AuditLog
 from llmaas.domain.credit import CreditStore
@@ -65,6 +66,7 @@ class Services:
     budgets: BudgetStore
     alerts: AlertStore
     teller: Teller
+    alert_tests: Throttle
     webhook_secret: Callable[[str], str]
     live: Live
     platform: Platform

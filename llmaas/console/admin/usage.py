@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from llmaas.errors import InvalidRequest
 
 _TOKEN_TYPE = "token-type"
 _MOST_DAYS = 31
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_MS = 86_400_000
 _LINES_AT_ONCE = 200
 _OPTIONS = {"permission": Permission.USAGE_READ}
@@ -252,7 +253,7 @@ def _instant_ms(text: str | None, field: str) -> int | None:
         return None
     try:
         given = datetime.fromisoformat(text)
-        return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+        return ((given if given.tzinfo else given.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         raise InvalidRequest(
             f"`{field}` is no day or time such as 2026-01-31 or 2026-01-31T12:00Z.", param=field
