@@ -8,7 +8,7 @@ from typing import Any
 
 import pyotp
 import pytest
-from playwright.async_api import Route
+from playwright.async_api import Route, ViewportSize
 
 from tests.console.browser import DESKTOP, PHONE, Console, Tab, Theme, sign_in
 from tests.console.demo import HIDDEN_PROJECT, HOSTILE, OTHER_PROJECT, PASSWORD, PROJECT
@@ -82,7 +82,7 @@ async def test_the_first_stop_of_the_keyboard_skips_the_navigation(console: Cons
         assert await tab.page.evaluate("document.activeElement.closest('main') !== null")
 
 
-_LAPTOP = {"width": 1280, "height": 800}
+_LAPTOP = ViewportSize(width=1280, height=800)
 
 
 async def test_the_account_is_in_sight_on_a_laptop(console: Console) -> None:
