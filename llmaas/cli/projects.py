@@ -15,7 +15,7 @@ from llmaas.cli.place import Place, at_place
 from llmaas.domain.credit import Balance, CreditEntry, CreditKind
 from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import Project, unknown_project, valid_id
-from llmaas.errors import NotFound
+from llmaas.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -111,12 +111,13 @@ def credit(
     *,
     project_id: ProjectArgument,
     add: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Put so much in, for example 200.00.")] = None,
-    take: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Take so much out, for example a refund.")] = None,
-    kind: Annotated[CreditKind | None, typer.Option(help="What it is; default: top-up, or refund.")] = None,
+    take: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Take so much out.")] = None,
+    kind: Annotated[CreditKind | None, typer.Option(help="What it is; default: top-up, or correction.")] = None,
     note: Annotated[str, typer.Option(help="What for.")] = "",
     once: Annotated[
         str | None, typer.Option(metavar="WORD", help="A second command with the same word adds nothing.")
     ] = None,
+    below_zero: Annotated[bool, typer.Option("--below-zero", help="Take even more than the project has left.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a project's credit, or change it by an entry."""
@@ -128,7 +129,7 @@ def credit(
         raise typer.BadParameter("must be more than nothing", param_hint=option)
     if note:
         name(note, "--note")
-    usual = CreditKind.REFUND if take is not None else CreditKind.TOP_UP
+    usual = CreditKind.CORRECTION if take is not None else CreditKind.TOP_UP
 
     async def work(installation: Installation) -> tuple[Balance, Sequence[CreditEntry]]:
         if await installation.projects.get(project_id) is None:
@@ -145,11 +146,23 @@ def credit(
                 actor=f"{actor.kind}:{actor.id}",
                 idempotency_key=once,
             )
-            await installation.credit.add(entry, by=actor)
+            await _add(installation, entry, below_zero=below_zero)
         store = installation.credit
         return await store.balance(project_id), await store.page(project_id, limit=_SHOWN_ENTRIES)
 
     _print_credit(project_id, *place.run(work), as_json=as_json)
+
+
+async def _add(installation: Installation, entry: CreditEntry, *, below_zero: bool) -> None:
+    """Raises Conflict, which names the option that allows what is refused."""
+    try:
+        await installation.credit.add(entry, by=operator(), below_zero=below_zero)
+    except Conflict as error:
+        if error.param != "below_zero":
+            raise
+        left = format_amount((await installation.credit.balance(entry.project_id)).left_nano)
+        said = f"That is more than `{entry.project_id}` has left ({left}). Take less, or give --below-zero."
+        raise Conflict(said, param=error.param) from error
 
 
 def _print_credit(project_id: str, balance: Balance, entries: Sequence[CreditEntry], *, as_json: bool) -> None:

@@ -46,9 +46,9 @@ class Balance:
 
 
 class CreditStore(Protocol):
-    async def add(self, entry: CreditEntry, *, by: Actor) -> CreditEntry:
+    async def add(self, entry: CreditEntry, *, by: Actor, below_zero: bool = False) -> CreditEntry:
         """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
-        project's or amount.
+        project's or amount, and when more is taken than is left unless it may go `below_zero`.
         """
         ...
 

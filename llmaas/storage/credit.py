@@ -21,12 +21,14 @@ class SqlCreditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, entry: CreditEntry, *, by: Actor) -> CreditEntry:
+    async def add(self, entry: CreditEntry, *, by: Actor, below_zero: bool = False) -> CreditEntry:
         """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
-        project's or amount.
+        project's or amount, and when more is taken than is left unless it may go `below_zero`.
         """
         async with self._database.begin() as connection:
-            if await connection.scalar(sa.select(projects.c.id).where(projects.c.id == entry.project_id)) is None:
+            # Locked, so that two who take at once do not both find enough.
+            project = sa.select(projects.c.id).where(projects.c.id == entry.project_id).with_for_update(key_share=True)
+            if await connection.scalar(project) is None:
                 raise unknown_project(entry.project_id)
             if entry.idempotency_key is not None:
                 same = sa.select(credit_entries).where(credit_entries.c.idempotency_key == entry.idempotency_key)
@@ -36,6 +38,8 @@ class SqlCreditStore:
                     if (present.project_id, present.amount_nano) != (entry.project_id, entry.amount_nano):
                         raise Conflict("This idempotency key was used for another entry.", param="idempotency_key")
                     return present
+            if entry.amount_nano < 0 and not below_zero:
+                await _check_left(connection, entry)
             values = dataclasses.asdict(entry)
             await connection.execute(sa.insert(credit_entries).values(**values))
             after = {"amount_nano": entry.amount_nano, "kind": str(entry.kind), "note": entry.note}
@@ -73,6 +77,13 @@ async def balances_of(connection: AsyncConnection, project_ids: list[str]) -> di
         project_id: Balance(int(credited.get(project_id, 0)), *used.get(f"project:{project_id}:total", (0, 0)))
         for project_id in project_ids
     }
+
+
+async def _check_left(connection: AsyncConnection, entry: CreditEntry) -> None:
+    balance = (await balances_of(connection, [entry.project_id]))[entry.project_id]
+    if balance.left_nano + entry.amount_nano < 0:
+        said = "That is more than the project has left. Take less, or allow a balance below zero."
+        raise Conflict(said, param="below_zero")
 
 
 def _to_entry(row: sa.RowMapping) -> CreditEntry:

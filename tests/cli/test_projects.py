@@ -68,13 +68,22 @@ def test_credit_is_put_in_and_taken_out(llmaas: Cli) -> None:
         "left": "167.50",
     }
     assert [(e["amount"], e["kind"], e["note"]) for e in shown["entries"]] == [
-        ("-20.00", "refund", ""),
+        ("-20.00", "correction", ""),
         ("200.00", "top-up", "invoice 7"),
     ]
     assert shown["entries"][0]["actor"].startswith("cli:")
     head, *rows = llmaas.good("projects", "credit", "default").out.splitlines()
     assert head == "180.00 credited, 12.50 spent, 167.50 left"
     assert rows[0].split() == ["CREATED", "AMOUNT", "KIND", "NOTE"]
+
+
+def test_more_than_is_left_is_taken_only_on_demand(llmaas: Cli) -> None:
+    llmaas.good("projects", "credit", "default", "--add", "5")
+    refused = llmaas("projects", "credit", "default", "--take", "5.01")
+    said = "That is more than `default` has left (5.00). Take less, or give --below-zero."
+    assert (refused.code, refused.errors) == (1, [said])
+    taken = llmaas.good("projects", "credit", "default", "--take", "5.01", "--below-zero", "--kind", "refund", "--json")
+    assert (taken.json["left"], taken.json["entries"][0]["kind"]) == ("-0.01", "refund")
 
 
 @pytest.mark.parametrize("options", [["--add", "0"], ["--add", "-5"], ["--add", "1e3"], ["--add", "1", "--take", "1"]])

@@ -35,6 +35,16 @@ async def test_an_admin_adds_credit_once_and_members_see_it(lab: Admin, signed_i
     assert (await ana.call("POST", "/projects/lab/credit/entries", entry)).status_code == 403
 
 
+async def test_more_than_is_left_is_taken_only_on_demand(lab: Admin, signed_in: SignedIn) -> None:
+    root = await signed_in("root")
+    entry = {"amount": "-0.50", "kind": "correction"}
+    refused = await root.call("POST", "/projects/lab/credit/entries", entry)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (409, "below_zero")
+    taken = await root.call("POST", "/projects/lab/credit/entries", {**entry, "below_zero": True})
+    assert taken.status_code == 201
+    assert (await root.call("GET", "/projects/lab/credit")).json()["left"] == "-0.50"
+
+
 @pytest.mark.parametrize(
     ("amount", "kind"), [("0", "top-up"), ("-1", "top-up"), ("1", "refund"), ("1e3", "top-up"), ("--1", "correction")]
 )

@@ -106,6 +106,16 @@ async def test_credit_is_added_once_however_often_the_form_is_sent(lab: Lab) -> 
     assert (await lab.admin.services.credit.balance("lab")).credited_nano == 32_500_000_000
 
 
+async def test_more_than_is_left_is_taken_only_with_a_tick(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    form = (await reader.get(PROJECT)).main.findall(".//form")[1]
+    values = {**values_of(form), "amount": "-5000", "kind": "correction"}
+    refused = await reader.post(f"{PROJECT}/credit", values)
+    assert (refused.status, bool(refused.fault("amount"))) == (422, True)
+    assert (await reader.post(f"{PROJECT}/credit", {**values, "below_zero": "on"})).status == 200
+    assert (await lab.admin.services.credit.balance("lab")).left_nano < 0
+
+
 async def test_a_project_is_archived_after_a_question(lab: Lab) -> None:
     reader = await lab.reader("root")
     done = await reader.send(await reader.get(f"{PROJECT}/archive"))

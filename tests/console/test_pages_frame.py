@@ -8,7 +8,7 @@ from typing import Any
 
 import pyotp
 import pytest
-from playwright.async_api import Route
+from playwright.async_api import Route, ViewportSize
 
 from tests.console.browser import DESKTOP, PHONE, Console, Tab, Theme, sign_in
 from tests.console.demo import HIDDEN_PROJECT, HOSTILE, OTHER_PROJECT, PASSWORD, PROJECT
@@ -80,6 +80,45 @@ async def test_the_first_stop_of_the_keyboard_skips_the_navigation(console: Cons
         await tab.page.keyboard.press("Enter")
         await tab.page.keyboard.press("Tab")
         assert await tab.page.evaluate("document.activeElement.closest('main') !== null")
+
+
+_LAPTOP = ViewportSize(width=1280, height=800)
+
+
+async def test_the_account_is_in_sight_on_a_laptop(console: Console) -> None:
+    async with console.tab("root") as tab:
+        await tab.page.set_viewport_size(_LAPTOP)
+        await tab.go(f"/projects/{PROJECT}/overview")
+        for part in (".side-person > a", ".side-person button"):
+            box = await tab.page.locator(part).bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= _LAPTOP["height"]
+        last = tab.page.locator(".side > nav a").last
+        await last.focus()
+        person = await tab.page.locator(".side-foot").bounding_box()
+        reached = await last.bounding_box()
+        assert person is not None
+        assert reached is not None
+        assert reached["y"] + reached["height"] <= person["y"]
+
+
+async def test_single_requests_show_every_column_on_a_laptop(console: Console) -> None:
+    async with console.tab("owner") as tab:
+        await tab.page.set_viewport_size(_LAPTOP)
+        await tab.go(f"/projects/{PROJECT}/usage/requests")
+        box = tab.page.get_by_role("region", name="Requests")
+        assert await box.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+        await box.focus()
+        assert await box.evaluate("e => e === document.activeElement")
+
+
+async def test_filters_of_the_audit_log_stay_within_a_phone(console: Console) -> None:
+    async with console.tab("root", width=PHONE) as tab:
+        await tab.go("/admin/audit")
+        for name in ("from", "to"):
+            assert await tab.page.locator(f"#{name}").evaluate(
+                "e => e.getBoundingClientRect().right <= e.closest('form').getBoundingClientRect().right"
+            )
 
 
 async def test_a_wrong_password_says_so_and_keeps_the_address(console: Console) -> None:

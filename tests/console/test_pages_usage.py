@@ -167,6 +167,17 @@ async def test_a_request_tells_all_that_is_known_and_is_found_by_its_id(used: La
     assert "No request of this project has that id." in (await reader.get(f"{USAGE}/requests?id=chatcmpl-nothing")).text
 
 
+async def test_tokens_of_a_request_are_the_same_in_the_list_and_on_its_page(used: Lab) -> None:
+    tokens = {"input_tokens": 8, "cached_input_tokens": 90, "output_tokens": 20, "reasoning_tokens": 30}
+    await used.asked(used.row(2_000, days_ago=0.1, model_id="cached-model", **tokens))
+    reader = await used.reader("viewer")
+    (line,) = [row for row in (await reader.get(f"{USAGE}/requests")).rows() if row["Model"] == "cached-model"]
+    facts = (await reader.get(f"{USAGE}/requests/chatcmpl-2000")).facts()
+    for name, count in (("Input with cached", "98"), ("Output with reasoning", "50")):
+        assert (line[name], facts[name]) == (count, count)
+    assert (facts["of it cached"], facts["of it reasoning"]) == ("90", "30")
+
+
 async def test_A02_requests_of_others_are_not_there(used: Lab) -> None:
     reader = await used.reader("owner")
     assert (await reader.get(f"{USAGE}/requests/chatcmpl-90")).status == 404

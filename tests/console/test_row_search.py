@@ -80,6 +80,14 @@ async def test_failures_of_a_day_are_found_newest_first(lab: Lab) -> None:
     assert [row.id for row in found] == [row.id for row in newest[:3]]
 
 
+async def test_polls_of_a_model_that_is_loading_are_no_failures(lab: Lab) -> None:
+    away: dict[str, Any] = {"outcome": "unavailable", "billing_reason": "failed_before_output", "output_tokens": 0}
+    polls = [lab.row(n, days_ago=0.1 + n / 10_000, error_code="loading", **away) for n in range(250)]
+    await lab.asked(*polls, lab.row(900, days_ago=0.5, error_code="no_backend", **away))
+    found = await latest_failures(lab.admin.services.usage, "lab", lab.now_ms, 3)
+    assert [row.error_code for row in found] == ["no_backend"]
+
+
 async def test_a_span_begins_where_what_follows_is_not_too_much(lab: Lab) -> None:
     await lab.asked(*(lab.row(n, days_ago=n % 4) for n in range(40)))
     where = UsageFilter(project_id="lab")

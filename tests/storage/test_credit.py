@@ -73,6 +73,19 @@ async def test_the_same_idempotency_key_is_one_entry(store: SqlCreditStore, data
     assert (await SqlRevisionStore(database).read()).money == before.money
 
 
+async def test_no_more_is_taken_than_is_left(store: SqlCreditStore, place: str | Path) -> None:
+    await store.add(entry("c1", 200), by=ANA)
+    await spend(place, "a", 60)
+    with pytest.raises(Conflict):
+        await store.add(entry("c2", -141, kind=CreditKind.CORRECTION), by=ANA)
+    tries = (store.add(entry(f"d{n}", -70, kind=CreditKind.CORRECTION), by=ANA) for n in range(4))
+    made = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(one, Conflict) for one in made) == 2
+    assert (await store.balance("default")).left_nano == 0
+    await store.add(entry("e1", -1, kind=CreditKind.CORRECTION), by=ANA, below_zero=True)
+    assert (await store.balance("default")).left_nano == -1
+
+
 async def test_parallel_entries_with_one_idempotency_key_are_one(store: SqlCreditStore) -> None:
     made = await asyncio.gather(*(store.add(entry(f"c{n}", 200, idempotency_key="bill-1"), by=ANA) for n in range(8)))
     assert len({one.id for one in made}) == 1

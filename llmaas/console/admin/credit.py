@@ -27,12 +27,14 @@ class NewEntry(Form, frozen=True):
     """`amount`: a decimal such as "200.00"; a correction or a refund may begin with a minus.
 
     `idempotency_key`: who sends the same one again gets the entry that is there.
+    `below_zero`: more may be taken than the project has left, which is refused else.
     """
 
     amount: str
     kind: CreditKind = CreditKind.TOP_UP
     note: str = ""
     idempotency_key: str | None = None
+    below_zero: bool = False
 
 
 class EntryView(msgspec.Struct, frozen=True):
@@ -91,7 +93,7 @@ async def add_credit(
 
 
 async def add_entry(services: Services, principal: Principal, project_id: str, data: NewEntry) -> CreditEntry:
-    """Raises InvalidRequest, and NotFound for an unknown project."""
+    """Raises InvalidRequest, NotFound for an unknown project, and Conflict when more is taken than is left."""
     if data.idempotency_key is not None and _SENDER_KEY.fullmatch(data.idempotency_key) is None:
         raise InvalidRequest("`idempotency_key` must be 1 to 200 visible ASCII characters.", param="idempotency_key")
     entry = CreditEntry(
@@ -104,7 +106,7 @@ async def add_entry(services: Services, principal: Principal, project_id: str, d
         actor=principal.user.id,
         idempotency_key=data.idempotency_key,
     )
-    return await services.credit.add(entry, by=principal.actor)
+    return await services.credit.add(entry, by=principal.actor, below_zero=data.below_zero)
 
 
 async def _check(services: Services, project_id: str) -> None:

@@ -104,6 +104,7 @@ async def add_credit(
                 kind=kind,
                 note=fields.value("note").strip(),
                 idempotency_key=fields.value("once") or None,
+                below_zero=fields.value("below_zero") == "on",
             )
             made = await add_entry(services, principal, tenant_id, entry)
             return page.redirect(

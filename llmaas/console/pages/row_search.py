@@ -8,9 +8,12 @@ from datetime import date, datetime
 
 from llmaas.console.spans import DAY_MS, day_of
 from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageReader, UsageRow
+from llmaas.errors import Loading
 
 _HOUR_MS = 3_600_000
 _FAILURE_HOURS = 24
+_POLLS = 100
+_MOST_POLLS = 1_000
 _FINE = frozenset({Outcome.COMPLETED, Outcome.CLIENT_ABORTED})
 
 
@@ -41,14 +44,31 @@ async def find_rows(
 
 
 async def latest_failures(usage: UsageReader, project_id: str, now_ms: int, limit: int) -> list[UsageRow]:
-    """Those of the last 24 hours that did not end well, newest first. That a caller left is no failure."""
+    """Those of the last 24 hours that did not end well, newest first. That a caller left is no failure, nor is that a
+    model was still loading.
+    """
     first_ms = now_ms // _HOUR_MS * _HOUR_MS - (_FAILURE_HOURS - 1) * _HOUR_MS
     where = UsageFilter(project_id=project_id, from_ms=first_ms)
     ended = {part.group[0] for part in await usage.sums(where, [Grouping.OUTCOME])}
     found: list[UsageRow] = []
     for outcome in sorted(name for name in ended if name is not None and name not in _FINE):
-        found += await find_rows(usage, dataclasses.replace(where, outcome=outcome), limit=limit)
+        found += await _failed(usage, dataclasses.replace(where, outcome=outcome), limit)
     return sorted(found, key=lambda row: (row.started_ms, row.id), reverse=True)[:limit]
+
+
+async def _failed(usage: UsageReader, where: UsageFilter, limit: int) -> list[UsageRow]:
+    """Sums do not know of loading, so clients' polls are read and left out; of very many only the newest are read."""
+    if where.outcome != Outcome.UNAVAILABLE:
+        return await find_rows(usage, where, limit=limit)
+    found: list[UsageRow] = []
+    read, after = 0, None
+    while len(found) < limit and read < _MOST_POLLS:
+        rows = await find_rows(usage, where, limit=_POLLS, after=after)
+        found += [row for row in rows if row.error_code != Loading.code]
+        if len(rows) < _POLLS:
+            break
+        read, after = read + len(rows), Cursor.after(rows[-1])
+    return found[:limit]
 
 
 async def first_day_of(usage: UsageReader, where: UsageFilter, *, most: int) -> date | None:
