@@ -86,6 +86,9 @@ async def test_terms_are_set(lab: Lab) -> None:
     done = await reader.send(page, tier="", retention_days="90")
     project = await _project(lab, "lab")
     assert (done.status, project.tier_id, project.retention_days) == (200, None, 90)
+    late = await reader.send(page, retention_days="80")
+    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert (await _project(lab, "lab")).retention_days == 90
 
 
 async def test_credit_is_added_once_however_often_the_form_is_sent(lab: Lab) -> None:
@@ -156,6 +159,16 @@ async def test_a_user_is_changed_and_disabled_and_comes_back(lab: Lab) -> None:
         None,
         False,
     )
+
+
+async def test_A01_a_form_from_before_makes_nobody_an_admin_again(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    await reader.send(await reader.get("/admin/users/user-dev"), is_admin="on")
+    old = await reader.get("/admin/users/user-dev")
+    await reader.send(await reader.get("/admin/users/user-dev"), is_admin=None)
+    late = await reader.send(old, name="Daniel")
+    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert not (await _user(lab, "dev")).is_admin
 
 
 async def test_the_last_admin_stays_one(lab: Lab) -> None:

@@ -175,6 +175,18 @@ async def test_a_machine_is_taken_out_of_service_and_back(lab: Lab) -> None:
     assert (back.status, (await _backend(lab, "ma01")).in_service) == (200, True)
 
 
+async def test_a_machine_of_any_name_is_taken_out_of_service(lab: Lab) -> None:
+    root = await lab.admin.user("ruth", admin=True)
+    headers = {"authorization": await lab.admin.token(root)}
+    body = {"provider": "lab", "base_url": "http://10.0.0.7:8000/v1"}
+    client = lab.admin.client()
+    made = await client.call("PUT", "/fleet/backends/%E6%97%A5%E6%9C%AC", body, **headers)
+    assert made.status_code in {200, 201}, made.text
+    reader = await lab.reader("root")
+    out = await reader.send(await reader.get("/admin/fleet/machines/%E6%97%A5%E6%9C%AC/out-of-service"))
+    assert (out.status, out.facts()["State"]) == (200, "Out of service")
+
+
 async def test_a_machine_is_changed_unless_somebody_else_did_meanwhile(lab: Lab) -> None:
     reader = await lab.reader("root")
     form = await reader.get(f"{MACHINE}/edit")

@@ -85,6 +85,19 @@ async def test_a_key_is_changed_by_a_form(lab: Lab) -> None:
         None,
     )
     assert stored.expires_ms is None
+    late = await reader.send(page, name="Bot")
+    assert (late.status, "changed meanwhile" in late.fault("name")) == (422, True)
+    assert (await lab.admin.services.keys.get(key.id)) == stored
+
+
+async def test_only_what_the_playground_makes_is_left_out_of_the_list(lab: Lab) -> None:
+    dev, owner = await lab.reader("dev"), await lab.reader("owner")
+    for expires in ("", "1"):
+        await dev.send(await dev.get(f"{KEYS}/new"), name="playground", expires=expires)
+    listed = await owner.get(KEYS)
+    assert [row[""] for row in listed.rows() if row.get("", "").startswith("playground")] == [
+        listed.row("playground")[""]
+    ]
 
 
 async def test_an_expiry_that_nobody_touched_stays_the_instant_that_it_was(lab: Lab) -> None:

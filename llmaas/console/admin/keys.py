@@ -108,7 +108,7 @@ class MadeKey(msgspec.Struct, frozen=True):
     id: str
 
 
-def _view(key: Key, now_ms: int) -> KeyView:
+def key_view(key: Key, now_ms: int) -> KeyView:
     return KeyView(
         id=key.id,
         project=key.project_id,
@@ -131,7 +131,7 @@ async def list_keys(services: TheServices, project_id: PathId, after: After = No
     """Keys of a project, also those that do not work any more."""
     found = await services.keys.page(project_id, after=after, limit=limit + 1)
     now_ms = services.clock.now_ms()
-    return page_of(found, limit, lambda key: _view(key, now_ms), lambda key: key.id)
+    return page_of(found, limit, lambda key: key_view(key, now_ms), lambda key: key.id)
 
 
 @post("/api/v1/projects/{project_id:str}/keys", opt={"permission": Permission.KEYS_CREATE})
@@ -146,7 +146,7 @@ async def create_key(
 @get("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_READ})
 async def show_key(services: TheServices, project_id: PathId, key_id: PathId) -> Response[KeyView]:
     """One key."""
-    return tagged(_view(await read_key(services, project_id, key_id), services.clock.now_ms()))
+    return tagged(key_view(await read_key(services, project_id, key_id), services.clock.now_ms()))
 
 
 @patch("/api/v1/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_CHANGE})
@@ -160,8 +160,8 @@ async def change_key(
 ) -> Response[KeyView]:
     """Change a key; a developer, their own ones. Workers follow within a second."""
     seen, now_ms = await own_key(services, principal, project_id, key_id), services.clock.now_ms()
-    check_match(if_match, _view(seen, now_ms))
-    return tagged(_view(await alter_key(services, principal, seen, data), now_ms))
+    check_match(if_match, key_view(seen, now_ms))
+    return tagged(key_view(await alter_key(services, principal, seen, data), now_ms))
 
 
 @post("/api/v1/projects/{project_id:str}/keys/{key_id:str}/rotate", opt={"permission": Permission.KEYS_CHANGE})

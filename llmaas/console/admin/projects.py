@@ -63,7 +63,7 @@ class ProjectView(msgspec.Struct, frozen=True):
     archived: str | None
 
 
-def _view(project: Project) -> ProjectView:
+def project_view(project: Project) -> ProjectView:
     return ProjectView(
         id=project.id,
         name=project.name,
@@ -85,10 +85,10 @@ async def read_project(services: Services, project_id: str) -> Project:
 async def _change(
     services: Services, principal: Principal, seen: Project, if_match: str | None, changes: dict[str, object]
 ) -> Response[ProjectView]:
-    check_match(if_match, _view(seen))
+    check_match(if_match, project_view(seen))
     changed = dataclasses.replace(seen, **changes)  # type: ignore[arg-type]
     await services.projects.change(seen, changed, by=principal.actor)
-    return tagged(_view(changed))
+    return tagged(project_view(changed))
 
 
 @get("/api/v1/projects", opt={"permission": Permission.PROJECTS_LIST})
@@ -98,7 +98,7 @@ async def list_projects(
     """Your projects; for an admin, all."""
     of_user = None if principal.user.is_admin else principal.user.id
     found = await services.projects.page(of_user=of_user, after=after, limit=limit + 1)
-    return page_of(found, limit, _view, lambda project: project.id)
+    return page_of(found, limit, project_view, lambda project: project.id)
 
 
 @post("/api/v1/projects", opt={"permission": Permission.PROJECTS_CREATE})
@@ -106,7 +106,7 @@ async def create_project(
     services: TheServices, principal: ThePrincipal, data: JSONBody[NewProject]
 ) -> Response[ProjectView]:
     """Make a project."""
-    return tagged(_view(await make_project(services, principal, data)), 201)
+    return tagged(project_view(await make_project(services, principal, data)), 201)
 
 
 async def make_project(services: Services, principal: Principal, data: NewProject) -> Project:
@@ -122,7 +122,7 @@ async def make_project(services: Services, principal: Principal, data: NewProjec
 @get("/api/v1/projects/{project_id:str}", opt={"permission": Permission.PROJECTS_READ})
 async def show_project(services: TheServices, project_id: PathId) -> Response[ProjectView]:
     """One project."""
-    return tagged(_view(await read_project(services, project_id)))
+    return tagged(project_view(await read_project(services, project_id)))
 
 
 @patch("/api/v1/projects/{project_id:str}", opt={"permission": Permission.PROJECTS_CHANGE})
@@ -152,8 +152,8 @@ async def set_terms(
 ) -> Response[ProjectView]:
     """Put the project on a tier, and say how long its usage rows are kept."""
     seen = await read_project(services, project_id)
-    check_match(if_match, _view(seen))
-    return tagged(_view(await change_terms(services, principal, seen, data)))
+    check_match(if_match, project_view(seen))
+    return tagged(project_view(await change_terms(services, principal, seen, data)))
 
 
 async def change_terms(services: Services, principal: Principal, seen: Project, data: Terms) -> Project:
@@ -175,8 +175,8 @@ async def archive_project(
 ) -> Response[ProjectView]:
     """Close the project: its keys stop, its usage stays."""
     seen = await read_project(services, project_id)
-    check_match(if_match, _view(seen))
-    return tagged(_view(await close_project(services, principal, seen)))
+    check_match(if_match, project_view(seen))
+    return tagged(project_view(await close_project(services, principal, seen)))
 
 
 async def close_project(services: Services, principal: Principal, seen: Project) -> Project:

@@ -68,7 +68,7 @@ class MadeUser(msgspec.Struct, frozen=True):
     one_time_password: str
 
 
-def _view(user: User) -> AnyUser:
+def any_user(user: User) -> AnyUser:
     return AnyUser(
         id=user.id,
         email=user.email,
@@ -93,13 +93,13 @@ async def read_user(services: Services, user_id: str) -> User:
 @get("/api/v1/users", opt={"permission": Permission.USERS_READ})
 async def list_users(services: TheServices, after: After = None, limit: Limit = 50) -> Page[AnyUser]:
     """All users."""
-    return page_of(await services.users.page(after=after, limit=limit + 1), limit, _view, lambda user: user.id)
+    return page_of(await services.users.page(after=after, limit=limit + 1), limit, any_user, lambda user: user.id)
 
 
 @get("/api/v1/users/{user_id:str}", opt={"permission": Permission.USERS_READ})
 async def show_user(services: TheServices, user_id: PathId) -> Response[AnyUser]:
     """One user."""
-    return tagged(_view(await read_user(services, user_id)))
+    return tagged(any_user(await read_user(services, user_id)))
 
 
 @post("/api/v1/users", opt={"permission": Permission.USERS_CREATE})
@@ -136,8 +136,8 @@ async def change_user(
 ) -> Response[AnyUser]:
     """Change name or rights, disable or enable. Sessions and tokens of a disabled user stop at once."""
     seen = await read_user(services, user_id)
-    check_match(if_match, _view(seen))
-    return tagged(_view(await alter_user(services, principal, seen, data)))
+    check_match(if_match, any_user(seen))
+    return tagged(any_user(await alter_user(services, principal, seen, data)))
 
 
 async def alter_user(services: Services, principal: Principal, seen: User, data: UserChanges) -> User:

@@ -15,10 +15,11 @@ from llmaas.console.admin.projects import (
     change_terms,
     close_project,
     make_project,
+    project_view,
     read_project,
 )
 from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId
+from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
@@ -84,6 +85,7 @@ async def set_terms(
     days = whole_numbers(fields, ["retention_days"]).get("retention_days")
     if fields.good:
         with fields.noting("tier", "retention_days", otherwise="tier"):
+            check_match(fields.value("etag") or None, project_view(project))
             await change_terms(services, principal, project, Terms(fields.value("tier") or None, days))
             return page.redirect(_path(tenant_id), flash="administration.terms_set", name=project.name)
     return await _one(page, services, project, terms=fields)
@@ -128,7 +130,7 @@ async def _one(
     page: Page, services: Services, project: Project, *, terms: Fields | None = None, credit: Fields | None = None
 ) -> Response[Any]:
     shown = {"tier": project.tier_id or "", "retention_days": str(project.retention_days or "")}
-    terms = terms or Fields(page.t, shown)
+    terms = terms or Fields(page.t, {**shown, "etag": etag(project_view(project))})
     credit = credit or Fields(page.t, {"kind": CreditKind.TOP_UP, "once": services.ids.uuid7()})
     return page.render(
         "administration/project.html",

@@ -9,8 +9,8 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import ThePrincipal
 from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import After, PathId
-from llmaas.console.admin.users import NewUser, UserChanges, alter_user, make_user, new_password, read_user
+from llmaas.console.admin.shapes import After, PathId, check_match, etag
+from llmaas.console.admin.users import NewUser, UserChanges, alter_user, any_user, make_user, new_password, read_user
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.domain.permissions import Permission
@@ -54,7 +54,7 @@ async def add_user(
 @get("/admin/users/{user_id:str}", opt=_READ)
 async def show_user(page: ThePage, services: TheServices, user_id: PathId) -> Response[Any]:
     user = await read_user(services, user_id)
-    return _one(page, user, Fields(page.t, _shown(user)))
+    return _one(page, user, Fields(page.t, {**_shown(user), "etag": etag(any_user(user))}))
 
 
 @post("/admin/users/{user_id:str}", opt=_CHANGE)
@@ -67,6 +67,7 @@ async def change_user(
     if fields.value("name").strip():
         changes = UserChanges(name=fields.value("name").strip(), is_admin=changes.is_admin)
     with fields.noting("name", otherwise="is_admin"):
+        check_match(fields.value("etag") or None, any_user(user))
         await alter_user(services, principal, user, changes)
         return page.redirect(f"/admin/users/{user_id}", flash="administration.user_changed", name=user.email)
     return _one(page, user, fields)

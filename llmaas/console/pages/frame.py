@@ -209,7 +209,8 @@ class Page:
             told = Flash(flash, {name: str(value) for name, value in values.items()}, tone)
             body = urlsafe_b64encode(msgspec.json.encode(told)).decode().rstrip("=")
             self._cookies.append(self._cookie(_FLASH_COOKIE, f"{body}.{self._sign(body)}", _FLASH_S))
-        headers = {"location": path}
+        # Ids may hold any letters, a header none beyond ASCII (RFC 3986); what is quoted already stays so.
+        headers = {"location": quote(path, safe="%/:?#[]@!$&'()*+,;=~")}
         return Response(None, status_code=303, headers=headers, cookies=[*self._cookies, *cookies])
 
     def remember(self, name: str, value: str) -> None:

@@ -31,7 +31,7 @@ _MOST_DIGITS = 15
 
 @dataclass(frozen=True, slots=True)
 class KeyForm:
-    """`faults`: by field, the key of the text that says what is wrong."""
+    """`faults`: by field, the key of the text that says what is wrong. `etag`: of the key that is changed."""
 
     name: str = ""
     expires: str = ""
@@ -39,6 +39,7 @@ class KeyForm:
     networks: str = ""
     limits: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
+    etag: str = ""
 
     @property
     def is_limited(self) -> bool:
@@ -84,6 +85,7 @@ def read_form(sent: FormMultiDict) -> KeyForm:
         expires=str(sent.get("expires", "")),
         models=tuple(map(str, sent.getall("models", []))),
         networks=str(sent.get("networks", "")),
+        etag=str(sent.get("etag", "")),
         limits={name: text.replace(",", ".") if name in BUDGETS else text for name, text in limits.items()},
     )
     faults = {name: "whole_number" for name in RATES if limits[name] and not _is_whole(limits[name])}

@@ -72,8 +72,11 @@ def may_make(principal: Principal) -> bool:
 
 
 def is_playground(key: Key) -> bool:
-    """Keys that the playground made for itself, one for each visit: they stand together."""
-    return key.name == "playground"
+    """Keys that the playground made for itself, one for each visit: they stand together. Anybody may call a key so, but
+    only one that ends soon is left out of lists.
+    """
+    lives_ms = None if key.expires_ms is None else key.expires_ms - key.created_ms
+    return key.name == "playground" and lives_ms is not None and lives_ms <= DAY_MS
 
 
 async def key_lines(

@@ -11,9 +11,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.keys import Rotation, alter_key, make_key, own_key, read_key, replace_key
+from llmaas.console.admin.keys import Rotation, alter_key, key_view, make_key, own_key, read_key, replace_key
 from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId
+from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.charts import Series, stacked_bars
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, form_of, read_form
@@ -97,7 +97,8 @@ async def edit_key(
     page: ThePage, services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId
 ) -> Response[Any]:
     key = await own_key(services, principal, project_id, key_id)
-    return _form(page, services, form_of(key), key=key)
+    version = etag(key_view(key, services.clock.now_ms()))
+    return _form(page, services, dataclasses.replace(form_of(key), etag=version), key=key)
 
 
 @post("/projects/{project_id:str}/keys/{key_id:str}/edit", opt={"permission": Permission.KEYS_CHANGE, **FORM})
@@ -113,6 +114,7 @@ async def change_key(
     if form.faults:
         return _form(page, services, form, key=key)
     try:
+        check_match(form.etag or None, key_view(key, services.clock.now_ms()))
         await alter_key(services, principal, key, form.changes())
     except (InvalidRequest, Outdated) as error:
         return _form(page, services, _faulty(form, error), key=key)
