@@ -160,7 +160,16 @@ class Grouping(StrEnum):
 
 
 FROM_ROWS = frozenset({Grouping.END_USER, Grouping.TIER})
-"""These are on rows only: sums by them read every row of the span, and end where retention has taken the rows away."""
+"""These are on rows only: sums by them end where retention has taken the rows away, and read every row of the span, but
+that sums by end user without another filter are made beforehand."""
+
+
+class Ranked(StrEnum):
+    """What the largest groups are the largest by."""
+
+    TOKENS = "tokens"
+    COST = "cost"
+    REQUESTS = "requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +212,23 @@ class UsageSum:
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.cached_input_tokens + self.output_tokens + self.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """`lines`: the largest groups, largest first. `totals`: of all groups, one for each currency. `count`: of all groups."""
+
+    lines: list[UsageSum]
+    totals: list[UsageSum]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Sums by time of some values of a grouping (`kept`, grouped by time and value), and of the others together (by time)."""
+
+    kept: list[UsageSum]
+    others: list[UsageSum]
 
 
 class TokenClass(StrEnum):
@@ -254,6 +280,18 @@ class Cursor:
 class UsageReader(Protocol):
     async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
         """One sum for each value of the groupings and each currency, in order."""
+        ...
+
+    async def largest(self, where: UsageFilter, by: Grouping, ranked: Ranked, limit: int) -> Largest:
+        """The database ranks, so that only those groups are read. Not by member."""
+        ...
+
+    async def apart(self, where: UsageFilter, time: Grouping, by: Grouping, values: Sequence[str | None]) -> Apart:
+        """Sums by time of these values, and of all others in one. Not by member."""
+        ...
+
+    async def requests_from_rows(self, where: UsageFilter) -> dict[str, int]:
+        """How many requests of each day sums by end user would read row by row; days of which they read none are left out."""
         ...
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:

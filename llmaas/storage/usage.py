@@ -1,25 +1,31 @@
 """Reading the ledger: sums over any span and dimension, single rows page by page, and the check of a row by itself.
 
 Sums take whole days and hours from the rollups (`rollups.py`) and only the ragged edges of a span from rows, in one
-statement and so at one moment. What a rollup does not hold (end users, tiers, single ids) is summed from rows.
+statement and so at one moment. End users have sums of their own (`end_users.py`). What none of them holds (tiers, single
+ids, end users together with other dimensions) is summed from rows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
     BILLED,
     FREE,
+    Apart,
     BillingReason,
     ClassSum,
     Cursor,
     Grouping,
+    Largest,
     Outcome,
+    Ranked,
     TokenClass,
     UsageFilter,
     UsageRow,
@@ -27,8 +33,18 @@ from llmaas.domain.usage import (
     UsageSum,
 )
 from llmaas.storage.database import Database
+from llmaas.storage.end_users import EndUserParts, end_user_parts
 from llmaas.storage.rollups import NUMBERS
-from llmaas.storage.spans import group_text, row_clauses, sums_query
+from llmaas.storage.spans import (
+    Kept,
+    Ranking,
+    group_text,
+    in_the_calendar,
+    knows_end_users,
+    ranked_query,
+    row_clauses,
+    sums_query,
+)
 from llmaas.storage.tables import prices, usage
 
 _PAGE_ROWS = 1_000
@@ -36,6 +52,11 @@ _MTOK = 1_000_000
 _SUMMED = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano")
 _ALSO = ("documents", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests")
 _CLASSES = (TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT, TokenClass.REASONING)
+_RANKED = {
+    Ranked.TOKENS: ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
+    Ranked.COST: ("cost_nano",),
+    Ranked.REQUESTS: ("requests",),
+}
 _Group = tuple[tuple[str | None, ...], str]
 
 
@@ -50,14 +71,61 @@ class SqlUsageReader:
             total = totals.setdefault(group, [0] * len(NUMBERS))
             for n, number in enumerate(numbers):
                 total[n] += number
-        sums = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
-        return sorted(
-            (
-                UsageSum(values, currency, *(total[name] for name in (*_SUMMED, *_ALSO)))
-                for (values, currency), total in sums
-            ),
-            key=_order,
+        return sorted((_sum(values, currency, total) for (values, currency), total in totals.items()), key=_order)
+
+    async def largest(self, where: UsageFilter, by: Grouping, ranked: Ranked, limit: int) -> Largest:
+        """The database ranks, so that only those groups are read. Not by member."""
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, [by])
+            query = ranked_query(where, by, Ranking(_RANKED[ranked], limit), parts)
+            found: Sequence[Any] = (await connection.execute(query)).all()
+        lines: list[UsageSum] = []
+        totals: list[UsageSum] = []
+        count = 0
+        for groups, value, currency, *numbers in found:
+            if groups:
+                totals.append(_sum((), currency, numbers))
+                count += groups
+            else:
+                lines.append(_sum((group_text(by, value),), currency, numbers))
+
+        def height(line: UsageSum) -> int:
+            return int(line.total_tokens if ranked is Ranked.TOKENS else getattr(line, _RANKED[ranked][0]))
+
+        return Largest(sorted(lines, key=lambda line: (-height(line), _order(line))), sorted(totals, key=_order), count)
+
+    async def apart(self, where: UsageFilter, time: Grouping, by: Grouping, values: Sequence[str | None]) -> Apart:
+        """Sums by time of these values, and of all others in one. Not by member."""
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, [time, by])
+            query = sums_query(where, [time, by], with_price=False, parts=parts, kept=Kept(by, tuple(values)))
+            found: Sequence[Any] = (await connection.execute(query)).all()
+        totals: dict[tuple[bool, tuple[str | None, ...], str], list[int]] = {}
+        for is_kept, moment, value, currency, *numbers in found:
+            # A month's days are one here.
+            group = (group_text(time, moment), *((group_text(by, value),) if is_kept else ()))
+            total = totals.setdefault((bool(is_kept), group, currency), [0] * len(NUMBERS))
+            for n, number in enumerate(numbers):
+                total[n] += int(number)
+        sums = [(is_kept, _sum(group, currency, total)) for (is_kept, group, currency), total in totals.items()]
+        return Apart(
+            sorted((one for is_kept, one in sums if is_kept), key=_order),
+            sorted((one for is_kept, one in sums if not is_kept), key=_order),
         )
+
+    async def requests_from_rows(self, where: UsageFilter) -> dict[str, int]:
+        """How many requests of each day sums by end user would read row by row; days of which they read none are left out."""
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, [Grouping.END_USER])
+        plain = dataclasses.replace(where, end_user=None)
+        spans = [(where.from_ms, where.to_ms)] if parts is None else parts.rows
+        counts: dict[str, int] = {}
+        for from_ms, to_ms in spans:
+            within = dataclasses.replace(plain, from_ms=from_ms, to_ms=to_ms)
+            for total in await self.sums(within, [Grouping.DAY]):
+                day = total.group[0] or ""
+                counts[day] = counts.get(day, 0) + total.requests
+        return counts
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
         """The same by class of tokens, each with what it costs by the price versions of its rows."""
@@ -107,8 +175,9 @@ class SqlUsageReader:
         self, where: UsageFilter, by: Sequence[Grouping], *, with_price: bool
     ) -> list[tuple[_Group, int | None, str | None, list[int]]]:
         """Group and currency, price version and outcome if they are wanted, and the sums in the order of NUMBERS."""
-        query = sums_query(where, by, with_price=with_price)
         async with self._database.connect() as connection:
+            parts = None if with_price else await _parts(connection, where, by)
+            query = sums_query(where, by, with_price=with_price, parts=parts)
             found: Sequence[Any] = (await connection.execute(query)).all()
         grouped = []
         for row in found:
@@ -151,6 +220,17 @@ class _Bill:
         if rest:
             classes.append(ClassSum(values, currency, TokenClass.OTHER, self._requests, 0, rest))
         return classes
+
+
+async def _parts(connection: AsyncConnection, where: UsageFilter, by: Sequence[Grouping]) -> EndUserParts | None:
+    if not knows_end_users(where, by):
+        return None
+    return await end_user_parts(connection, in_the_calendar(where.from_ms), in_the_calendar(where.to_ms))
+
+
+def _sum(values: tuple[str | None, ...], currency: str, numbers: Sequence[Any]) -> UsageSum:
+    named = dict(zip(NUMBERS, map(int, numbers), strict=True))
+    return UsageSum(values, currency, *(named[name] for name in (*_SUMMED, *_ALSO)))
 
 
 def _order(total: UsageSum) -> tuple[object, ...]:
