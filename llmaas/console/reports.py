@@ -152,34 +152,41 @@ async def make_report(usage: UsageReader, where: UsageFilter, span: Span, by: By
 
 
 async def _ranked(usage: UsageReader, where: UsageFilter, empty: Report, time: Grouping) -> Report:
-    """Two readings, so that a request may be in one of them only; the next look at the page has it in both."""
     by, measure = Grouping(empty.by.value), empty.measure
-    found = await usage.largest(where, by, Ranked(measure.value), MOST_LINES)
-    lines, totals = [_line(part) for part in found.lines], summed(found.totals)
-    if not found.totals:
+    found = await usage.largest(where, by, Ranked(measure.value), time, limit=MOST_LINES, drawn=COLOURS)
+    totals = summed(found.every)
+    if not totals:
         return empty
-    drawn = list(dict.fromkeys(line.name for line in lines))
-    drawn = drawn[: COLOURS if len(drawn) <= COLOURS else COLOURS - 1]
-    apart = await usage.apart(where, time, by, drawn)
-    named = {(line.name, line.currency): line for line in lines}
-    for part in apart.kept:
-        column, name = part.group
-        line = named.get((name, part.currency))
-        if line is not None:
-            line.by_column[column or ""] = _height(_line(part), measure)
+    lines = [_line(part) for part in found.lines]
+    names = list(dict.fromkeys(line.name for line in lines))
+    # One colour is for the others when there are any.
+    drawn = set(names if len(names) <= COLOURS else names[: COLOURS - 1])
+    named = {(line.name, line.currency): line for line in lines if line.name in drawn}
     others: dict[str, int] = {}
-    for part in apart.others:
-        if measure is not Measure.COST or part.currency == totals[0].currency:
+    main = totals[0].currency
+    for part in found.every:
+        if measure is not Measure.COST or part.currency == main:
             column = part.group[0] or ""
             others[column] = others.get(column, 0) + _height(_line(part), measure)
+    for part in found.columns:
+        column, name = part.group[0] or "", part.group[1]
+        line = named.get((name, part.currency))
+        if line is not None:
+            line.by_column[column] = _height(_line(part), measure)
+            if measure is not Measure.COST or part.currency == main:
+                others[column] -= line.by_column[column]
     rest = {total.currency: Line(None, total.currency) for total in totals}
     for total in totals:
         rest[total.currency].add(total)
     for line in lines:
         rest[line.currency].take(line)
-    more = found.count - len(lines)
     return dataclasses.replace(
-        empty, lines=lines, totals=totals, more=more, rest=_filled(rest.values()) if more else [], others=others
+        empty,
+        lines=lines,
+        totals=totals,
+        more=found.count - len(lines),
+        rest=[line for line in rest.values() if line.requests or line.cost_nano],
+        others={column: height for column, height in others.items() if height},
     )
 
 
@@ -187,10 +194,6 @@ def _line(part: UsageSum) -> Line:
     line = Line(part.group[-1] if part.group else None, part.currency)
     line.add(part)
     return line
-
-
-def _filled(lines: Iterable[Line]) -> list[Line]:
-    return [line for line in lines if line.requests or line.cost_nano]
 
 
 def _by_group(found: Iterable[UsageSum], measure: Measure, totals: dict[str, Line]) -> list[Line]:

@@ -216,19 +216,15 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """`lines`: the largest groups, largest first. `totals`: of all groups, one for each currency. `count`: of all groups."""
+    """`lines`: the largest groups, largest first. `columns`: of the first of them, by time and group.
+
+    `every`: all there is, by time, also what retention has left no groups of. `count`: of all groups, each currency by itself.
+    """
 
     lines: list[UsageSum]
-    totals: list[UsageSum]
+    columns: list[UsageSum]
+    every: list[UsageSum]
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Sums by time of some values of a grouping (`kept`, grouped by time and value), and of the others together (by time)."""
-
-    kept: list[UsageSum]
-    others: list[UsageSum]
 
 
 class TokenClass(StrEnum):
@@ -282,16 +278,14 @@ class UsageReader(Protocol):
         """One sum for each value of the groupings and each currency, in order."""
         ...
 
-    async def largest(self, where: UsageFilter, by: Grouping, ranked: Ranked, limit: int) -> Largest:
-        """The database ranks, so that only those groups are read. Not by member."""
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
+        """The database ranks, so that only those groups are read. `by`: end user or key."""
         ...
 
-    async def apart(self, where: UsageFilter, time: Grouping, by: Grouping, values: Sequence[str | None]) -> Apart:
-        """Sums by time of these values, and of all others in one. Not by member."""
-        ...
-
-    async def requests_from_rows(self, where: UsageFilter) -> dict[str, int]:
-        """How many requests of each day sums by end user would read row by row; days of which they read none are left out."""
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
+        """How many requests of each day `sums` of end users read row by row; days of which they read none are left out."""
         ...
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:

@@ -50,19 +50,11 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Values of a grouping that stay apart; all others are one, which `is_kept` tells from those that have none."""
+class Only:
+    """The values of a grouping that are wanted; "" is none."""
 
     by: Grouping
-    values: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The largest so many groups by the sum of some numbers. `by`: the one grouping."""
-
-    numbers: tuple[str, ...]
-    limit: int
+    values: tuple[str, ...]
 
 
 def knows_end_users(where: UsageFilter, by: Sequence[Grouping]) -> bool:
@@ -80,21 +72,22 @@ def sums_query(
     where: UsageFilter,
     by: Sequence[Grouping],
     *,
-    with_price: bool,
+    with_price: bool = False,
     parts: EndUserParts | None = None,
-    kept: Kept | None = None,
+    only: Only | None = None,
+    numbers: Sequence[str] = NUMBERS,
 ) -> sa.Select[Any]:
-    """Columns: one for each grouping, currency, [price version, outcome], then NUMBERS. The last may be decimals.
+    """Columns: one for each grouping, currency, [price version, outcome], then the numbers. The last may be decimals.
 
-    `parts`: where sums by end user come from. `kept`: its values, with 1 in front of the groupings; the others with 0.
+    `parts`: where sums by end user come from.
     """
     names = [_COLUMN_OF[name] for name in by]
-    flag = ["is_kept"] if kept is not None else []
-    dimensions = list(dict.fromkeys([*flag, *names, "currency", *(("price_version", "outcome") if with_price else ())]))
+    dimensions = list(dict.fromkeys([*names, "currency", *(("price_version", "outcome") if with_price else ())]))
     sources = _sources(where, by) if parts is None else _end_user_sources(parts)
     used = [source for source in sources if source.spans] or [_NOTHING]
-    joined = sa.union_all(*(_part(source, where, dimensions, kept) for source in used)).subquery("parts")
-    shown: list[sa.ColumnElement[Any]] = [joined.c[name] for name in flag]
+    selects = [_part(source, where, dimensions, numbers, only) for source in used]
+    joined = sa.union_all(*selects).subquery("parts")
+    shown: list[sa.ColumnElement[Any]] = []
     found: sa.FromClause = joined
     if Grouping.MEMBER in by:
         found = joined.outerjoin(keys, keys.c.id == joined.c.key_id)
@@ -105,34 +98,21 @@ def sums_query(
     if with_price:
         shown += [joined.c.price_version, joined.c.outcome.label("ended")]
     grouped = [column.element if isinstance(column, sa.Label) else column for column in shown]
-    totals = [sa.func.sum(joined.c[name]).label(name) for name in NUMBERS]
+    totals = [sa.func.sum(joined.c[name]).label(name) for name in numbers]
     return sa.select(*shown, *totals).select_from(found).group_by(*grouped)
 
 
 def ranked_query(
-    where: UsageFilter, by: Grouping, ranking: Ranking, parts: EndUserParts | None
-) -> sa.CompoundSelect[Any]:
-    """Columns: how many groups a record stands for, the group, currency, NUMBERS.
+    where: UsageFilter, by: Grouping, numbers: Sequence[str], parts: EndUserParts | None, limit: int
+) -> sa.Select[Any]:
+    """The largest groups by the sum of these numbers, and of how many. Columns: group, currency, how many groups.
 
-    The largest stand with 0 for how many; what all groups of a currency come to, the largest too, with their number.
+    Sorting records with all their numbers takes the most of the time, so only these are read; see `Only` for the others.
     """
-    every = sums_query(where, [by], with_price=False, parts=parts).cte("every_group")
-    height = sum((every.c[name] for name in ranking.numbers[1:]), every.c[ranking.numbers[0]])
-    numbers = [every.c[name] for name in NUMBERS]
-    ties = (sa.func.coalesce(every.c.group_0, sa.literal_column("''")), every.c.currency)
-    largest = (
-        sa.select(_written(0).label("groups"), every.c.group_0, every.c.currency, *numbers)
-        .order_by(height.desc(), *ties)
-        .limit(ranking.limit)
-        .subquery("largest")
-    )
-    totals = sa.select(
-        sa.func.count().label("groups"),
-        sa.null().label("group_0"),
-        every.c.currency,
-        *(sa.func.sum(number) for number in numbers),
-    ).group_by(every.c.currency)
-    return sa.union_all(sa.select(largest), totals)
+    every = sums_query(where, [by], parts=parts, numbers=numbers).subquery("every_group")
+    height = sum((every.c[name] for name in numbers[1:]), every.c[numbers[0]])
+    query = sa.select(every.c.group_0, every.c.currency, sa.func.count().over())
+    return query.order_by(height.desc(), every.c.group_0, every.c.currency).limit(limit)
 
 
 def row_clauses(where: UsageFilter) -> list[sa.ColumnElement[bool]]:
@@ -232,13 +212,11 @@ def _empty(bounds: Bounds) -> bool:
     return start is not None and end is not None and start >= end
 
 
-def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str], kept: Kept | None) -> sa.Select[Any]:
+def _part(
+    source: _Source, where: UsageFilter, dimensions: Sequence[str], numbers: Sequence[str], only: Only | None
+) -> sa.Select[Any]:
     table, time = source.table, source.table.c[source.time]
-    shown = [_dimension(table, time, name) for name in dimensions if name != "is_kept"]
-    if kept is not None:
-        place = [name for name in dimensions if name != "is_kept"].index(_COLUMN_OF[kept.by])
-        shown[place], flag = _apart(shown[place], kept.values)
-        shown.insert(0, flag)
+    shown = [_dimension(table, time, name) for name in dimensions]
     clauses: list[sa.ColumnElement[bool] | sa.TextClause] = [*_conditions(table, where, fresh_only=source.fresh_only)]
     if source.spans != ((None, None),):
         clauses.append(sa.or_(*(_within(time, span) for span in source.spans)))
@@ -246,20 +224,11 @@ def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str], kept: 
         clauses.append(FRESH)
     if source.unit_ms is not None:
         clauses.append(usage_end_users.c.unit_ms == source.unit_ms)
-    totals = [_total(table, name).label(name) for name in NUMBERS]
+    if only is not None:
+        clauses.append(_dimension(table, time, _COLUMN_OF[only.by]).in_(only.values))
+    totals = [_total(table, name).label(name) for name in numbers]
     labelled = [column.label(name) for column, name in zip(shown, dimensions, strict=True)]
-    # By place: PostgreSQL takes an expression with parameters for another one each time that it stands there.
-    places: list[sa.ColumnElement[Any]] = [sa.literal_column(str(number + 1)) for number in range(len(shown))]
-    return sa.select(*labelled, *totals).where(*clauses).group_by(*places)
-
-
-def _apart(
-    value: sa.ColumnElement[Any], values: Sequence[str | None]
-) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
-    """A dimension without the values that do not stay apart, and 1 for those that do."""
-    named = [one for one in values if one is not None]
-    stays = sa.or_(value.in_(named), value.is_(None)) if None in values else value.in_(named)
-    return sa.case((stays, value)), sa.case((stays, _written(1)), else_=_written(0))
+    return sa.select(*labelled, *totals).where(*clauses).group_by(*shown)
 
 
 def _conditions(table: sa.Table, where: UsageFilter, *, fresh_only: bool = False) -> list[sa.ColumnElement[bool]]:
@@ -290,8 +259,8 @@ def _dimension(table: sa.Table, time: sa.ColumnElement[int], name: str) -> sa.Co
         return time  # of the month: who asks for days does not get months
     if name in table.c:
         column = table.c[name]
-        if name == "end_user":
-            return sa.func.nullif(column, sa.literal_column("''"))
+        if table is usage and name == "end_user":
+            return sa.func.coalesce(column, sa.literal_column("''"))  # as sums by end user say it
         # Rollups say '' and 0 where a row has nothing, since their key cannot hold nothing.
         if table is not usage and name == "backend_id":
             return sa.func.nullif(column, sa.literal_column("''"))

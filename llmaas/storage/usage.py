@@ -18,7 +18,6 @@ from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
     BILLED,
     FREE,
-    Apart,
     BillingReason,
     ClassSum,
     Cursor,
@@ -36,8 +35,7 @@ from llmaas.storage.database import Database
 from llmaas.storage.end_users import EndUserParts, end_user_parts
 from llmaas.storage.rollups import NUMBERS
 from llmaas.storage.spans import (
-    Kept,
-    Ranking,
+    Only,
     group_text,
     in_the_calendar,
     knows_end_users,
@@ -66,57 +64,36 @@ class SqlUsageReader:
 
     async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
         """One sum for each value of the groupings and each currency, in order."""
-        totals: dict[_Group, list[int]] = {}
-        for group, _, _, numbers in await self._grouped(where, by, with_price=False):
-            total = totals.setdefault(group, [0] * len(NUMBERS))
-            for n, number in enumerate(numbers):
-                total[n] += number
-        return sorted((_sum(values, currency, total) for (values, currency), total in totals.items()), key=_order)
-
-    async def largest(self, where: UsageFilter, by: Grouping, ranked: Ranked, limit: int) -> Largest:
-        """The database ranks, so that only those groups are read. Not by member."""
         async with self._database.connect() as connection:
-            parts = await _parts(connection, where, [by])
-            query = ranked_query(where, by, Ranking(_RANKED[ranked], limit), parts)
-            found: Sequence[Any] = (await connection.execute(query)).all()
-        lines: list[UsageSum] = []
-        totals: list[UsageSum] = []
-        count = 0
-        for groups, value, currency, *numbers in found:
-            if groups:
-                totals.append(_sum((), currency, numbers))
-                count += groups
-            else:
-                lines.append(_sum((group_text(by, value),), currency, numbers))
+            parts = await _parts(connection, where, by)
+            found = await _read(connection, sums_query(where, by, parts=parts))
+        return _sums(by, found)
 
-        def height(line: UsageSum) -> int:
-            return int(line.total_tokens if ranked is Ranked.TOKENS else getattr(line, _RANKED[ranked][0]))
-
-        return Largest(sorted(lines, key=lambda line: (-height(line), _order(line))), sorted(totals, key=_order), count)
-
-    async def apart(self, where: UsageFilter, time: Grouping, by: Grouping, values: Sequence[str | None]) -> Apart:
-        """Sums by time of these values, and of all others in one. Not by member."""
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
+        """The database ranks, so that only those groups are read. `by`: end user or key."""
         async with self._database.connect() as connection:
             parts = await _parts(connection, where, [time, by])
-            query = sums_query(where, [time, by], with_price=False, parts=parts, kept=Kept(by, tuple(values)))
-            found: Sequence[Any] = (await connection.execute(query)).all()
-        totals: dict[tuple[bool, tuple[str | None, ...], str], list[int]] = {}
-        for is_kept, moment, value, currency, *numbers in found:
-            # A month's days are one here.
-            group = (group_text(time, moment), *((group_text(by, value),) if is_kept else ()))
-            total = totals.setdefault((bool(is_kept), group, currency), [0] * len(NUMBERS))
-            for n, number in enumerate(numbers):
-                total[n] += int(number)
-        sums = [(is_kept, _sum(group, currency, total)) for (is_kept, group, currency), total in totals.items()]
-        return Apart(
-            sorted((one for is_kept, one in sums if is_kept), key=_order),
-            sorted((one for is_kept, one in sums if not is_kept), key=_order),
-        )
+            query = ranked_query(where, by, _RANKED[ranked], parts, limit)
+            ranks: Sequence[Any] = (await connection.execute(query)).all()
+            values = list(dict.fromkeys(value or "" for value, _, _ in ranks))
+            only, shown = Only(by, tuple(values)), Only(by, tuple(values[:drawn]))
+            lines = _sums([by], await _read(connection, sums_query(where, [by], parts=parts, only=only)))
+            columns_query = sums_query(where, [time, by], parts=parts, only=shown)
+            columns = _sums([time, by], await _read(connection, columns_query))
+            # All of them together are in the rollups, but for those of one end user.
+            total_parts = parts if where.end_user is not None else None
+            every = _sums([time], await _read(connection, sums_query(where, [time], parts=total_parts)))
+        place = {(group_text(by, value), currency): n for n, (value, currency, _) in enumerate(ranks)}
+        found = [line for line in lines if (line.group[0], line.currency) in place]
+        found.sort(key=lambda line: place[line.group[0], line.currency])
+        return Largest(found, columns, every, ranks[0][2] if ranks else 0)
 
-    async def requests_from_rows(self, where: UsageFilter) -> dict[str, int]:
-        """How many requests of each day sums by end user would read row by row; days of which they read none are left out."""
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
+        """How many requests of each day `sums` of end users read row by row; days of which they read none are left out."""
         async with self._database.connect() as connection:
-            parts = await _parts(connection, where, [Grouping.END_USER])
+            parts = await _parts(connection, where, by)
         plain = dataclasses.replace(where, end_user=None)
         spans = [(where.from_ms, where.to_ms)] if parts is None else parts.rows
         counts: dict[str, int] = {}
@@ -131,9 +108,13 @@ class SqlUsageReader:
         """The same by class of tokens, each with what it costs by the price versions of its rows."""
         bills: dict[_Group, _Bill] = {}
         known = await self._prices()
-        for group, version, outcome, numbers in await self._grouped(where, by, with_price=True):
+        async with self._database.connect() as connection:
+            found = await _read(connection, sums_query(where, by, with_price=True))
+        for row in found:
+            currency, version, outcome, *numbers = row[len(by) :]
+            group = _texts(by, row), currency
             charged = known.get(version) if version is not None and outcome in BILLED else None
-            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, numbers, strict=True)))
+            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, map(int, numbers), strict=True)))
         return [
             one
             for (values, currency), bill in sorted(bills.items(), key=lambda item: _order_of(*item[0]))
@@ -170,23 +151,6 @@ class SqlUsageReader:
         async for row in self.rows(UsageFilter()):
             for fault in row_faults(row, prices):
                 yield f"{row.id}: {fault}"
-
-    async def _grouped(
-        self, where: UsageFilter, by: Sequence[Grouping], *, with_price: bool
-    ) -> list[tuple[_Group, int | None, str | None, list[int]]]:
-        """Group and currency, price version and outcome if they are wanted, and the sums in the order of NUMBERS."""
-        async with self._database.connect() as connection:
-            parts = None if with_price else await _parts(connection, where, by)
-            query = sums_query(where, by, with_price=with_price, parts=parts)
-            found: Sequence[Any] = (await connection.execute(query)).all()
-        grouped = []
-        for row in found:
-            values = tuple(group_text(name, value) for name, value in zip(by, row, strict=False))
-            currency, *rest = row[len(by) :]
-            version, outcome = rest[:2] if with_price else (None, None)
-            numbers = [int(number) for number in rest[-len(NUMBERS) :]]
-            grouped.append(((values, currency), version, outcome, numbers))
-        return grouped
 
     async def _prices(self) -> dict[int, Price]:
         async with self._database.connect() as connection:
@@ -228,9 +192,26 @@ async def _parts(connection: AsyncConnection, where: UsageFilter, by: Sequence[G
     return await end_user_parts(connection, in_the_calendar(where.from_ms), in_the_calendar(where.to_ms))
 
 
-def _sum(values: tuple[str | None, ...], currency: str, numbers: Sequence[Any]) -> UsageSum:
-    named = dict(zip(NUMBERS, map(int, numbers), strict=True))
-    return UsageSum(values, currency, *(named[name] for name in (*_SUMMED, *_ALSO)))
+async def _read(connection: AsyncConnection, query: sa.Select[Any]) -> Sequence[Any]:
+    rows: Sequence[Any] = (await connection.execute(query)).all()
+    return rows
+
+
+def _sums(by: Sequence[Grouping], rows: Sequence[Any]) -> list[UsageSum]:
+    """In order. Days of a month come one by one, and are one here."""
+    totals: dict[_Group, list[int]] = {}
+    for row in rows:
+        currency, *numbers = row[len(by) :]
+        total = totals.setdefault((_texts(by, row), currency), [0] * len(NUMBERS))
+        for n, number in enumerate(numbers):
+            total[n] += int(number)
+    named = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
+    sums = [UsageSum(*group, *(total[name] for name in (*_SUMMED, *_ALSO))) for group, total in named]
+    return sorted(sums, key=_order)
+
+
+def _texts(by: Sequence[Grouping], row: Any) -> tuple[str | None, ...]:
+    return tuple(group_text(name, value) for name, value in zip(by, row, strict=False))
 
 
 def _order(total: UsageSum) -> tuple[object, ...]:

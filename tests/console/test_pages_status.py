@@ -10,7 +10,7 @@ import pytest
 
 from llmaas.console.platform import Platform
 from llmaas.domain.catalogue import Target
-from llmaas.domain.usage import Apart, ClassSum, Cursor, Grouping, Largest, Ranked, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.usage import ClassSum, Cursor, Grouping, Largest, Ranked, UsageFilter, UsageRow, UsageSum
 from llmaas.errors import Unavailable
 from tests.console.lab import HOSTILE, Lab
 from tests.console.reading import Reader
@@ -26,13 +26,12 @@ class _Away:
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
         raise Unavailable("The database does not answer.")
 
-    async def largest(self, where: UsageFilter, by: Grouping, ranked: Ranked, limit: int) -> Largest:
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
         raise Unavailable("The database does not answer.")
 
-    async def apart(self, where: UsageFilter, time: Grouping, by: Grouping, values: Sequence[str | None]) -> Apart:
-        raise Unavailable("The database does not answer.")
-
-    async def requests_from_rows(self, where: UsageFilter) -> dict[str, int]:
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
         raise Unavailable("The database does not answer.")
 
     async def page(self, where: UsageFilter, *, limit: int, after: Cursor | None = None) -> list[UsageRow]:

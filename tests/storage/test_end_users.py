@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llmaas.domain.usage import Grouping, Ranked, UsageFilter, UsageSum
+from llmaas.domain.usage import Grouping, Ranked, UsageFilter
 from llmaas.storage.database import Database
 from llmaas.storage.end_users import SqlEndUsers, end_user_parts
 from llmaas.storage.retention import SqlRetention
@@ -170,28 +170,24 @@ async def test_the_largest_and_all_together(database: Database, by: Grouping, na
         while await settle(database, BASE_MS + 9 * DAY_MS):
             pass
     every = await reader.sums(MONTH, [by])
-    found = await reader.largest(MONTH, by, Ranked.TOKENS, 4)
+    found = await reader.largest(MONTH, by, Ranked.TOKENS, Grouping.DAY, limit=4, drawn=2)
     assert found.count == len(every)
     assert found.lines == sorted(every, key=lambda line: -line.total_tokens)[:4]
-    assert found.totals == await reader.sums(MONTH, [])
-    apart = await reader.apart(MONTH, Grouping.DAY, by, ["u1", "u3"])
+    assert found.every == await reader.sums(MONTH, [Grouping.DAY])
+    drawn = {line.group[0] for line in found.lines[:2]}
     days = await reader.sums(MONTH, [Grouping.DAY, by])
-    assert apart.kept == [one for one in days if one.group[1] in {"u1", "u3"}]
-    assert requests(apart.kept) + requests(apart.others) == 60
-    assert all(len(one.group) == 1 for one in apart.others)
-    assert sum(one.requests for one in (await reader.apart(MONTH, Grouping.MONTH, by, [None])).others) == 60
-
-
-def requests(sums: list[UsageSum]) -> int:
-    return sum(one.requests for one in sums)
+    assert found.columns == [one for one in days if one.group[1] in drawn]
+    nothing = await reader.largest(UsageFilter(project_id="nobody"), by, Ranked.COST, Grouping.MONTH, limit=4, drawn=2)
+    assert (nothing.lines, nothing.columns, nothing.every, nothing.count) == ([], [], [], 0)
 
 
 async def test_only_what_no_sums_hold_is_read_from_rows(database: Database) -> None:
     await fill(database)
     await settle(database)
     reader = SqlUsageReader(database)
-    assert await reader.requests_from_rows(MONTH) == {}
+    assert await reader.requests_from_rows(MONTH, [Grouping.END_USER]) == {}
     await keep(database, [row(id="late", project_id="lab", started_ms=BASE_MS + 5)], shard=3)
-    assert await reader.requests_from_rows(MONTH) == {"2026-05-29": 11}
+    assert await reader.requests_from_rows(MONTH, [Grouping.END_USER]) == {"2026-05-29": 11}
     other: dict[str, Any] = {"key_id": "nobody"}
-    assert await reader.requests_from_rows(UsageFilter(project_id="lab", **other)) == {}
+    assert await reader.requests_from_rows(UsageFilter(project_id="lab", **other), [Grouping.END_USER]) == {}
+    assert sum((await reader.requests_from_rows(MONTH, [Grouping.MODEL, Grouping.END_USER])).values()) == 31

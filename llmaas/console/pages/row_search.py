@@ -51,10 +51,10 @@ async def latest_failures(usage: UsageReader, project_id: str, now_ms: int, limi
     return sorted(found, key=lambda row: (row.started_ms, row.id), reverse=True)[:limit]
 
 
-async def first_day_of(usage: UsageReader, where: UsageFilter, *, most: int) -> date | None:
+async def first_day_of(usage: UsageReader, where: UsageFilter, by: Sequence[Grouping], *, most: int) -> date | None:
     """From which day on no more rows than that are read for end users, or only the last day's; None: from the beginning."""
     rows = 0
-    days = await usage.requests_from_rows(where)
+    days = await usage.requests_from_rows(where, by)
     for day_ms, requests in sorted(((_start_ms(day), requests) for day, requests in days.items()), reverse=True):
         if rows and rows + requests > most:
             return day_of(day_ms + DAY_MS)

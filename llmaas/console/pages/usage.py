@@ -23,7 +23,7 @@ from llmaas.console.reports import MOST_LINES, By, Measure, Report, make_report
 from llmaas.console.spans import Span, day_of
 from llmaas.domain.keys import masked
 from llmaas.domain.permissions import Permission
-from llmaas.domain.usage import Cursor, Outcome, UsageFilter, UsageRow
+from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageRow
 from llmaas.errors import NotFound
 
 _MOST_KEYS = 200
@@ -46,7 +46,7 @@ async def show_usage(
     page: ThePage, services: TheServices, project_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
     today = day_of(services.clock.now_ms())
-    asked = await _bounded(services, project_id, read_asked(request.query_params, today))
+    asked = await _bounded(services, project_id, read_asked(request.query_params, today), summed=True)
     names = await _Names.read(page, services, project_id)
     plain = await make_report(services.usage, asked.where(project_id), asked.span, asked.by, asked.measure)
     report = plain.named(names.of(asked.by, [line.name for line in plain.lines]))
@@ -107,11 +107,13 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
     )
 
 
-async def _bounded(services: Services, project_id: str, asked: Asked) -> Asked:
+async def _bounded(services: Services, project_id: str, asked: Asked, *, summed: bool = False) -> Asked:
     """End users that no sums hold are read from rows: of a span with too many its last days are left, at least one."""
     if asked.by is not By.END_USER and not asked.end_user:
         return asked
-    first = await first_day_of(services.usage, asked.where(project_id), most=_MOST_ROWS)
+    # Sums by end user hold nothing by hour: who asks for that, as for single requests, has rows read.
+    by = Grouping.END_USER if summed and asked.by is By.END_USER else Grouping.HOUR
+    first = await first_day_of(services.usage, asked.where(project_id), [by], most=_MOST_ROWS)
     if first is None:
         return asked
     return dataclasses.replace(asked, span=Span(first, asked.span.last), fault="many_rows")
