@@ -28,6 +28,9 @@ from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess
 
 _DAYS = 31
+_END_USERS = 5_000
+_ACTIVE = 800
+"""Of them on a day."""
 _USAGE = f"/projects/{PROJECT}/usage"
 _MORE = (
     *(f"{_USAGE}?by={by}&measure=cost" for by in ("model", "key", "member", "end-user", "token-class", "outcome")),
@@ -53,7 +56,7 @@ async def make(process: GatewayProcess, url: str, rows: int) -> None:
     values = {
         "project_id": f"CASE WHEN n % 2 = 0 THEN '{PROJECT}' ELSE 'p' || (n / 2 % 19) END",
         "key_id": f"CASE WHEN n % 2 = 1 THEN 'k' || (n / 2 % 190) ELSE (CASE n / 2 % {len(ids)} {mine} END) END",
-        "end_user": "'u-' || (n / 3 % 5000)",
+        "end_user": f"'u-' || ((n / 3 % {_ACTIVE} + n * {_DAYS} / {rows} * 137) % {_END_USERS})",
         "model_id": "CASE n / 11 % 4 WHEN 0 THEN 'qwen2.5-coder:1.5b' WHEN 1 THEN 'mistral-small:24b' WHEN 2 THEN 'bge-m3'"
         " ELSE 'granite3.3:8b' END",
         "backend_id": "CASE n / 11 % 4 WHEN 0 THEN 'ma02' WHEN 1 THEN 'cloud' WHEN 2 THEN 'ma01'"
@@ -63,6 +66,8 @@ async def make(process: GatewayProcess, url: str, rows: int) -> None:
     began = time.perf_counter()
     await insert_rows(installation.database, rows, values)
     await installation.rollups.rebuild(first_ms, now_ms - HOUR_MS)
+    while await installation.end_users.make(now_ms):
+        pass
     print(f"{rows} rows and their rollups in {time.perf_counter() - began:.0f} s", flush=True)
 
 

@@ -237,6 +237,7 @@ class GatewayWorker:
 
     async def _fold_usage(self, _fence: int) -> None:
         await self._installation.rollups.fold(self._clock.now_ms())
+        await self._installation.end_users.make(self._clock.now_ms())
 
     async def _remove_old_rows(self, _fence: int) -> None:
         removed = await self._installation.retention.sweep(self._clock.now_ms())

@@ -42,6 +42,7 @@ from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database, migrate, prepare
+from llmaas.storage.end_users import SqlEndUsers
 from llmaas.storage.invitations import SqlInvitationStore
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.ledger_check import SqlLedgerCheck
@@ -108,6 +109,7 @@ class Installation:
         self.revisions = SqlRevisionStore(self.database)
         self.usage = SqlUsageReader(self.database)
         self.rollups = SqlRollups(self.database)
+        self.end_users = SqlEndUsers(self.database)
         self.retention = SqlRetention(self.database)
         self.audit = SqlAuditLog(self.database)
         self.credit = SqlCreditStore(self.database)

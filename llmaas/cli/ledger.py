@@ -34,6 +34,7 @@ def check(place: Place) -> None:
             installation.usage.faults(await installation.catalogue.price_versions()),
             installation.ledger_check.faults(now_ms),
             installation.rollups.faults(),
+            installation.end_users.faults(),
         ):
             async for fault in found:
                 print(printable(fault))

@@ -1,4 +1,7 @@
-"""Usage of a span by one dimension: lines of a table and a column for each day, both from one reading of the ledger's sums."""
+"""Usage of a span by one dimension: lines of a table and a column for each day, both from the ledger's sums.
+
+Of keys and end users there may be thousands: the database ranks them, and only the largest are read.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from llmaas.console.charts import Series
+from llmaas.console.charts import COLOURS, Series
 from llmaas.console.spans import Span
-from llmaas.domain.usage import Grouping, TokenClass, UsageFilter, UsageReader, UsageSum
+from llmaas.domain.usage import Grouping, Ranked, TokenClass, UsageFilter, UsageReader, UsageSum
 
 _FOLD_DAYS = 92
 """Spans of more days have a column for each month."""
+MOST_LINES = 100
 
 
 class By(StrEnum):
@@ -59,12 +63,18 @@ class Line:
     def mean_ttft_ms(self) -> int | None:
         return self.ttft_ms // self.ttft_requests if self.ttft_requests else None
 
+    def take(self, part: Line) -> None:
+        """The opposite."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) - getattr(part, name))
+
     def add(self, part: UsageSum | Line) -> None:
         """Its numbers; not its columns."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
 
+_MANY = frozenset({By.KEY, By.END_USER})
 _NUMBERS = (
     *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
     *("cost_nano", "energy_uwh", "ttft_ms", "ttft_requests"),
@@ -73,13 +83,20 @@ _NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`lines`: largest first. `totals`: one for each currency. `columns`: days, or months of a long span."""
+    """`lines`: largest first. `totals`: one for each currency. `columns`: days, or months of a long span.
+
+    `more`: how many values have no line; `rest` is what they come to, one line for each currency. `others`: the heights of
+    the columns of all values that have none of their own in `by_column`.
+    """
 
     by: By
     measure: Measure
     columns: list[str]
     lines: list[Line]
     totals: list[Line]
+    more: int = 0
+    rest: list[Line] = field(default_factory=list)
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -115,18 +132,68 @@ class Report:
 
 
 async def make_report(usage: UsageReader, where: UsageFilter, span: Span, by: By, measure: Measure) -> Report:
-    """`where` holds the span already. Sums by end user read rows, so their spans have to be short."""
+    """`where` holds the span already. Sums by end user may read rows, so their spans have to be short."""
     monthly = len(span.days) > _FOLD_DAYS
     time = Grouping.MONTH if monthly else Grouping.DAY
     columns = list(dict.fromkeys(day[:7] for day in span.days)) if monthly else span.days
+    if by in _MANY:
+        return await _ranked(usage, where, Report(by, measure, columns, [], []), time)
     totals: dict[str, Line] = {}
     if by is By.TOKEN_CLASS:
         lines = await _by_class(usage, where, time, measure, totals)
     else:
         found = await usage.sums(where, [time, Grouping(by.value)])
         lines = _by_group(found, measure, totals)
-    main_first = sorted(totals.values(), key=lambda line: -line.requests)
-    return Report(by, measure, columns, _ordered(lines, measure), main_first)
+    ordered, main_first = _ordered(lines, measure), sorted(totals.values(), key=lambda line: -line.requests)
+    rest: dict[str, Line] = {}
+    for line in ordered[MOST_LINES:]:
+        rest.setdefault(line.currency, Line(None, line.currency)).add(line)
+    return Report(by, measure, columns, ordered, main_first, len(ordered[MOST_LINES:]), list(rest.values()))
+
+
+async def _ranked(usage: UsageReader, where: UsageFilter, empty: Report, time: Grouping) -> Report:
+    by, measure = Grouping(empty.by.value), empty.measure
+    found = await usage.largest(where, by, Ranked(measure.value), time, limit=MOST_LINES, drawn=COLOURS)
+    totals = summed(found.every)
+    if not totals:
+        return empty
+    lines = [_line(part) for part in found.lines]
+    names = list(dict.fromkeys(line.name for line in lines))
+    # One colour is for the others when there are any.
+    drawn = set(names if len(names) <= COLOURS else names[: COLOURS - 1])
+    named = {(line.name, line.currency): line for line in lines if line.name in drawn}
+    others: dict[str, int] = {}
+    main = totals[0].currency
+    for part in found.every:
+        if measure is not Measure.COST or part.currency == main:
+            column = part.group[0] or ""
+            others[column] = others.get(column, 0) + _height(_line(part), measure)
+    for part in found.columns:
+        column, name = part.group[0] or "", part.group[1]
+        line = named.get((name, part.currency))
+        if line is not None:
+            line.by_column[column] = _height(_line(part), measure)
+            if measure is not Measure.COST or part.currency == main:
+                others[column] -= line.by_column[column]
+    rest = {total.currency: Line(None, total.currency) for total in totals}
+    for total in totals:
+        rest[total.currency].add(total)
+    for line in lines:
+        rest[line.currency].take(line)
+    return dataclasses.replace(
+        empty,
+        lines=lines,
+        totals=totals,
+        more=found.count - len(lines),
+        rest=[line for line in rest.values() if line.requests or line.cost_nano],
+        others={column: height for column, height in others.items() if height},
+    )
+
+
+def _line(part: UsageSum) -> Line:
+    line = Line(part.group[-1] if part.group else None, part.currency)
+    line.add(part)
+    return line
 
 
 def _by_group(found: Iterable[UsageSum], measure: Measure, totals: dict[str, Line]) -> list[Line]:

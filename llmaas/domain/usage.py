@@ -160,7 +160,16 @@ class Grouping(StrEnum):
 
 
 FROM_ROWS = frozenset({Grouping.END_USER, Grouping.TIER})
-"""These are on rows only: sums by them read every row of the span, and end where retention has taken the rows away."""
+"""These are on rows only: sums by them end where retention has taken the rows away, and read every row of the span, but
+that sums by end user without another filter are made beforehand."""
+
+
+class Ranked(StrEnum):
+    """What the largest groups are the largest by."""
+
+    TOKENS = "tokens"
+    COST = "cost"
+    REQUESTS = "requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +212,19 @@ class UsageSum:
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.cached_input_tokens + self.output_tokens + self.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """`lines`: the largest groups, largest first. `columns`: of the first of them, by time and group.
+
+    `every`: all there is, by time, also what retention has left no groups of. `count`: of all groups, each currency by itself.
+    """
+
+    lines: list[UsageSum]
+    columns: list[UsageSum]
+    every: list[UsageSum]
+    count: int
 
 
 class TokenClass(StrEnum):
@@ -254,6 +276,16 @@ class Cursor:
 class UsageReader(Protocol):
     async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
         """One sum for each value of the groupings and each currency, in order."""
+        ...
+
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
+        """The database ranks, so that only those groups are read. `by`: end user or key."""
+        ...
+
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
+        """How many requests of each day `sums` of end users read row by row; days of which they read none are left out."""
         ...
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:

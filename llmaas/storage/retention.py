@@ -1,5 +1,7 @@
 """Retention: a project's usage rows go when they are older than its `retention_days`; sums, budgets and credit stay.
 
+Sums by end user go with the rows, whole days of them, since they tell of persons.
+
 `usage_removed` says up to which hour a project's rows may be gone, and says so before the first of them goes. Whoever
 compares rows with rollups or budgets leaves out what lies before that mark.
 """
@@ -12,7 +14,7 @@ import sqlalchemy as sa
 
 from llmaas.storage.database import Database, upsert
 from llmaas.storage.rollups import DAY_MS, HOUR_MS
-from llmaas.storage.tables import projects, usage, usage_removed
+from llmaas.storage.tables import projects, usage, usage_end_users, usage_removed
 
 _BATCH_ROWS = 1_000
 _PAUSE_S = 0.02
@@ -35,6 +37,12 @@ class SqlRetention:
             if await self._oldest(project_id, before_ms):
                 await self._mark(project_id, before_ms)
                 gone += await self._remove(project_id, before_ms)
+        # Those that a worker was making while the rows went are removed by the next sweep.
+        marks = await self.removed()
+        for project_id, days in kept:
+            marks[project_id] = max(marks.get(project_id, 0), (now_ms - days * DAY_MS) // HOUR_MS * HOUR_MS)
+        for project_id, before_ms in marks.items():
+            await self._forget_end_users(project_id, before_ms // DAY_MS * DAY_MS)
         return gone
 
     async def removed(self) -> dict[str, int]:
@@ -69,6 +77,23 @@ class SqlRetention:
             if batch < self._batch_rows:
                 return gone
             await asyncio.sleep(_PAUSE_S)
+
+    async def _forget_end_users(self, project_id: str, before_ms: int) -> None:
+        """Of one hour or day after the other: their key begins with that."""
+        columns = usage_end_users.c
+        part = (columns.unit_ms, columns.start_ms)
+        old = sa.select(*part).where(columns.project_id == project_id, columns.start_ms < before_ms).distinct()
+        async with self._database.connect() as connection:
+            parts = (await connection.execute(old)).all()
+        for unit_ms, start_ms in parts:
+            mine = (columns.project_id == project_id, columns.unit_ms == unit_ms, columns.start_ms == start_ms)
+            some = sa.select(columns.end_user).where(*mine).limit(self._batch_rows)
+            batch = self._batch_rows
+            while batch >= self._batch_rows:
+                async with self._database.begin(one_at_a_time=False) as connection:
+                    gone = sa.delete(usage_end_users).where(*mine, columns.end_user.in_(some))
+                    batch = (await connection.execute(gone)).rowcount
+                await asyncio.sleep(_PAUSE_S)
 
 
 def _too_old(project_id: str, before_ms: int) -> tuple[sa.ColumnElement[bool], ...]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.storage.database import Database, upsert
-from llmaas.storage.tables import usage, usage_days, usage_hours, usage_months, usage_removed
+from llmaas.storage.tables import usage, usage_days, usage_end_user_parts, usage_hours, usage_months, usage_removed
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -119,6 +119,7 @@ async def _fold_hour(connection: AsyncConnection, hour_ms: int) -> None:
             total[n] += number
     if not totals:
         return
+    await _outdate(connection, hour_ms, hour_ms + HOUR_MS)
     records = [dict(zip((*DIMENSIONS, *NUMBERS), (*key, *totals[key]), strict=True)) for key in sorted(totals)]
     at_hour = [{"hour_ms": hour_ms, "shard": FOLDED, **record} for record in records]
     at_day = [{"day_ms": hour_ms // DAY_MS * DAY_MS, **record} for record in records]
@@ -127,6 +128,13 @@ async def _fold_hour(connection: AsyncConnection, hour_ms: int) -> None:
         await connection.execute(_adding(connection, usage_hours), at_hour[first : first + _AT_ONCE])
         await connection.execute(_adding(connection, usage_days), at_day[first : first + _AT_ONCE])
         await connection.execute(_adding(connection, usage_months), at_month[first : first + _AT_ONCE])
+
+
+async def _outdate(connection: AsyncConnection, start_ms: int, end_ms: int) -> None:
+    """What stands there by end users is no longer whole, and whoever is making it has to begin again (`end_users.py`)."""
+    parts = usage_end_user_parts.c
+    touched = (parts.start_ms < end_ms, parts.start_ms + parts.unit_ms > start_ms)
+    await connection.execute(sa.delete(usage_end_user_parts).where(*touched))
 
 
 def _adding(connection: AsyncConnection, table: sa.Table) -> sa.Insert:
@@ -159,6 +167,7 @@ async def _rebuild_day(connection: AsyncConnection, day_ms: int) -> None:
         await connection.execute(sa.text("LOCK TABLE usage IN SHARE MODE"))  # no row comes between reading and writing
     removed = sa.select(usage_removed.c.project_id).where(usage_removed.c.before_ms > day_ms)
     end_ms = day_ms + DAY_MS
+    await _outdate(connection, day_ms, end_ms)
 
     def whole(table: sa.Table, time: sa.ColumnElement[int]) -> list[sa.ColumnElement[bool]]:
         return [time >= day_ms, time < end_ms, table.c.project_id.not_in(removed)]

@@ -2,6 +2,7 @@
 
 A span's whole months come from `usage_months`, whole days at its ends from `usage_days`, for both the hours that are not folded
 yet, whole hours at its ends from `usage_hours`, and what is less than an hour from rows. See `rollups.py` for these tables.
+By end user, days and hours that are whole come from `usage_end_users` (`end_users.py`), the others from rows.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sqlalchemy as sa
 
 from llmaas.clock import iso
 from llmaas.domain.usage import FROM_ROWS, Grouping, UsageFilter
+from llmaas.storage.end_users import Bounds, EndUserParts
 from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, NUMBERS, month_end, month_start
-from llmaas.storage.tables import keys, usage, usage_days, usage_hours, usage_months
+from llmaas.storage.tables import keys, usage, usage_days, usage_end_users, usage_hours, usage_months
 
 _COLUMN_OF = {
     Grouping.BACKEND: "backend_id",
@@ -32,7 +34,7 @@ _COLUMN_OF = {
 }
 _FILTERED = ("project_id", "key_id", "model_id", "backend_id", "outcome")
 _YEAR_9000_MS = 221_845_392_000_000
-_Bounds = tuple[int | None, int | None]
+_BESIDE_END_USERS = frozenset({Grouping.END_USER, Grouping.DAY, Grouping.MONTH, Grouping.PROJECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,50 @@ class _Source:
 
     table: sa.Table
     time: str
-    spans: tuple[_Bounds, ...]
+    spans: tuple[Bounds, ...]
     fresh_only: bool = False
+    unit_ms: int | None = None
+    """Of `usage_end_users`."""
 
 
-def sums_query(where: UsageFilter, by: Sequence[Grouping], *, with_price: bool) -> sa.Select[Any]:
-    """Columns: one for each grouping, currency, [price version, outcome], then NUMBERS. The last may be decimals."""
+@dataclass(frozen=True, slots=True)
+class Only:
+    """The values of a grouping that are wanted; "" is none."""
+
+    by: Grouping
+    values: tuple[str, ...]
+
+
+def knows_end_users(where: UsageFilter, by: Sequence[Grouping]) -> bool:
+    """Whether sums by end user hold what is asked for, and are needed for it."""
+    if Grouping.END_USER not in by and where.end_user is None:
+        return False
+    others = (where.key_id, where.model_id, where.backend_id, where.outcome, where.member_id, where.id)
+    return _BESIDE_END_USERS.issuperset(by) and where.end_user != "" and all(other is None for other in others)
+
+
+_NOTHING = _Source(usage, "started_ms", ((0, 0),))
+
+
+def sums_query(
+    where: UsageFilter,
+    by: Sequence[Grouping],
+    *,
+    with_price: bool = False,
+    parts: EndUserParts | None = None,
+    only: Only | None = None,
+    numbers: Sequence[str] = NUMBERS,
+) -> sa.Select[Any]:
+    """Columns: one for each grouping, currency, [price version, outcome], then the numbers. The last may be decimals.
+
+    `parts`: where sums by end user come from.
+    """
     names = [_COLUMN_OF[name] for name in by]
     dimensions = list(dict.fromkeys([*names, "currency", *(("price_version", "outcome") if with_price else ())]))
-    parts = [_part(source, where, dimensions) for source in _sources(where, by) if source.spans]
-    joined = sa.union_all(*parts).subquery("parts")
+    sources = _sources(where, by) if parts is None else _end_user_sources(parts)
+    used = [source for source in sources if source.spans] or [_NOTHING]
+    selects = [_part(source, where, dimensions, numbers, only) for source in used]
+    joined = sa.union_all(*selects).subquery("parts")
     shown: list[sa.ColumnElement[Any]] = []
     found: sa.FromClause = joined
     if Grouping.MEMBER in by:
@@ -62,8 +98,21 @@ def sums_query(where: UsageFilter, by: Sequence[Grouping], *, with_price: bool) 
     if with_price:
         shown += [joined.c.price_version, joined.c.outcome.label("ended")]
     grouped = [column.element if isinstance(column, sa.Label) else column for column in shown]
-    totals = [sa.func.sum(joined.c[name]).label(name) for name in NUMBERS]
+    totals = [sa.func.sum(joined.c[name]).label(name) for name in numbers]
     return sa.select(*shown, *totals).select_from(found).group_by(*grouped)
+
+
+def ranked_query(
+    where: UsageFilter, by: Grouping, numbers: Sequence[str], parts: EndUserParts | None, limit: int
+) -> sa.Select[Any]:
+    """The largest groups by the sum of these numbers, and of how many. Columns: group, currency, how many groups.
+
+    Sorting records with all their numbers takes the most of the time, so only these are read; see `Only` for the others.
+    """
+    every = sums_query(where, [by], parts=parts, numbers=numbers).subquery("every_group")
+    height = sum((every.c[name] for name in numbers[1:]), every.c[numbers[0]])
+    query = sa.select(every.c.group_0, every.c.currency, sa.func.count().over())
+    return query.order_by(height.desc(), every.c.group_0, every.c.currency).limit(limit)
 
 
 def row_clauses(where: UsageFilter) -> list[sa.ColumnElement[bool]]:
@@ -90,7 +139,7 @@ def group_text(name: Grouping, value: Any) -> str | None:
 
 
 def _sources(where: UsageFilter, by: Sequence[Grouping]) -> list[_Source]:
-    start, end = _in_the_calendar(where.from_ms), _in_the_calendar(where.to_ms)
+    start, end = in_the_calendar(where.from_ms), in_the_calendar(where.to_ms)
     if where.end_user is not None or where.id is not None or not FROM_ROWS.isdisjoint(by):
         return [_Source(usage, "started_ms", ((start, end),))]
     hours = _inside((start, end), _hour_start, _hour_end)
@@ -115,12 +164,20 @@ def _sources(where: UsageFilter, by: Sequence[Grouping]) -> list[_Source]:
     ]
 
 
-def _in_the_calendar(ms: int | None) -> int | None:
+def _end_user_sources(parts: EndUserParts) -> list[_Source]:
+    return [
+        _Source(usage, "started_ms", parts.rows),
+        _Source(usage_end_users, "start_ms", parts.hours, unit_ms=HOUR_MS),
+        _Source(usage_end_users, "start_ms", parts.days, unit_ms=DAY_MS),
+    ]
+
+
+def in_the_calendar(ms: int | None) -> int | None:
     """No row lies beyond, and the last months of the year 9999 have no end."""
     return None if ms is None else min(max(ms, 0), _YEAR_9000_MS)
 
 
-def _inside(bounds: _Bounds, starts: Callable[[int], int], ends: Callable[[int], int]) -> _Bounds:
+def _inside(bounds: Bounds, starts: Callable[[int], int], ends: Callable[[int], int]) -> Bounds:
     """The whole units within a span; what is open stays open. `starts`, `ends`: of the unit that holds a moment."""
     start, end = bounds
     if start is not None and starts(start) != start:
@@ -144,18 +201,20 @@ def _day_end(ms: int) -> int:
     return _day_start(ms) + DAY_MS
 
 
-def _around(units: _Bounds, bounds: _Bounds) -> tuple[_Bounds, ...]:
+def _around(units: Bounds, bounds: Bounds) -> tuple[Bounds, ...]:
     """What of a span lies before and after its whole units. An end of it that is open has nothing beyond them."""
     ends = (bounds[0], units[0]), (units[1], bounds[1])
     return tuple(span for span in ends if None not in span and not _empty(span))
 
 
-def _empty(bounds: _Bounds) -> bool:
+def _empty(bounds: Bounds) -> bool:
     start, end = bounds
     return start is not None and end is not None and start >= end
 
 
-def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str]) -> sa.Select[Any]:
+def _part(
+    source: _Source, where: UsageFilter, dimensions: Sequence[str], numbers: Sequence[str], only: Only | None
+) -> sa.Select[Any]:
     table, time = source.table, source.table.c[source.time]
     shown = [_dimension(table, time, name) for name in dimensions]
     clauses: list[sa.ColumnElement[bool] | sa.TextClause] = [*_conditions(table, where, fresh_only=source.fresh_only)]
@@ -163,13 +222,17 @@ def _part(source: _Source, where: UsageFilter, dimensions: Sequence[str]) -> sa.
         clauses.append(sa.or_(*(_within(time, span) for span in source.spans)))
     if source.fresh_only:
         clauses.append(FRESH)
-    totals = [_total(table, name).label(name) for name in NUMBERS]
+    if source.unit_ms is not None:
+        clauses.append(usage_end_users.c.unit_ms == source.unit_ms)
+    if only is not None:
+        clauses.append(_dimension(table, time, _COLUMN_OF[only.by]).in_(only.values))
+    totals = [_total(table, name).label(name) for name in numbers]
     labelled = [column.label(name) for column, name in zip(shown, dimensions, strict=True)]
     return sa.select(*labelled, *totals).where(*clauses).group_by(*shown)
 
 
 def _conditions(table: sa.Table, where: UsageFilter, *, fresh_only: bool = False) -> list[sa.ColumnElement[bool]]:
-    columns: dict[str, sa.ColumnElement[str]] = {name: table.c[name] for name in _FILTERED}
+    columns: dict[str, sa.ColumnElement[str]] = {name: table.c[name] for name in _FILTERED if name in table.c}
     if fresh_only:
         # Without statistics SQLite would go through all hours of a project to find the few that are fresh.
         columns["project_id"] = table.c.project_id.concat("")
@@ -178,13 +241,13 @@ def _conditions(table: sa.Table, where: UsageFilter, *, fresh_only: bool = False
     if where.member_id is not None:
         clauses.append(table.c.key_id.in_(sa.select(keys.c.id).where(keys.c.owner_id == where.member_id)))
     if where.end_user is not None:
-        clauses.append(usage.c.end_user == where.end_user)
+        clauses.append(table.c.end_user == where.end_user)
     if where.id is not None:
         clauses.append(usage.c.id == where.id)
     return clauses
 
 
-def _within(time: sa.ColumnElement[int], span: _Bounds) -> sa.ColumnElement[bool]:
+def _within(time: sa.ColumnElement[int], span: Bounds) -> sa.ColumnElement[bool]:
     start, end = span
     return sa.and_(
         sa.true(), *([time >= start] if start is not None else []), *([time < end] if end is not None else [])
@@ -196,14 +259,15 @@ def _dimension(table: sa.Table, time: sa.ColumnElement[int], name: str) -> sa.Co
         return time  # of the month: who asks for days does not get months
     if name in table.c:
         column = table.c[name]
+        if table is usage and name == "end_user":
+            return sa.func.coalesce(column, sa.literal_column("''"))  # as sums by end user say it
         # Rollups say '' and 0 where a row has nothing, since their key cannot hold nothing.
         if table is not usage and name == "backend_id":
             return sa.func.nullif(column, sa.literal_column("''"))
         if table is not usage and name == "price_version":
             return sa.func.nullif(column, sa.literal_column("0"))
         return column
-    # Written out and not bound: PostgreSQL takes two parameters for two different expressions.
-    unit = sa.literal_column(str(HOUR_MS if name == "hour_ms" else DAY_MS), sa.BigInteger)
+    unit = _written(HOUR_MS if name == "hour_ms" else DAY_MS)
     return time // unit * unit
 
 
@@ -215,3 +279,8 @@ def _total(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
     if name == "ttft_requests":
         return sa.func.count(usage.c.ttft_ms)
     return sa.func.coalesce(sa.func.sum(usage.c[name]), sa.literal_column("0"))
+
+
+def _written(number: int) -> sa.ColumnElement[int]:
+    """Not bound: PostgreSQL takes two parameters for two different expressions."""
+    return sa.literal_column(str(number), sa.BigInteger)

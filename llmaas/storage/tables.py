@@ -335,6 +335,37 @@ usage_months = Table(
     sqlite_with_rowid=False,
 )
 
+usage_end_users = Table(
+    "usage_end_users",
+    metadata,
+    Column("project_id", String, primary_key=True),
+    Column("unit_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_user", String, primary_key=True),
+    Column("currency", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("energy_uwh", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger, nullable=False),
+    Column("ttft_requests", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+usage_end_user_parts = Table(
+    "usage_end_user_parts",
+    metadata,
+    Column("unit_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("maker", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 usage_removed = Table(
     "usage_removed",
     metadata,

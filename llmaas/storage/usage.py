@@ -1,15 +1,18 @@
 """Reading the ledger: sums over any span and dimension, single rows page by page, and the check of a row by itself.
 
 Sums take whole days and hours from the rollups (`rollups.py`) and only the ragged edges of a span from rows, in one
-statement and so at one moment. What a rollup does not hold (end users, tiers, single ids) is summed from rows.
+statement and so at one moment. End users have sums of their own (`end_users.py`). What none of them holds (tiers, single
+ids, end users together with other dimensions) is summed from rows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
@@ -19,7 +22,9 @@ from llmaas.domain.usage import (
     ClassSum,
     Cursor,
     Grouping,
+    Largest,
     Outcome,
+    Ranked,
     TokenClass,
     UsageFilter,
     UsageRow,
@@ -27,8 +32,17 @@ from llmaas.domain.usage import (
     UsageSum,
 )
 from llmaas.storage.database import Database
+from llmaas.storage.end_users import EndUserParts, end_user_parts
 from llmaas.storage.rollups import NUMBERS
-from llmaas.storage.spans import group_text, row_clauses, sums_query
+from llmaas.storage.spans import (
+    Only,
+    group_text,
+    in_the_calendar,
+    knows_end_users,
+    ranked_query,
+    row_clauses,
+    sums_query,
+)
 from llmaas.storage.tables import prices, usage
 
 _PAGE_ROWS = 1_000
@@ -36,6 +50,11 @@ _MTOK = 1_000_000
 _SUMMED = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano")
 _ALSO = ("documents", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests")
 _CLASSES = (TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT, TokenClass.REASONING)
+_RANKED = {
+    Ranked.TOKENS: ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
+    Ranked.COST: ("cost_nano",),
+    Ranked.REQUESTS: ("requests",),
+}
 _Group = tuple[tuple[str | None, ...], str]
 
 
@@ -45,27 +64,57 @@ class SqlUsageReader:
 
     async def sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[UsageSum]:
         """One sum for each value of the groupings and each currency, in order."""
-        totals: dict[_Group, list[int]] = {}
-        for group, _, _, numbers in await self._grouped(where, by, with_price=False):
-            total = totals.setdefault(group, [0] * len(NUMBERS))
-            for n, number in enumerate(numbers):
-                total[n] += number
-        sums = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
-        return sorted(
-            (
-                UsageSum(values, currency, *(total[name] for name in (*_SUMMED, *_ALSO)))
-                for (values, currency), total in sums
-            ),
-            key=_order,
-        )
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, by)
+            found = await _read(connection, sums_query(where, by, parts=parts))
+        return _sums(by, found)
+
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
+        """The database ranks, so that only those groups are read. `by`: end user or key."""
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, [time, by])
+            query = ranked_query(where, by, _RANKED[ranked], parts, limit)
+            ranks: Sequence[Any] = (await connection.execute(query)).all()
+            values = list(dict.fromkeys(value or "" for value, _, _ in ranks))
+            only, shown = Only(by, tuple(values)), Only(by, tuple(values[:drawn]))
+            lines = _sums([by], await _read(connection, sums_query(where, [by], parts=parts, only=only)))
+            columns_query = sums_query(where, [time, by], parts=parts, only=shown)
+            columns = _sums([time, by], await _read(connection, columns_query))
+            # All of them together are in the rollups, but for those of one end user.
+            total_parts = parts if where.end_user is not None else None
+            every = _sums([time], await _read(connection, sums_query(where, [time], parts=total_parts)))
+        place = {(group_text(by, value), currency): n for n, (value, currency, _) in enumerate(ranks)}
+        found = [line for line in lines if (line.group[0], line.currency) in place]
+        found.sort(key=lambda line: place[line.group[0], line.currency])
+        return Largest(found, columns, every, ranks[0][2] if ranks else 0)
+
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
+        """How many requests of each day `sums` of end users read row by row; days of which they read none are left out."""
+        async with self._database.connect() as connection:
+            parts = await _parts(connection, where, by)
+        plain = dataclasses.replace(where, end_user=None)
+        spans = [(where.from_ms, where.to_ms)] if parts is None else parts.rows
+        counts: dict[str, int] = {}
+        for from_ms, to_ms in spans:
+            within = dataclasses.replace(plain, from_ms=from_ms, to_ms=to_ms)
+            for total in await self.sums(within, [Grouping.DAY]):
+                day = total.group[0] or ""
+                counts[day] = counts.get(day, 0) + total.requests
+        return counts
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
         """The same by class of tokens, each with what it costs by the price versions of its rows."""
         bills: dict[_Group, _Bill] = {}
         known = await self._prices()
-        for group, version, outcome, numbers in await self._grouped(where, by, with_price=True):
+        async with self._database.connect() as connection:
+            found = await _read(connection, sums_query(where, by, with_price=True))
+        for row in found:
+            currency, version, outcome, *numbers = row[len(by) :]
+            group = _texts(by, row), currency
             charged = known.get(version) if version is not None and outcome in BILLED else None
-            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, numbers, strict=True)))
+            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, map(int, numbers), strict=True)))
         return [
             one
             for (values, currency), bill in sorted(bills.items(), key=lambda item: _order_of(*item[0]))
@@ -103,22 +152,6 @@ class SqlUsageReader:
             for fault in row_faults(row, prices):
                 yield f"{row.id}: {fault}"
 
-    async def _grouped(
-        self, where: UsageFilter, by: Sequence[Grouping], *, with_price: bool
-    ) -> list[tuple[_Group, int | None, str | None, list[int]]]:
-        """Group and currency, price version and outcome if they are wanted, and the sums in the order of NUMBERS."""
-        query = sums_query(where, by, with_price=with_price)
-        async with self._database.connect() as connection:
-            found: Sequence[Any] = (await connection.execute(query)).all()
-        grouped = []
-        for row in found:
-            values = tuple(group_text(name, value) for name, value in zip(by, row, strict=False))
-            currency, *rest = row[len(by) :]
-            version, outcome = rest[:2] if with_price else (None, None)
-            numbers = [int(number) for number in rest[-len(NUMBERS) :]]
-            grouped.append(((values, currency), version, outcome, numbers))
-        return grouped
-
     async def _prices(self) -> dict[int, Price]:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(prices))).mappings().all()
@@ -151,6 +184,34 @@ class _Bill:
         if rest:
             classes.append(ClassSum(values, currency, TokenClass.OTHER, self._requests, 0, rest))
         return classes
+
+
+async def _parts(connection: AsyncConnection, where: UsageFilter, by: Sequence[Grouping]) -> EndUserParts | None:
+    if not knows_end_users(where, by):
+        return None
+    return await end_user_parts(connection, in_the_calendar(where.from_ms), in_the_calendar(where.to_ms))
+
+
+async def _read(connection: AsyncConnection, query: sa.Select[Any]) -> Sequence[Any]:
+    rows: Sequence[Any] = (await connection.execute(query)).all()
+    return rows
+
+
+def _sums(by: Sequence[Grouping], rows: Sequence[Any]) -> list[UsageSum]:
+    """In order. Days of a month come one by one, and are one here."""
+    totals: dict[_Group, list[int]] = {}
+    for row in rows:
+        currency, *numbers = row[len(by) :]
+        total = totals.setdefault((_texts(by, row), currency), [0] * len(NUMBERS))
+        for n, number in enumerate(numbers):
+            total[n] += int(number)
+    named = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
+    sums = [UsageSum(*group, *(total[name] for name in (*_SUMMED, *_ALSO))) for group, total in named]
+    return sorted(sums, key=_order)
+
+
+def _texts(by: Sequence[Grouping], row: Any) -> tuple[str | None, ...]:
+    return tuple(group_text(name, value) for name, value in zip(by, row, strict=False))
 
 
 def _order(total: UsageSum) -> tuple[object, ...]:

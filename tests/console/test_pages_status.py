@@ -10,7 +10,7 @@ import pytest
 
 from llmaas.console.platform import Platform
 from llmaas.domain.catalogue import Target
-from llmaas.domain.usage import ClassSum, Cursor, Grouping, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.usage import ClassSum, Cursor, Grouping, Largest, Ranked, UsageFilter, UsageRow, UsageSum
 from llmaas.errors import Unavailable
 from tests.console.lab import HOSTILE, Lab
 from tests.console.reading import Reader
@@ -24,6 +24,14 @@ class _Away:
         raise Unavailable("The database does not answer.")
 
     async def class_sums(self, where: UsageFilter, by: Sequence[Grouping]) -> list[ClassSum]:
+        raise Unavailable("The database does not answer.")
+
+    async def largest(
+        self, where: UsageFilter, by: Grouping, ranked: Ranked, time: Grouping, *, limit: int, drawn: int
+    ) -> Largest:
+        raise Unavailable("The database does not answer.")
+
+    async def requests_from_rows(self, where: UsageFilter, by: Sequence[Grouping]) -> dict[str, int]:
         raise Unavailable("The database does not answer.")
 
     async def page(self, where: UsageFilter, *, limit: int, after: Cursor | None = None) -> list[UsageRow]:

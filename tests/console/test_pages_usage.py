@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -185,6 +186,24 @@ async def test_A02_requests_of_others_are_not_there(used: Lab) -> None:
     assert (await reader.get("/projects/other/usage")).status == 404
     foreign = await reader.get(f"{USAGE}?key={used.keys['foreign'].id}")
     assert "No usage in this time" in foreign.text
+
+
+@pytest.mark.parametrize("by", ["end-user", "key"])
+async def test_of_thousands_the_largest_have_lines_and_all_others_one(used: Lab, by: str) -> None:
+    names = [f"u{n:03}" for n in range(150)]
+    changes: list[dict[str, Any]] = [{"end_user": name} if by == "end-user" else {"key_id": name} for name in names]
+    await used.asked(*(used.row(200 + n, input_tokens=5_000 + n, **change) for n, change in enumerate(changes)))
+    page = await (await used.reader("owner")).get(f"{USAGE}?by={by}")
+    lines = [row[""] for row in page.rows()]
+    assert len([name for name in lines if "u" in name and name != "All others"]) >= 98
+    others, total = page.row("All others"), page.row("Total")
+    shown = sum(
+        int(row["Requests"].replace(",", "")) for row in page.rows() if row.get("Requests") and row[""] != "Total"
+    )
+    assert shown == int(total["Requests"]) == 163
+    assert int(others["Requests"]) > 50
+    assert "and 52 more" in page.text
+    assert any("All others: " in text for text in _chart(page))
 
 
 async def test_A12_end_users_are_only_text(used: Lab) -> None:

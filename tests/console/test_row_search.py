@@ -11,7 +11,7 @@ import pytest
 
 from llmaas.console.pages.row_search import find_rows, first_day_of, latest_failures
 from llmaas.console.spans import day_of
-from llmaas.domain.usage import Cursor, UsageFilter, UsageRow
+from llmaas.domain.usage import Cursor, Grouping, UsageFilter, UsageRow
 from tests.console.lab import DAY_MS, Lab
 
 _HOUR_MS = 3_600_000
@@ -94,7 +94,7 @@ async def test_a_span_begins_where_what_follows_is_not_too_much(lab: Lab) -> Non
     usage, today = lab.admin.services.usage, day_of(lab.now_ms)
 
     async def first(most: int) -> date | None:
-        return await first_day_of(usage, where, most=most)
+        return await first_day_of(usage, where, [Grouping.HOUR], most=most)
 
     assert await first(40) is None
     assert await first(39) == day_of(lab.now_ms - 2 * DAY_MS)

@@ -15,6 +15,7 @@ from llmaas.clock import iso
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.usage import Cursor, Grouping, UsageFilter, UsageRow, UsageSum
 from llmaas.storage.database import Database
+from llmaas.storage.end_users import SqlEndUsers
 from llmaas.storage.rollups import SqlRollups
 from llmaas.storage.tables import keys, prices, projects
 from llmaas.storage.usage import SqlUsageReader, row_faults
@@ -116,7 +117,12 @@ GROUPINGS: list[list[Grouping]] = [
     [Grouping.DAY, Grouping.KEY],
     [Grouping.HOUR],
     [Grouping.MONTH, Grouping.BACKEND, Grouping.OUTCOME],
+    [Grouping.END_USER],
     [Grouping.END_USER, Grouping.PROJECT],
+    [Grouping.DAY, Grouping.END_USER],
+    [Grouping.END_USER, Grouping.MONTH],
+    [Grouping.END_USER, Grouping.HOUR],
+    [Grouping.END_USER, Grouping.KEY],
     [Grouping.TIER],
 ]
 ATTRIBUTE: dict[Grouping, Callable[[UsageRow], str | None]] = {
@@ -125,7 +131,7 @@ ATTRIBUTE: dict[Grouping, Callable[[UsageRow], str | None]] = {
     Grouping.BACKEND: lambda r: r.backend_id,
     Grouping.OUTCOME: lambda r: r.outcome,
     Grouping.PROJECT: lambda r: r.project_id,
-    Grouping.END_USER: lambda r: r.end_user,
+    Grouping.END_USER: lambda r: r.end_user or None,
     Grouping.TIER: lambda r: r.tier_id,
     Grouping.DAY: lambda r: iso(r.started_ms)[:10],
     Grouping.HOUR: lambda r: iso(r.started_ms)[:13] + ":00Z",
@@ -169,24 +175,33 @@ def by_group(sums: Sequence[UsageSum]) -> list[UsageSum]:
 
 async def test_sums_of_any_span_are_those_of_the_rows(database: Database) -> None:
     """Some hours folded into days, some twice over because rows came late, some not yet."""
-    reader, rollups = SqlUsageReader(database), SqlRollups(database)
+    reader, rollups, end_users = SqlUsageReader(database), SqlRollups(database), SqlEndUsers(database)
     first, second, third = mixed(400, 1), mixed(100, 2), mixed(100, 3)
     await keep(database, first, shard=0)
     await rollups.fold(BASE_MS + 3 * DAY)
+    assert await end_users.make(BASE_MS + 3 * DAY) > 2
     await keep(database, second, shard=1)
     await rollups.fold(BASE_MS + 2 * DAY)
+    assert await end_users.make(BASE_MS + 2 * DAY)
     await keep(database, third, shard=3)
-    rows = [*first, *second, *third]
+    await end_users.make(BASE_MS + 3 * DAY)
+    await keep(database, mixed_day := [row(id="z", project_id="lab", end_user="", started_ms=BASE_MS - 9 * DAY)])
+    await rollups.fold(BASE_MS - 8 * DAY)
+    assert await end_users.make(BASE_MS + 3 * DAY)
+    rows = [*first, *second, *third, *mixed_day]
     filters: list[dict[str, Any]] = [
         {},
         {"project_id": "lab"},
         {"key_id": "k2", "model_id": "granite"},
         {"end_user": "ann"},
+        {"end_user": "ann", "project_id": "lab"},
+        {"end_user": "bob", "key_id": "k1"},
     ]
     for (start, end), by, also in itertools.product(SPANS, GROUPINGS, filters):
         where = UsageFilter(from_ms=start, to_ms=end, **also)
         assert await reader.sums(where, by) == by_group(counted(rows, where, by)), (where, by)
     assert [fault async for fault in rollups.faults()] == []
+    assert [fault async for fault in end_users.faults()] == []
 
 
 async def test_a_month_is_one_sum(database: Database) -> None:

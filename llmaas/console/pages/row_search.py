@@ -71,10 +71,11 @@ async def _failed(usage: UsageReader, where: UsageFilter, limit: int) -> list[Us
     return found[:limit]
 
 
-async def first_day_of(usage: UsageReader, where: UsageFilter, *, most: int) -> date | None:
-    """From which day on the span holds no more rows than that, or only its last day that has any; None: from its beginning."""
+async def first_day_of(usage: UsageReader, where: UsageFilter, by: Sequence[Grouping], *, most: int) -> date | None:
+    """From which day on no more rows than that are read for end users, or only the last day's; None: from the beginning."""
     rows = 0
-    for day_ms, requests in await _times(usage, where, Grouping.DAY):
+    days = await usage.requests_from_rows(where, by)
+    for day_ms, requests in sorted(((_start_ms(day), requests) for day, requests in days.items()), reverse=True):
         if rows and rows + requests > most:
             return day_of(day_ms + DAY_MS)
         rows += requests
@@ -85,10 +86,13 @@ async def _times(usage: UsageReader, where: UsageFilter, by: Grouping) -> list[t
     """Beginnings of days or hours that hold rows, newest first, each with how many they are."""
     counts: dict[int, int] = {}
     for part in await usage.sums(where, [by]):
-        text = part.group[0] or ""
-        start_ms = round(datetime.fromisoformat(text if "T" in text else f"{text}T00:00Z").timestamp() * 1000)
+        start_ms = _start_ms(part.group[0] or "")
         counts[start_ms] = counts.get(start_ms, 0) + part.requests
     return sorted(counts.items(), reverse=True)
+
+
+def _start_ms(text: str) -> int:
+    return round(datetime.fromisoformat(text if "T" in text else f"{text}T00:00Z").timestamp() * 1000)
 
 
 def _joined(hours: Sequence[int]) -> list[tuple[int, int]]:

@@ -13,21 +13,20 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import PathId
-from llmaas.console.charts import Chart, merged, stacked_bars
+from llmaas.console.charts import Chart, Series, merged, stacked_bars
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.key_views import is_playground, owner_names
 from llmaas.console.pages.overview import shown_energy
 from llmaas.console.pages.row_search import find_rows, first_day_of
 from llmaas.console.pages.usage_filters import Asked, read_asked
-from llmaas.console.reports import By, Measure, Report, make_report
+from llmaas.console.reports import MOST_LINES, By, Measure, Report, make_report
 from llmaas.console.spans import Span, day_of
 from llmaas.domain.keys import masked
 from llmaas.domain.permissions import Permission
-from llmaas.domain.usage import Cursor, Outcome, UsageFilter, UsageRow
+from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageRow
 from llmaas.errors import NotFound
 
 _MOST_KEYS = 200
-_MOST_LINES = 100
 _ROWS = 50
 _MOST_ROWS = 25_000
 
@@ -47,7 +46,7 @@ async def show_usage(
     page: ThePage, services: TheServices, project_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
     today = day_of(services.clock.now_ms())
-    asked = await _bounded(services, project_id, read_asked(request.query_params, today))
+    asked = await _bounded(services, project_id, read_asked(request.query_params, today), summed=True)
     names = await _Names.read(page, services, project_id)
     plain = await make_report(services.usage, asked.where(project_id), asked.span, asked.by, asked.measure)
     report = plain.named(names.of(asked.by, [line.name for line in plain.lines]))
@@ -56,13 +55,16 @@ async def show_usage(
         "usage.chart_monthly" if report.is_monthly else "usage.chart", measure=page.t(f"usage.measure_{asked.measure}")
     )
     series = merged(report.series(), page.t("usage.others"))
+    if report.others:
+        # After the largest, however much the others come to.
+        series.append(Series(page.t("usage.others"), [report.others.get(column, 0) for column in report.columns]))
     view = UsageView(
         asked=asked,
         report=report,
         chart=stacked_bars(title, report.columns, series, show),
         options=names.options(services),
     )
-    return page.render("usage/sums.html", view=view, bys=list(By), measures=list(Measure), most=_MOST_LINES)
+    return page.render("usage/sums.html", view=view, bys=list(By), measures=list(Measure), most=MOST_LINES)
 
 
 @get("/projects/{project_id:str}/usage/requests", opt={"permission": Permission.USAGE_READ})
@@ -105,12 +107,13 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
     )
 
 
-async def _bounded(services: Services, project_id: str, asked: Asked) -> Asked:
-    """End users stand on rows only: of a span with too many of them its last days are left, at least one."""
+async def _bounded(services: Services, project_id: str, asked: Asked, *, summed: bool = False) -> Asked:
+    """End users that no sums hold are read from rows: of a span with too many its last days are left, at least one."""
     if asked.by is not By.END_USER and not asked.end_user:
         return asked
-    where = dataclasses.replace(asked.where(project_id), end_user=None)
-    first = await first_day_of(services.usage, where, most=_MOST_ROWS)
+    # Sums by end user hold nothing by hour: who asks for that, as for single requests, has rows read.
+    by = Grouping.END_USER if summed and asked.by is By.END_USER else Grouping.HOUR
+    first = await first_day_of(services.usage, asked.where(project_id), [by], most=_MOST_ROWS)
     if first is None:
         return asked
     return dataclasses.replace(asked, span=Span(first, asked.span.last), fault="many_rows")

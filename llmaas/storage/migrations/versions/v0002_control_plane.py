@@ -202,6 +202,33 @@ def _usage_at_size() -> None:
         )
         op.create_index(f"{table}_by_project", table, ["project_id", time])
     op.create_table(
+        "usage_end_users",
+        sa.Column("project_id", sa.String, primary_key=True),
+        sa.Column("unit_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("start_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("end_user", sa.String, primary_key=True),
+        sa.Column("currency", sa.String, primary_key=True),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+        sa.Column("documents", sa.BigInteger, nullable=False),
+        sa.Column("cost_nano", sa.BigInteger, nullable=False),
+        sa.Column("energy_uwh", sa.BigInteger, nullable=False),
+        sa.Column("duration_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_ms", sa.BigInteger, nullable=False),
+        sa.Column("ttft_requests", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "usage_end_user_parts",
+        sa.Column("unit_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("start_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("maker", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "usage_removed",
         sa.Column("project_id", sa.String, primary_key=True),
         sa.Column("before_ms", sa.BigInteger, nullable=False),
