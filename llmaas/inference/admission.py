@@ -11,7 +11,8 @@ from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, 
 _TOKENS_OF_TEMPLATE = 512
 _TOKENS_OF_MESSAGE = 16
 _TOKENS_OF_TOOLS = 2048
-_TOKENS_OF_REMOTE_IMAGE = 16_384
+_TOKENS_OF_IMAGE = 16_384
+"""The most that engines make of one, whose tokens follow its area: a few bytes can be a large white picture."""
 _STEP_TOKENS = 4096
 _BLIND_STEP_TOKENS = 16_384
 """For engines that tell what they have made at the end only, so that the first step is also the last."""
@@ -87,10 +88,15 @@ def _chat_overhead(request: ChatRequest) -> int:
     images = 0
     for message in request.messages:
         if isinstance(message.content, list):
-            images += sum(1 for part in message.content if _is_remote_image(part))
+            # Its bytes are counted as tokens already.
+            images += sum(
+                max(0, _TOKENS_OF_IMAGE - len(part.image_url.url))
+                for part in message.content
+                if isinstance(part, ImagePart)
+            )
     tools = _TOKENS_OF_TOOLS if request.tools else 0
     messages = _TOKENS_OF_MESSAGE * len(request.messages)
-    return _TOKENS_OF_TEMPLATE + messages + tools + images * _TOKENS_OF_REMOTE_IMAGE
+    return _TOKENS_OF_TEMPLATE + messages + tools + images
 
 
 def _input_bound(tokens: int, model: Model, *, inputs: int = 1) -> int:

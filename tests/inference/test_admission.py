@@ -96,6 +96,21 @@ def test_B02_a_chat_uses_at_most_what_is_held(
     check_money(bounds, price, TokenCounts(prompt - cached, cached, made - reasoning, reasoning))
 
 
+@given(st.lists(st.integers(0, 40_000), min_size=1, max_size=3), st.booleans())
+def test_B02_a_small_file_may_be_a_large_picture(sizes: list[int], remote: bool) -> None:
+    start = "https://pictures.example/" if remote else "data:image/png;base64,"
+    parts = [{"type": "image_url", "image_url": {"url": start + "A" * size}} for size in sizes]
+    data = json.dumps({"model": "m", "messages": [{"role": "user", "content": parts}]}).encode()
+    bounds = admit_chat(
+        chat_decoder.decode(data),
+        Model("m", ModelKind.CHAT, 0),
+        body_bytes=len(data),
+        remote_images=remote,
+        countable=True,
+    )
+    assert bounds.input_tokens >= 16_384 * len(sizes) + 400
+
+
 @given(
     st.one_of(texts, st.lists(texts, min_size=1, max_size=4), st.lists(st.integers(0, 10**6), min_size=1, max_size=50)),
     st.none() | st.integers(1, 4),
