@@ -144,7 +144,8 @@ def show(place: Place, *, key_id: KeyArgument, as_json: JsonFlag = False) -> Non
     if as_json:
         output.json_object(values)
     else:
-        shown = {**values, **values.pop("limits")}
+        limits = values.pop("limits")
+        shown = {**values, **limits}
         output.table(["what", "value"], [[what, value] for what, value in shown.items() if value not in (None, [])])
 
 

@@ -35,6 +35,7 @@ def test_limits_are_kept_and_shown(llmaas: Cli) -> None:
     text = llmaas.good("keys", "show", kid).out
     assert "budget_per_month" in text
     assert "5.00" in text
+    assert "{" not in text
     assert llmaas("keys", "show", "nobody").errors == ["There is no key `nobody`."]
 
 
