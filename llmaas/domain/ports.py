@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,20 +166,25 @@ class BudgetStanding:
 
 @dataclass(frozen=True, slots=True)
 class BudgetWant:
-    """`cap_nano` None: the cap is the project's credit. Wanted is `most_nano`; less than `least_nano` is of no use and is not given."""
+    """`cap_nano` None: the cap is the project's credit. Wanted is `most_nano`; less than `least_nano` is of no use and is not given.
+
+    `net_nano`: what this worker was ever granted of it less what it ever gave back, as the worker knows; None: it does not know.
+    """
 
     budget_id: str
     cap_nano: int | None
     least_nano: int
     most_nano: int
+    net_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`remaining_nano`: what is left for anybody after this grant."""
+    """`remaining_nano`: what is left for anybody after this grant. `net_nano`: as in the next want, when this answer arrives."""
 
     granted_nano: int
     remaining_nano: int
+    net_nano: int
 
 
 class BudgetStore(Protocol):
@@ -190,11 +195,9 @@ class BudgetStore(Protocol):
         ...
 
     async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
-        """Lease up to `most_nano` of each, or what there is; in one transaction, in the order of `wants`."""
-        ...
-
-    async def give_back(self, amounts: Mapping[str, int]) -> None:
-        """Return unused parts of this worker's leases, by budget id."""
+        """Lease up to `most_nano` of each, or what there is; in one transaction, in the order of `wants`. A stated `net_nano`
+        that is less than the store's gives the difference back: what the worker returned, or never heard that it was granted.
+        """
         ...
 
     async def credit_nano(self, project_id: str) -> int:

@@ -16,17 +16,15 @@ class BudgetLeases:
         self._store = store
 
     async def exchange(self, asks: Sequence[Ask]) -> list[Answer]:
-        """A call that fails half-way leaves more leased than is used by anybody here; never less."""
-        returned = {ask.rule.id: ask.returned for ask in asks if ask.returned}
-        if returned:
-            await self._store.give_back(returned)
-        asking = [ask for ask in asks if ask.most]
-        answers = {ask.rule.id: Answer(0, None, 0) for ask in asks}
-        if asking:
-            wants = [BudgetWant(ask.rule.id, ask.rule.limit, ask.useful, ask.most) for ask in asking]
-            for ask, grant in zip(asking, await self._store.take(wants), strict=True):
-                answers[ask.rule.id] = Answer(grant.granted_nano, grant.remaining_nano, 0)
-        partial = [ask for ask in asking if answers[ask.rule.id].granted < ask.least]
+        """What of a call that fails has happened, the next one puts right."""
+        if not asks:
+            return []
+        wants = [BudgetWant(ask.rule.id, ask.rule.limit, ask.useful, ask.most, ask.net) for ask in asks]
+        answers = {
+            ask.rule.id: Answer(grant.granted_nano, grant.remaining_nano if ask.most else None, 0, grant.net_nano)
+            for ask, grant in zip(asks, await self._store.take(wants), strict=True)
+        }
+        partial = [ask for ask in asks if answers[ask.rule.id].granted < ask.least]
         if partial:
             standing = await self._store.standing([ask.rule.id for ask in partial])
             for ask in partial:

@@ -32,8 +32,10 @@ _SHARE = 8
 class Ask:
     """One lease's message to its store: `leased` is how it stands now, without what is asked for; `idle`: what nobody waits for.
 
-    `used`: everything that was used of it, ever; `own`: the part of it that still counts (a rate's in parts of SCALE).
-    `returned`: what `leased` shrank by since the last answer without having been used. Less than `useful` helps nobody who waits.
+    `used`: everything that was used of it, ever; `own`: the part of it that a store which has forgotten this worker lacks: of a
+    rate what has not drained, in parts of SCALE, of a window what was used since the last answer.
+    `net`: everything that was granted of it less what was given back without having been used; None: not known yet. Less than
+    `useful` helps nobody who waits.
     """
 
     rule: Rule
@@ -41,7 +43,7 @@ class Ask:
     idle: int
     used: int
     own: int
-    returned: int
+    net: int | None
     least: int
     most: int
     useful: int
@@ -49,11 +51,15 @@ class Ask:
 
 @dataclass(slots=True)
 class Answer:
-    """`room`: what is left for anybody (a rate's in parts of SCALE), None: not asked; `elsewhere`: what other workers may give back."""
+    """`room`: what is left for anybody (a rate's in parts of SCALE), None: not asked; `elsewhere`: what other workers may give back.
+
+    `net`: as the store has it now, where it keeps that.
+    """
 
     granted: int
     room: int | None
     elsewhere: int
+    net: int | None = None
 
 
 class LeaseStore(Protocol):
@@ -79,9 +85,11 @@ class Lease(Counter):
         "dirty",
         "dry_ms",
         "elsewhere",
+        "heard",
         "leased",
         "loop",
         "needs",
+        "net",
         "own",
         "refused",
         "reported",
@@ -90,6 +98,7 @@ class Lease(Counter):
         "taken",
         "told",
         "total",
+        "unsaid",
     )
 
     def __init__(self, rule: Rule, own: Counter | None, loop: Exchange) -> None:
@@ -97,7 +106,7 @@ class Lease(Counter):
         self.rule = rule
         self.own = own
         self.loop = loop
-        self.leased = self.total = self.reported = self.told = 0
+        self.leased = self.total = self.reported = self.told = self.heard = 0
         self.taken = self.demand = 0
         self.needs: list[int] = []
         self.room: int | None = None
@@ -106,6 +115,8 @@ class Lease(Counter):
         self.dry_ms: int | None = None
         self.refused = 0
         self.dirty = False
+        self.net: int | None = None
+        self.unsaid = False
 
     def free(self, now_ms: int) -> int:
         if self.own is None or self.loop.up:
@@ -174,17 +185,21 @@ class Lease(Counter):
         unwanted = max(0, idle - waiting - keep)
         returned += unwanted
         spare = max(0, idle - unwanted - waiting)
-        if not (least or most or returned or (reports and (self.total, spare) != (self.reported, self.told))):
+        news = reports and (self.total, spare) != (self.reported, self.told)
+        if not (least or most or returned or news or self.unsaid):
             self.dirty = self.demand > 0
             return None
         self.dirty = True
         self.leased -= returned
+        if self.net is not None:
+            self.net -= returned
         self.reported = self.total
-        own = self.own.level(now_ms) if isinstance(self.own, Rate) else 0
-        return Ask(self.rule, self.leased, spare, self.total, own, returned, least, most, max(0, smallest - idle))
+        own = self.own.level(now_ms) if isinstance(self.own, Rate) else self.total - self.heard
+        return Ask(self.rule, self.leased, spare, self.total, own, self.net, least, most, max(0, smallest - idle))
 
     def hear(self, ask: Ask, answer: Answer) -> None:
         self.leased += answer.granted
+        self.net, self.unsaid, self.heard = answer.net, False, ask.used
         self.told = ask.idle + max(0, answer.granted - ask.least)
         if answer.room is not None:
             self.room = answer.room
@@ -293,7 +308,7 @@ class Exchange:
             answers = await self._store.exchange([ask for _, ask in said])
         except Unavailable:
             for lease, _ in said:
-                lease.reported = -1
+                lease.reported, lease.unsaid = -1, True
             raise
         for (lease, ask), answer in zip(said, answers, strict=True):
             lease.hear(ask, answer)

@@ -1,7 +1,8 @@
 """Shared counters in Valkey. One script call says everything that a worker has to say and gives it what it asked for.
 
 A worker states its leases and all that it ever used, not changes, so that a lost answer or a repeated call does no harm. Workers
-that were not heard of for a while are taken for dead: what they leased of a rate or window counts as used, slots come free.
+that were not heard of for a while are taken for dead: what they leased of a rate or window counts as used, slots come free. One
+that was alive after all says what it used since it was last heard (`own`), unless the counter begins anew from what is recorded.
 """
 
 from __future__ import annotations
@@ -73,13 +74,15 @@ for k = 2, #KEYS do
       end
     end
   end
-  if not level and seed < 0 then
+  local seeded = not level
+  if seeded and seed < 0 then
     out[#out + 1], out[#out + 2], out[#out + 3] = -1, 0, 0
   else
     level = level or seed * scale
     if drain > 0 and at and now > at then level = math.max(0, level - (now - at) * drain) end
     level = level + lost * scale
-    if before then level = level + math.max(0, used - before) * scale else level = level + own end
+    if before then level = level + math.max(0, used - before) * scale
+    elseif drain > 0 or not seeded then level = level + own end
     local room = limit * scale - level - (others + leased) * scale
     local granted = math.max(0, math.min(most, math.floor(room / scale)))
     if granted < useful then granted = 0 end

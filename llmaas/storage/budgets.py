@@ -1,7 +1,8 @@
 """Budgets in SQL: what each worker has spent and leased of them. Σ spent + Σ leased ≤ cap, at every moment.
 
 Money is spent by the ledger's transactions alone (`storage/row_store.py`); here it is leased and given back. Whoever takes
-locks the budget's row first, so two workers cannot both take the last of it.
+locks the budget's row first, so two workers cannot both take the last of it. A worker states the total of what it took and gave
+back, not changes: a call of which nobody knows whether it happened is made good by the next one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class SqlBudgetStore:
             await connection.execute(insert, [{"id": budget_id} for budget_id in ids])
             lock = sa.select(budgets.c.id).where(budgets.c.id.in_(ids)).order_by(budgets.c.id)
             await connection.execute(lock.with_for_update())
+            nets = await self._state(connection, {want.budget_id: want.net_nano for want in wants})
             standing = await _standing(connection, ids)
             left: dict[str, int] = {}
             taken: dict[str, int] = {}
@@ -51,13 +53,10 @@ class SqlBudgetStore:
                 granted = min(want.most_nano, left[want.budget_id]) if left[want.budget_id] >= want.least_nano else 0
                 left[want.budget_id] -= granted
                 taken[want.budget_id] = taken.get(want.budget_id, 0) + granted
-                grants.append(Grant(granted, left[want.budget_id]))
-            await self._change_leases(connection, taken)
+                net = nets.get(want.budget_id, want.net_nano or 0) + taken[want.budget_id]
+                grants.append(Grant(granted, left[want.budget_id], net))
+            await self._raise_leases(connection, taken, nets)
         return grants
-
-    async def give_back(self, amounts: Mapping[str, int]) -> None:
-        async with self._database.begin(one_at_a_time=False) as connection:
-            await self._change_leases(connection, {budget_id: -amount for budget_id, amount in amounts.items()})
 
     async def credit_nano(self, project_id: str) -> int:
         async with self._database.connect() as connection:
@@ -86,23 +85,49 @@ class SqlBudgetStore:
                     records,
                 )
 
-    async def _change_leases(self, connection: AsyncConnection, amounts: Mapping[str, int]) -> None:
-        """Add to this worker's leases, or take from them; never below nothing, also when its share was folded meanwhile."""
-        leased = budget_shares.c.leased_nano
-        for budget_id, amount in sorted(amounts.items()):
-            if amount > 0:
-                record = {"budget_id": budget_id, "worker_id": self._worker_id, "spent_nano": 0, "leased_nano": amount}
-                insert = upsert(connection, budget_shares).values(record)
-                together = leased + insert.excluded.leased_nano
-                await connection.execute(
-                    insert.on_conflict_do_update(
-                        index_elements=["budget_id", "worker_id"], set_={"leased_nano": together}
-                    )
-                )
-            elif amount < 0:
-                mine = (budget_shares.c.budget_id == budget_id) & (budget_shares.c.worker_id == self._worker_id)
-                lower = sa.case((leased > -amount, leased + amount), else_=0)
-                await connection.execute(sa.update(budget_shares).where(mine).values(leased_nano=lower))
+    async def _state(self, connection: AsyncConnection, stated: Mapping[str, int | None]) -> dict[str, int]:
+        """Put this worker's leases right by what it states of them, and lock them; gives each net, where there is a share.
+
+        Never below nothing, also when its share was folded meanwhile. The ledger's writer spends of leases at the same time, so
+        the arithmetic is the database's.
+        """
+        shares = budget_shares.c
+        nets: dict[str, int] = {}
+        for budget_id, net in sorted(stated.items()):
+            told: sa.ColumnElement[int] = shares.net_nano if net is None else sa.literal(net, sa.BigInteger)
+            right = shares.leased_nano + told - shares.net_nano
+            update = (
+                sa.update(budget_shares)
+                .where(shares.budget_id == budget_id, shares.worker_id == self._worker_id)
+                .values(leased_nano=sa.case((right > 0, right), else_=0), net_nano=told)
+                .returning(shares.net_nano)
+            )
+            found = (await connection.execute(update)).scalar()
+            if found is not None:
+                nets[budget_id] = found
+        return nets
+
+    async def _raise_leases(
+        self, connection: AsyncConnection, taken: Mapping[str, int], nets: Mapping[str, int]
+    ) -> None:
+        for budget_id, amount in sorted(taken.items()):
+            if not amount:
+                continue
+            record = {
+                "budget_id": budget_id,
+                "worker_id": self._worker_id,
+                "spent_nano": 0,
+                "leased_nano": amount,
+                "net_nano": nets.get(budget_id, 0) + amount,
+            }
+            insert = upsert(connection, budget_shares).values(record)
+            raised = {
+                "leased_nano": budget_shares.c.leased_nano + insert.excluded.leased_nano,
+                "net_nano": insert.excluded.net_nano,
+            }
+            await connection.execute(
+                insert.on_conflict_do_update(index_elements=["budget_id", "worker_id"], set_=raised)
+            )
 
 
 async def _standing(connection: AsyncConnection, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:

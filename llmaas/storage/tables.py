@@ -400,6 +400,7 @@ budget_shares = Table(
     Column("worker_id", String, primary_key=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("leased_nano", BigInteger, nullable=False),
+    Column("net_nano", BigInteger, nullable=False, server_default="0"),
 )
 
 workers = Table(

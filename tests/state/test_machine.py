@@ -61,7 +61,7 @@ class Machine(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        self.source = MemoryCounters(self.money, self.sums, flushed)
+        self.source = MemoryCounters(self.money.door(), self.sums, flushed)
         self.limiter = CountingLimiter(self.source, self.clock, max_age_s=MAX_AGE_S)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:

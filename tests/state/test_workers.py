@@ -10,16 +10,19 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
+from typing import Self
 
 import pytest
 
 from llmaas.clock import ManualClock, SystemClock
 from llmaas.domain.limits import Limits
-from llmaas.domain.ports import BudgetWant, Claim, Grant, Used
-from llmaas.errors import QuotaExceeded, RateLimited
+from llmaas.domain.ports import Claim, Used
+from llmaas.errors import QuotaExceeded, RateLimited, Unavailable
+from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
 from tests.state.worlds import NOTHING, ONE, Money, caller, shared_limiter
 from tests.valkey import ValkeyServer
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,6 +178,119 @@ async def test_idle_money_goes_back(stack: AsyncExitStack, valkey_url: str) -> N
     assert money.spent["key:k1:total"] == 2500
 
 
+async def test_F11_money_of_calls_that_nobody_knows_the_end_of_goes_back(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    money = Money()
+    door = money.door()
+    limiter = await stack.enter_async_context(shared_limiter(valkey_url, "one", SystemClock(), money, door=door))
+    who = caller(Limits(budget_total=1_000_000))
+    for _ in range(20):
+        (await limiter.hold(who, None, Claim(0, 0, 5_000))).settle(NOTHING)
+        door.lost = 3
+        with suppress(Unavailable):
+            (await limiter.hold(who, None, Claim(0, 0, 500_000))).settle(NOTHING)
+    door.lost = 0
+    async with asyncio.timeout(10):
+        while money.leased["key:k1:total"]:
+            await asyncio.sleep(0.02)
+    await limiter.hold(who, None, Claim(0, 0, 1_000_000))
+
+
+class Cable:
+    """A way to a server that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._cut = False
+        self._writers: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cut()
+        self._server.close()
+
+    def cut(self) -> None:
+        self._cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def mend(self) -> None:
+        self._cut = False
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += [writer, there]
+        await asyncio.gather(_pump(reader, there), _pump(there_reader, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
+
+
+async def _until_together(limiter: CountingLimiter, *, yes: bool) -> None:
+    source = limiter._source  # noqa: SLF001 - whether it counts alone shows nowhere else
+    assert isinstance(source, SharedCounters)
+    await until(lambda: source.together is yes, f"together: {yes}")
+
+
+async def test_F10_what_a_window_lost_while_all_were_cut_off_is_told_afterwards(
+    stack: AsyncExitStack, mortal_valkey: ValkeyServer
+) -> None:
+    """The counters are as they were, but each worker was silent for so long that the others took it for dead."""
+    cables = [await stack.enter_async_context(Cable(mortal_valkey.port)) for _ in range(2)]
+    limiters = [
+        await stack.enter_async_context(
+            shared_limiter(f"valkey://127.0.0.1:{cable.port}/0", name, SystemClock(), Money(), workers=2, timeout_s=0.3)
+        )
+        for cable, name in zip(cables, ("one", "two"), strict=True)
+    ]
+    who = caller(Limits(output_tokens_per_day=1000))
+    used = 0
+
+    async def use(limiter: CountingLimiter, most: int) -> None:
+        nonlocal used
+        for _ in range(most):
+            try:
+                hold = await limiter.hold(who, None, Claim(0, 10, 0))
+            except RateLimited:
+                return
+            hold.settle(Used(0, 10, 0))
+            used += 10
+
+    for limiter in limiters:
+        await use(limiter, 1)
+    for cable in cables:
+        cable.cut()
+    for limiter in limiters:
+        await _until_together(limiter, yes=False)
+        await use(limiter, 40)
+    for name in ("one", "two"):
+        mortal_valkey.command(f'HSET {{llmaas}}:workers {name} "1 1"'.encode())
+    third = await stack.enter_async_context(shared_limiter(mortal_valkey.url, "three", SystemClock(), workers=2))
+    await use(third, 1)
+    for cable in cables:
+        cable.mend()
+    for limiter in limiters:
+        await _until_together(limiter, yes=True)
+    for limiter in limiters:
+        await use(limiter, 200)
+    # Who is back first may take an eighth of the room ahead before the other has told what it used.
+    assert 900 <= used <= 1000 + 1000 // 8
+
+
 async def test_F10_a_frozen_valkey_costs_one_deadline_and_money_stays_exact(
     stack: AsyncExitStack, mortal_valkey: ValkeyServer
 ) -> None:
@@ -249,14 +365,9 @@ async def test_slots_of_a_dead_worker_come_free(
 
 
 async def test_a_burst_far_from_its_limits_is_admitted_whole(stack: AsyncExitStack, valkey_url: str) -> None:
-    class Slow(Money):
-        """Answers some turns of the other store later."""
-
-        async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
-            await asyncio.sleep(0.004)
-            return await super().take(wants)
-
-    limiters = await pair(stack, valkey_url, Slow())
+    slow = Money()
+    slow.pause_s = 0.004  # some turns of the other store later
+    limiters = await pair(stack, valkey_url, slow)
     callers = [
         caller(Limits(budget_total=10**9, requests_per_minute=10**6, tokens_per_minute=10**9), key=f"k{n}")
         for n in range(4)

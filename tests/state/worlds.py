@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from llmaas.clock import Clock, ManualClock
@@ -13,6 +13,7 @@ from llmaas.domain.keys import Key
 from llmaas.domain.limits import Limits
 from llmaas.domain.ports import BudgetStanding, BudgetWant, Claim, Grant, Used
 from llmaas.domain.projects import Project
+from llmaas.errors import Unavailable
 from llmaas.state.budgets import BudgetLeases
 from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
@@ -35,30 +36,16 @@ class Money:
         self.leased: defaultdict[str, int] = defaultdict(int)
         self.credit: defaultdict[str, int] = defaultdict(int)
         self.calls = 0
+        self.pause_s = 0.0
 
     async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
         self.calls += 1
         await asyncio.sleep(0)
         return {name: BudgetStanding(self.spent[name], self.leased[name]) for name in budget_ids}
 
-    async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
-        self.calls += 1
-        await asyncio.sleep(0)
-        grants = []
-        for want in wants:
-            cap = want.cap_nano if want.cap_nano is not None else self.credit[want.budget_id.split(":")[1]]
-            room = max(0, cap - self.spent[want.budget_id] - self.leased[want.budget_id])
-            granted = min(want.most_nano, room) if room >= want.least_nano else 0
-            self.leased[want.budget_id] += granted
-            grants.append(Grant(granted, room - granted))
-        return grants
-
-    async def give_back(self, amounts: Mapping[str, int]) -> None:
-        self.calls += 1
-        await asyncio.sleep(0)
-        for name, amount in amounts.items():
-            assert amount <= self.leased[name], "more given back than was leased"
-            self.leased[name] -= amount
+    def door(self) -> MoneyDoor:
+        """For one worker."""
+        return MoneyDoor(self)
 
     async def credit_nano(self, project_id: str) -> int:
         return self.credit[project_id]
@@ -69,6 +56,42 @@ class Money:
             self.spent[name] += cost
             if leased:
                 self.leased[name] -= min(cost, self.leased[name])
+
+
+class MoneyDoor:
+    """One worker's way to all money. `lost`: the answers of so many calls do not arrive, though they did happen."""
+
+    def __init__(self, money: Money) -> None:
+        self._money = money
+        self._nets: defaultdict[str, int] = defaultdict(int)
+        self.lost = 0
+
+    async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+        return await self._money.standing(budget_ids)
+
+    async def credit_nano(self, project_id: str) -> int:
+        return await self._money.credit_nano(project_id)
+
+    async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
+        money = self._money
+        money.calls += 1
+        await asyncio.sleep(money.pause_s)
+        grants = []
+        for want in wants:
+            name = want.budget_id
+            back = 0 if want.net_nano is None else self._nets[name] - want.net_nano
+            assert 0 <= back <= money.leased[name], "more given back than was leased"
+            money.leased[name] -= back
+            cap = want.cap_nano if want.cap_nano is not None else money.credit[name.split(":")[1]]
+            room = max(0, cap - money.spent[name] - money.leased[name])
+            granted = min(want.most_nano, room) if room >= want.least_nano else 0
+            money.leased[name] += granted
+            self._nets[name] += granted - back
+            grants.append(Grant(granted, room - granted, self._nets[name]))
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("The database does not answer.")
+        return grants
 
 
 class Sums:
@@ -91,7 +114,7 @@ async def flushed() -> bool:
 def memory_limiter(
     clock: Clock | None = None, money: Money | None = None, sums: Sums | None = None, max_age_s: float = 60
 ) -> CountingLimiter:
-    source = MemoryCounters(money or Money(), sums or Sums(), flushed)
+    source = MemoryCounters((money or Money()).door(), sums or Sums(), flushed)
     return CountingLimiter(source, clock or ManualClock(), max_age_s=max_age_s)
 
 
@@ -103,6 +126,7 @@ async def shared_limiter(
     money: Money | None = None,
     sums: Sums | None = None,
     *,
+    door: MoneyDoor | None = None,
     max_age_s: float = 60,
     workers: int = 1,
     steady: bool = False,
@@ -114,7 +138,7 @@ async def shared_limiter(
     """
     clock = clock or ManualClock()
     valkey = ValkeyCounters(url, worker, sums or Sums(), workers=workers, timeout_s=timeout_s)
-    source = SharedCounters(valkey, BudgetLeases(money or Money()), clock)
+    source = SharedCounters(valkey, BudgetLeases(door or (money or Money()).door()), clock)
     loops = asyncio.get_running_loop().create_task(source.run())
     try:
         yield CountingLimiter(source, clock, max_age_s=max_age_s)

@@ -34,16 +34,16 @@ async def credit(database: Database, amount: int) -> None:
 async def test_all_that_is_wanted_then_what_there_is_then_nothing(database: Database) -> None:
     store = SqlBudgetStore(database, "a")
     assert await store.standing([KEY]) == {KEY: BudgetStanding(0, 0)}
-    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(60, 40)]
-    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(40, 0)]
-    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(0, 0)]
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(60, 40, 60)]
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(40, 0, 100)]
+    assert await store.take([BudgetWant(KEY, 100, 10, 60)]) == [Grant(0, 0, 100)]
     assert await store.standing([KEY]) == {KEY: BudgetStanding(0, 100)}
 
 
 async def test_a_cap_that_was_lowered_gives_nothing(database: Database) -> None:
     store = SqlBudgetStore(database, "a")
     await store.take([BudgetWant(KEY, 100, 50, 50)])
-    assert await store.take([BudgetWant(KEY, 20, 1, 10)]) == [Grant(0, 0)]
+    assert await store.take([BudgetWant(KEY, 20, 1, 10)]) == [Grant(0, 0, 50)]
 
 
 async def test_one_budget_twice_in_one_call_is_taken_from_once_each(database: Database) -> None:
@@ -57,27 +57,38 @@ async def test_one_budget_twice_in_one_call_is_taken_from_once_each(database: Da
 async def test_less_than_is_of_use_is_left_to_others(database: Database) -> None:
     store = SqlBudgetStore(database, "a")
     await store.take([BudgetWant(KEY, 15, 10, 10)])
-    assert await store.take([BudgetWant(KEY, 15, 6, 10)]) == [Grant(0, 5)]
-    assert await store.take([BudgetWant(KEY, 15, 5, 10)]) == [Grant(5, 0)]
+    assert await store.take([BudgetWant(KEY, 15, 6, 10)]) == [Grant(0, 5, 10)]
+    assert await store.take([BudgetWant(KEY, 15, 5, 10)]) == [Grant(5, 0, 15)]
 
 
 async def test_what_is_given_back_can_be_taken_by_others(database: Database) -> None:
     one, other = SqlBudgetStore(database, "a"), SqlBudgetStore(database, "b")
-    await one.take([BudgetWant(KEY, 100, 100, 100)])
-    await one.give_back({KEY: 30})
-    assert await other.take([BudgetWant(KEY, 100, 10, 100)]) == [Grant(30, 0)]
-    await other.give_back({KEY: 1_000})
+    assert await one.take([BudgetWant(KEY, 100, 100, 100)]) == [Grant(100, 0, 100)]
+    assert await one.take([BudgetWant(KEY, 100, 0, 0, net_nano=70)]) == [Grant(0, 30, 70)]
+    assert await other.take([BudgetWant(KEY, 100, 10, 100)]) == [Grant(30, 0, 30)]
+    await other.take([BudgetWant(KEY, 100, 0, 0, net_nano=-1_000)])
     assert (await one.standing([KEY]))[KEY] == BudgetStanding(0, 70), "nobody returns more than he has"
+
+
+async def test_what_a_worker_states_puts_right_what_it_never_heard_of(database: Database) -> None:
+    store = SqlBudgetStore(database, "a")
+    (first,) = await store.take([BudgetWant(KEY, 100, 10, 40)])
+    await store.take([BudgetWant(KEY, 100, 10, 50, net_nano=first.net_nano)])  # its answer is lost
+    assert await store.take([BudgetWant(KEY, 100, 10, 20, net_nano=first.net_nano)]) == [Grant(20, 40, 60)]
+    for _ in range(2):  # said twice because the first answer was lost: given back once
+        assert await store.take([BudgetWant(KEY, 100, 0, 0, net_nano=25)]) == [Grant(0, 75, 25)]
+    assert (await store.standing([KEY]))[KEY] == BudgetStanding(0, 25)
+    assert await store.take([BudgetWant(KEY, 100, 1, 5)]) == [Grant(5, 70, 30)], "who does not know is told"
 
 
 async def test_credit_is_the_cap_of_a_project_without_another(database: Database) -> None:
     store, budget = SqlBudgetStore(database, "a"), project_total("default")
-    assert await store.take([BudgetWant(budget, None, 1, 10)]) == [Grant(0, 0)]
+    assert await store.take([BudgetWant(budget, None, 1, 10)]) == [Grant(0, 0, 0)]
     await credit(database, 25)
     await credit(database, -5)
     assert await store.credit_nano("default") == 20
-    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(15, 5)]
-    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(5, 0)]
+    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(15, 5, 15)]
+    assert await store.take([BudgetWant(budget, None, 1, 15)]) == [Grant(5, 0, 20)]
 
 
 async def test_the_share_of_the_dead_is_folded_once(postgres_url: str) -> None:
@@ -88,7 +99,7 @@ async def test_the_share_of_the_dead_is_folded_once(postgres_url: str) -> None:
     for _ in range(2):
         await living.fold("dead")
         assert (await living.standing([KEY]))[KEY] == BudgetStanding(30, 0)
-    assert await living.take([BudgetWant(KEY, 100, 1, 80)]) == [Grant(70, 0)]
+    assert await living.take([BudgetWant(KEY, 100, 1, 80)]) == [Grant(70, 0, 70)]
     await spend(postgres_url, "dead", [7], first=10)
     assert (await living.standing([KEY]))[KEY] == BudgetStanding(37, 70), "it was not dead, and its row counts"
     await database.close()
@@ -108,8 +119,6 @@ async def take_each(place: str | Path, worker_id: str, cap: int, times: int) -> 
 
     async def once(number: int) -> bool:
         (grant,) = await store.take([BudgetWant(KEY, cap, COST, COST)])
-        if 0 < grant.granted_nano < COST:
-            await store.give_back({KEY: grant.granted_nano})
         if grant.granted_nano == COST and number % 2 and database.file is None:
             await spend(str(place), worker_id, [COST], first=number)
         return grant.granted_nano == COST

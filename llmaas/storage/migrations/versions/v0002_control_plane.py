@@ -115,6 +115,7 @@ def _money() -> None:
         sa.Column("worker_id", sa.String, primary_key=True),
         sa.Column("spent_nano", sa.BigInteger, nullable=False),
         sa.Column("leased_nano", sa.BigInteger, nullable=False),
+        sa.Column("net_nano", sa.BigInteger, nullable=False, server_default="0"),
     )
     op.create_table(
         "usage_hours",
