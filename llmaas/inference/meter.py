@@ -107,11 +107,9 @@ class Meter:
 
     def _estimate(self) -> tuple[TokenCounts, UsageSource, bool]:
         prompt = max(1, self._prompt_bytes // _BYTES_PER_TOKEN)
-        made = self._pieces.seen
-        if self._whole:
-            made = -(-self._text_chars // _BYTES_PER_TOKEN)
-            if self._output_bound is not None:
-                made = min(made, self._output_bound)
+        made = -(-self._text_chars // _BYTES_PER_TOKEN) if self._whole else self._pieces.seen
+        if self._output_bound is not None:
+            made = min(made, self._output_bound)
         reasoning = min(self._pieces.seen_reasoning, made)
         return TokenCounts(prompt, 0, made - reasoning, reasoning), UsageSource.COUNTED, True
 
@@ -123,10 +121,9 @@ def settle_counts(
 
     `seen`: pieces that came, each at least a token. `prompt_bound`, `completion_bound`: most that the request allowed.
     """
-    completion = reported.completion
+    completion = max(reported.completion, seen)
     if completion_bound is not None and completion > completion_bound:
-        completion = completion_bound
-    completion = max(completion, seen)
+        completion = completion_bound  # never more than was held, also of an engine that goes on for a few pieces
     prompt = min(reported.prompt, prompt_bound)
     cached = min(reported.cached, prompt) if reported.cached else 0
     reasoning = min(seen_reasoning if reported.reasoning is None else reported.reasoning, completion)

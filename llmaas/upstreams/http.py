@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from llmaas.errors import EngineFailed, EngineTimeout, LlmaasError
+from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, LlmaasError
 from llmaas.settings import Secret
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -326,7 +326,10 @@ class Exchange:
         """Give up when one of the time limits is over. Times are those of a slow clock, hence the grace."""
         now_s -= _SWEEP_S
         if now_s - self._started_s > self.timeouts.total_s:
-            self.abort(EngineTimeout("The engine took too long to answer.", phase="total"))
+            # What waits here to be read is there: then its reader is late, and not its engine.
+            late = self._waiter is None and self._buffered > 0
+            slow = EngineTimeout("The engine took too long to answer.", phase="total")
+            self.abort(ClientGone("The caller read too slowly.") if late else slow)
         elif self._phase == "connect":
             if now_s - self._since_s > self.timeouts.connect_s:
                 self.abort(EngineTimeout("The engine could not be reached in time.", phase="connect"))

@@ -45,7 +45,7 @@ async def test_entries_come_newest_first_in_pages(lab: Lab) -> None:
         entry = CreditEntry(
             f"credit-{n:02}", "lab", lab.now_ms + n, -NANO, CreditKind.CORRECTION, f"no {n}", "user-root"
         )
-        await lab.admin.services.credit.add(entry, by=TEST)
+        await lab.admin.services.credit.add(entry, by=TEST, below_zero=True)
     reader = await lab.reader("viewer")
     page = await reader.get(BILLING)
     assert [row["Note"] for row in page.rows()][:2] == ["no 26", "no 25"]

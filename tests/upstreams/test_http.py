@@ -252,6 +252,17 @@ async def test_a_slow_reader_holds_the_engine_back_and_blames_nobody(
     await up.wait_cancelled(timeout_s=1)
 
 
+async def test_who_reads_until_the_time_is_over_is_to_blame_for_it(up: FakeUpstream, transport: HttpTransport) -> None:
+    """An answer that failed would be free."""
+    up.script(Behaviour(endless=True))
+    exchange = send(transport, up, Timeouts(5, 5, 5, 0.5), stream=True)
+    await exchange.head()
+    with pytest.raises(ClientGone):
+        while await exchange.read():
+            await asyncio.sleep(0.05)
+    await up.wait_cancelled(timeout_s=1)
+
+
 @pytest.mark.parametrize(
     ("url", "authority", "path"),
     [
