@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import gc
 import os
 import signal
@@ -27,7 +29,7 @@ from llmaas.domain.models import ProviderKind
 from llmaas.domain.ports import Revisions
 from llmaas.engine.client import EngineClient
 from llmaas.engine.host import run_engine_host
-from llmaas.errors import Unavailable
+from llmaas.errors import ConfigurationError, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import CatalogueHolder, InferenceService
@@ -45,6 +47,7 @@ from llmaas.state.memory import MemoryCounters
 from llmaas.state.valkey import ValkeyCounters
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.duties import Duty
+from llmaas.storage.file_locks import FileLock, LifeFiles
 from llmaas.storage.ledger import Ledger
 from llmaas.storage.presence import Presence
 from llmaas.storage.row_store import SHARED, RowStore
@@ -68,6 +71,11 @@ from llmaas.web.server import HttpServer, listen
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
 _GC_THRESHOLD = 50_000
+_NEVER = -1
+"""A revision that no database has."""
+_LOOK_AGAIN_S = 5.0
+_PLACE_S = 5.0
+_PLACE_AGAIN_S = 0.1
 
 
 async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -> None:
@@ -121,7 +129,19 @@ class GatewayWorker:
         """`origins`: where each setting comes from, to be shown."""
         settings, clock = installation.settings, installation.clock
         self.id = installation.ids.uuid7()
-        self._presence = Presence(settings.database, installation.database, self.id, clock, self._duties())
+        self._presence = Presence(
+            settings.database,
+            installation.database,
+            self.id,
+            clock,
+            self._duties(),
+            alone=not settings.state_url,
+            silence_s=2 * settings.total_timeout_s,
+        )
+        self._lives = LifeFiles(settings.data_dir / "workers")
+        self._places = [FileLock(settings.spool_of(number) / "lock")]
+        if not settings.shared_database:
+            self._places.append(FileLock(settings.database_path.with_name(f"{settings.database_path.name}.lock")))
         self._installation = installation
         self._clock = clock
         self._tasks = TaskSet()
@@ -218,7 +238,7 @@ class GatewayWorker:
     def _duties(self) -> list[Duty]:
         """What one worker of the fleet has to see to from time to time. The one place to add to."""
         return [
-            Duty("workers", 30.0, self._forget_dead_workers),
+            Duty("workers", 30.0, self._forget_gone_workers),
             Duty("credit", 60.0, self._watch_money),
             Duty("alerts", 15.0, self._tell_alerts),
             Duty("rollups", 300.0, self._fold_usage),
@@ -244,13 +264,29 @@ class GatewayWorker:
         if removed:
             _log.info("usage_rows_removed", rows=removed)
 
-    async def _forget_dead_workers(self, _fence: int) -> None:
-        for worker_id in await self._presence.dead():
-            await SqlBudgetStore(self._installation.database).fold(worker_id)
-            await self._presence.forget(worker_id)
+    async def _forget_gone_workers(self, _fence: int) -> None:
+        for worker_id in await self._presence.gone():
+            await self._forget(worker_id)
+
+    async def _bury_neighbours(self) -> None:
+        """Workers of this data directory that were killed: what they leased is free again once their rows are counted."""
+        while True:
+            with contextlib.suppress(Unavailable, OSError):
+                for worker_id in self._lives.left_behind():
+                    if self._installation.spooling():
+                        break
+                    await self._forget(worker_id)
+                    self._lives.bury(worker_id)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _forget(self, worker_id: str) -> None:
+        await SqlBudgetStore(self._installation.database).fold(worker_id)
+        await self._presence.forget(worker_id)
+        _log.info("worker_forgotten", worker=worker_id)
 
     async def start(self) -> None:
-        """Raises Unavailable when the database does not answer."""
+        """Raises Unavailable when the database does not answer, ConfigurationError when another process works here."""
+        await self._take_place()
         self.ledger.start()
         await self.launcher.start()
         self._revisions = await self._installation.revisions.read()
@@ -260,6 +296,9 @@ class GatewayWorker:
         if isinstance(self._counters, SharedCounters):
             self._keeping_leases = asyncio.create_task(self._counters.run(), name="leases")
         await self._presence.start(self._tasks, lambda: self._catalogue.current.revision)
+        if self._installation.settings.shared_database:
+            self._lives.begin(self.id)
+            self._tasks.spawn(self._bury_neighbours(), name="neighbours")
         self._tasks.spawn(self._follow_changes(), name="follow_changes")
 
     async def _look_for_counters(self, valkey: ValkeyCounters) -> None:
@@ -285,10 +324,27 @@ class GatewayWorker:
             await end(self._keeping_leases)
         if self._valkey is not None:
             await self._valkey.close()
-        await self._presence.stop()
+        await self._presence.stop(leave=not self.ledger.backlog)
         await self.launcher.stop()
         await self.transport.close()
         await self.own_transport.close()
+        for place in self._places:
+            place.free()
+
+    async def _take_place(self) -> None:
+        """Two processes that write one spool or one SQLite would lose rows and count apart. One that was killed lets go at once,
+        one that stops may take a moment.
+        """
+        until_s = self._clock.monotonic_s() + _PLACE_S
+        for place in self._places:
+            while not place.take():
+                if self._clock.monotonic_s() > until_s:
+                    raise ConfigurationError(
+                        [
+                            f"data_dir: another gateway works on {place.path.parent}; stop it, or set --data-dir or LLMAAS_DATA_DIR"
+                        ]
+                    )
+                await asyncio.sleep(_PLACE_AGAIN_S)
 
     async def _follow_changes(self) -> None:
         """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
@@ -300,11 +356,14 @@ class GatewayWorker:
                     await self._authenticator.refresh()
                 if present.catalogue != self._revisions.catalogue:
                     await self._load_catalogue()
-                if present.money != self._revisions.money or present.keys != self._revisions.keys:
-                    await self._counters.refresh()
-                self._revisions = present
+                money = self._revisions.money
+                if present.money != money or present.keys != self._revisions.keys:
+                    money = present.money if await self._counters.refresh() else _NEVER
+                self._revisions = dataclasses.replace(present, money=money)
             except Unavailable as error:
                 _log.warning("changes_not_readable", hint=error.hint)
+            if self._presence.silent_s > self._installation.settings.total_timeout_s:
+                await self._counters.refresh()  # idle leases are given up before others take this worker for gone
 
     async def _load_catalogue(self) -> None:
         sealed = await self._installation.catalogue.sealed_secrets()

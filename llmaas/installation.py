@@ -43,6 +43,7 @@ from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database, migrate, prepare
 from llmaas.storage.end_users import SqlEndUsers
+from llmaas.storage.file_locks import FileLock
 from llmaas.storage.invitations import SqlInvitationStore
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.ledger_check import SqlLedgerCheck
@@ -307,15 +308,25 @@ class Installation:
 
     def count_spooled(self) -> int:
         """Rows that wait in the spools of this host's gateway processes for the database."""
+        return sum(len(spool.read(file)[0]) for spool in self._spools() for file in spool.files())
+
+    def spooling(self) -> bool:
+        """Whether there are any of them."""
+        return any(spool.files() for spool in self._spools())
+
+    def unreadable_spools(self) -> list[Path]:
+        """Files with usage rows that no database can hold or nobody can read."""
+        return [path for spool in self._spools() for path in spool.kept()]
+
+    def _spools(self) -> list[Spool]:
         folders = [self.settings.spool_path, *_numbered_folders(self.settings.spool_path).values()]
-        spools = [Spool(folder) for folder in folders]
-        return sum(1 for spool in spools for file in spool.files() for _ in spool.read(file))
+        return [Spool(folder) for folder in folders]
 
 
 def adopt_spools(settings: Settings) -> None:
     """Give the first gateway process what those left behind that are not started any more. To be called before any runs."""
     for number, folder in _numbered_folders(settings.spool_path).items():
-        for file in Spool(folder).files() if number >= settings.workers else ():
+        for file in Spool(folder).files() if number >= settings.workers and FileLock(folder / "lock").is_free() else ():
             target = settings.spool_path / file.name
             if not target.exists():  # else at a later start, when that one is in the database
                 file.rename(target)

@@ -190,6 +190,10 @@ def _spool(installation: Installation) -> Finding:
     if waiting:
         fix = "start `llmaas serve`: it moves them to the database; if they stay, see its log"
         return warn("spool", f"{waiting} usage rows wait for the database", fix)
+    kept = installation.unreadable_spools()
+    if kept:
+        fix = "see what they hold; once it is dealt with, move them out of the spool folder"
+        return warn("spool", f"usage rows that could not be read or stored: {', '.join(map(str, kept))}", fix)
     if not os.access(installation.settings.spool_path.parent, os.W_OK):
         return fail(
             "spool", f"{installation.settings.spool_path} cannot be written", "set spool_dir to a writable directory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +29,7 @@ commands.command()(rebuild)
 def check(place: Place) -> None:
     """Check every row and all sums; prints `ok`, or each fault on its line and leaves with 1."""
 
-    async def work(installation: Installation) -> tuple[int, list[str], int]:
+    async def work(installation: Installation) -> tuple[int, list[str], int, list[Path]]:
         now_ms, faults = installation.clock.now_ms(), 0
         for found in (
             installation.usage.faults(await installation.catalogue.price_versions()),
@@ -39,13 +40,16 @@ def check(place: Place) -> None:
             async for fault in found:
                 print(printable(fault))
                 faults += 1
-        return faults, await installation.ledger_check.overdrawn(now_ms), installation.count_spooled()
+        overdrawn = await installation.ledger_check.overdrawn(now_ms)
+        return faults, overdrawn, installation.count_spooled(), installation.unreadable_spools()
 
-    faults, overdrawn, spooled = place.run(work)
+    faults, overdrawn, spooled, unreadable = place.run(work)
     for line in overdrawn:
         output.note(printable(line))
     if spooled:
         output.note(f"{spooled} rows wait in the spool; a running server moves them to the database, so start one")
+    for path in unreadable:
+        output.note(f"usage rows that could not be read or stored are in {path}")
     if faults:
         raise typer.Exit(1)
     print("ok")

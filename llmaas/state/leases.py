@@ -395,12 +395,13 @@ class SharedCounters:
                 lease.dry_ms, lease.refused = now_ms + _DRY_MS, need
         return final
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         """Budgets, credit or corrections were changed by others: what is idle goes back, and the store is asked again."""
         for lease in list(self._money.leases.values()):
             lease.demand = lease.taken = 0
             lease.dry_ms = None
             self._money.mark(lease)
+        return True
 
 
 def _own(rule: Rule, now_ms: int) -> Counter | None:

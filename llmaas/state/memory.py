@@ -8,8 +8,11 @@ from weakref import WeakSet, WeakValueDictionary
 
 from llmaas.domain.ports import BudgetStore, UsageSums
 from llmaas.domain.rates import Counter, Rate
+from llmaas.errors import Unavailable
 from llmaas.state.refusals import Needs
 from llmaas.state.rules import Kind, Rule
+
+_AGAIN_S = 0.05
 
 
 class _Known(Counter):
@@ -24,9 +27,20 @@ class _Known(Counter):
 
 
 class MemoryCounters:
-    """`flushed`: waits until all rows handed to the ledger so far are in the database; False when they are elsewhere."""
+    """`flushed`: waits until all rows handed to the ledger so far are in the database; False when they are elsewhere.
 
-    def __init__(self, budgets: BudgetStore, sums: UsageSums, flushed: Callable[[], Awaitable[bool]]) -> None:
+    `patience_s`: how long a request waits for that.
+    """
+
+    def __init__(
+        self,
+        budgets: BudgetStore,
+        sums: UsageSums,
+        flushed: Callable[[], Awaitable[bool]],
+        *,
+        patience_s: float = 2.0,
+    ) -> None:
+        self._patience_s = patience_s
         self._budgets = budgets
         self._sums = sums
         self._flushed = flushed
@@ -58,18 +72,25 @@ class MemoryCounters:
                 await self._load_once(counter)
         return ()
 
-    async def refresh(self) -> None:
-        """Read budgets and credit again: limits, credit or corrections were changed by others. What is held stays."""
+    async def refresh(self) -> bool:
+        """Read budgets and credit again: limits, credit or corrections were changed by others. What is held stays.
+
+        False when what was spent could not be read, because rows are still on their way to the database: to be tried again.
+        """
         before = {counter: counter.used for counter in self._money if counter.known}
-        if not before or not await self._flushed():
-            return
-        standing = await self._budgets.standing([counter.rule.id for counter in before])
-        for counter, used_before in before.items():
+        for counter in before:
             if counter.rule.limit is None:
                 counter.limit = await self._credit(counter.rule)
+        if not before:
+            return True
+        if not await self._flushed():
+            return False
+        standing = await self._budgets.standing([counter.rule.id for counter in before])
+        for counter, used_before in before.items():
             # What was settled since `flushed` may or may not be in the sum: keep what we have where that explains it.
             spent = standing[counter.rule.id].spent_nano
             counter.used = max(spent, min(counter.used, spent + counter.used - used_before))
+        return True
 
     def _new(self, rule: Rule, now_ms: int) -> Counter:
         if rule.kind in (Kind.REQUESTS, Kind.TOKENS):
@@ -96,8 +117,8 @@ class MemoryCounters:
 
     async def _load(self, counter: _Known) -> None:
         rule = counter.rule
-        # Rows of this process may be on their way to the database. If they are stuck, the sums are as good as they get.
-        await self._flushed()
+        # Rows on their way to the database are spent and not in its sums yet; after an outage there may be many of them.
+        await self._wait_flushed()
         if rule.kind is Kind.MONEY:
             used = (await self._budgets.standing((rule.id,)))[rule.id].spent_nano
         else:
@@ -106,6 +127,17 @@ class MemoryCounters:
         counter.used += used
         counter.known = True
         counter.limit = limit if limit is not None else counter.rule.limit or 0
+
+    async def _wait_flushed(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                while not await self._flushed():  # noqa: ASYNC110 -- no database says that it is back
+                    await asyncio.sleep(_AGAIN_S)
+        except TimeoutError:
+            raise Unavailable(
+                "What was used during an outage is still being counted, so nothing can be held against limits yet.",
+                retry_after_s=5,
+            ) from None
 
     async def _credit(self, rule: Rule) -> int:
         return await self._budgets.credit_nano(rule.scope.partition(":")[2])

@@ -11,12 +11,28 @@ from typing import Any
 import asyncpg
 import structlog
 
+from llmaas.errors import ConfigurationError
 from llmaas.settings import without_password
 from llmaas.storage.database import CHANGES_CHANNEL
 from llmaas.storage.workers import life_lock
 from llmaas.tasks import end
 
 _CONNECT_S = 3.0
+_OUSTED_S = 8.0
+"""How long a start waits for the session of a process that is gone to end."""
+_COUNTING = 0x6C6C6D616173
+"""The number of the lock that whoever counts alone holds by himself, and those who count together share."""
+_CROWDED = (
+    "state_url: another gateway works on this database, and only gateways that count in one Valkey may share it; stop the other,"
+    " or set state_url to valkey://… for each"
+)
+_SESSION = {
+    "application_name": "llmaas",
+    # A machine that went away without a word keeps its locks for half a minute, not for hours.
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
 _AGAIN_S = (0.1, 0.5, 1.0, 2.0)
 _PROBE_S = 5.0
 
@@ -37,28 +53,37 @@ class Changes:
 
     async def wait(self, limit_s: float) -> None:
         """Until something may have changed, at most `limit_s`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await self._changed.wait()
+        await _wait(self._changed, limit_s)
         self._changed.clear()
 
 
 class PostgresChanges(Changes):
-    """A connection of its own that listens, and is made anew for as long as it takes."""
+    """A connection of its own that listens, and is made anew for as long as it takes.
 
-    def __init__(self, url: str, worker_id: str) -> None:
+    `alone`: the worker counts limits and budgets in its own memory, so there may be no other.
+    """
+
+    def __init__(self, url: str, worker_id: str, *, alone: bool) -> None:
         super().__init__()
         self._url = url
         self._lock = life_lock(worker_id)
+        self._counting = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._crowded = False
 
     async def start(self) -> None:
-        """Returns when it listens, or after a first failure, from which it recovers by itself."""
+        """Returns when it listens, or after a first failure, from which it recovers by itself. ConfigurationError when there
+        are others with whom it would not count together.
+        """
         self._task = asyncio.create_task(self._keep(), name="changes")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CONNECT_S):
-                await self._connected.wait()
+        await _wait(self._answered, _CONNECT_S)
+        if self._crowded:
+            await _wait(self._connected, _OUSTED_S)
+        if self._crowded:
+            await end(self._task)
+            raise ConfigurationError([_CROWDED])
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -81,13 +106,18 @@ class PostgresChanges(Changes):
     async def _listen(self) -> None:
         """Until the connection ends."""
         connection = await asyncpg.connect(
-            self._url, timeout=_CONNECT_S, command_timeout=_CONNECT_S, server_settings={"application_name": "llmaas"}
+            self._url, timeout=_CONNECT_S, command_timeout=_CONNECT_S, server_settings=_SESSION
         )
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
         try:
             # Shared, so that a session of ours that the server has not missed yet does not keep the next one waiting.
             await connection.execute("SELECT pg_advisory_lock_shared($1)", self._lock)
+            self._crowded = not await connection.fetchval(f"SELECT {self._counting}($1)", _COUNTING)
+            self._answered.set()
+            if self._crowded:
+                _log.error("counting_apart", database=without_password(self._url), hint=_CROWDED)
+                return
             await connection.add_listener(CHANGES_CHANNEL, self._heard)
             self._connected.set()
             self._changed.set()  # of what happened meanwhile nobody told us
@@ -102,3 +132,9 @@ class PostgresChanges(Changes):
 
     def _heard(self, *_: Any) -> None:
         self._changed.set()
+
+
+async def _wait(event: asyncio.Event, limit_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await event.wait()

@@ -244,7 +244,9 @@ def prepare(place: str | Path) -> bool:
 
     ConfigurationError when the database is of another version or unusable. Blocks.
     """
-    return _on_schema(place, _prepare)
+    # A database that is there is only looked at, so that a start does not wait for whoever holds SQLite's write lock.
+    known = _on_schema(place, _look, write=False)
+    return _on_schema(place, _prepare) if known is None else known
 
 
 def migrate(place: str | Path) -> tuple[str | None, str]:
@@ -252,13 +254,21 @@ def migrate(place: str | Path) -> tuple[str | None, str]:
     return _on_schema(place, _migrate)
 
 
-def _prepare(connection: sa.Connection, name: str) -> bool:
+def _look(connection: sa.Connection, name: str) -> bool | None:
+    """What `prepare` gives; None: the database is empty."""
     present = _version(connection)
     if present is None and not sa.inspect(connection).get_table_names():
-        upgrade(connection)
-    elif present != SCHEMA:
+        return None
+    if present != SCHEMA:
         raise ConfigurationError([_wrong_version(name, present)])
     return connection.execute(sa.select(tables.keys.c.id).limit(1)).first() is not None
+
+
+def _prepare(connection: sa.Connection, name: str) -> bool:
+    known = _look(connection, name)  # again: another process may have been faster
+    if known is None:
+        upgrade(connection)
+    return bool(known)
 
 
 def _migrate(connection: sa.Connection, name: str) -> tuple[str | None, str]:
@@ -303,20 +313,20 @@ def _wrong_version(name: str, present: str | None) -> str:
     return f"database {name} has schema {found}, this version knows up to {SCHEMA}: use the version that wrote it"
 
 
-def _on_schema(place: str | Path, work: Callable[[sa.Connection, str], T]) -> T:
-    """Work on the schema in a transaction that no other such work runs beside."""
+def _on_schema(place: str | Path, work: Callable[[sa.Connection, str], T], *, write: bool = True) -> T:
+    """Work on the schema in a transaction that no other such work runs beside. `write`: false when it only looks."""
     path = sqlite_path(place)
-    return _on_sqlite(path, work) if path is not None else _on_postgres(str(place), work)
+    return _on_sqlite(path, work, write=write) if path is not None else _on_postgres(str(place), work)
 
 
-def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T]) -> T:
+def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], *, write: bool) -> T:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = sa.create_engine(f"{_SQLITE}{path}", hide_parameters=True)
         sa.event.listen(engine, "connect", _set_pragmas)
         sa.event.listen(engine, "begin", _begin_immediate)
         try:
-            with engine.connect().execution_options(llmaas_write=True) as connection:
+            with engine.connect().execution_options(llmaas_write=write) as connection:
                 done = work(connection, str(path))
                 connection.commit()
                 return done

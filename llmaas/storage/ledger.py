@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
 import structlog
 
 from llmaas.domain.usage import UsageRow
@@ -217,15 +216,17 @@ class Ledger:
         self._spool.close()  # what is spooled from now on goes to another file
         for file in self._spool.files():
             try:
-                rows = list(self._spool.read(file))
-            except (OSError, msgspec.MsgspecError) as error:
-                _log.error("spool_file_unreadable", file=file.name, error=str(error))
+                rows, unreadable = self._spool.read(file)
+            except OSError as error:
+                _log.critical("spool_file_unreadable", file=file.name, error=str(error))
                 continue
             for start in range(0, len(rows), _REPLAYED_ROWS):
                 if self._to_database(rows[start : start + _REPLAYED_ROWS], foreign=not self._spool.own(file)) is None:
                     return
                 yield
-            self._spool.forget(file)
+            self._spool.forget(file, keep=unreadable > 0)
+            if unreadable:
+                _log.critical("spool_rows_unreadable", file=file.name, rows=unreadable, hint="kept beside it as .bad")
             if rows:
                 _log.info("spool_replayed", file=file.name, rows=len(rows))
 

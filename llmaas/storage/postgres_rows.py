@@ -30,6 +30,7 @@ _NEEDED = (
     *HOUR_KEY[1:],
     *(name for name in HOUR_SUMS if name not in _COUNTED),
 )
+# Shares are locked in the order that `storage/budgets.py` locks them in, whatever the collation of the database.
 _WRITE = f"""
 WITH told AS (
     SELECT * FROM json_populate_recordset(NULL::usage, $1::text::json)
@@ -45,7 +46,7 @@ WITH told AS (
     WHERE cost_nano <> 0 GROUP BY id
 ), shares AS (
     INSERT INTO budget_shares AS share (budget_id, worker_id, spent_nano, leased_nano)
-    SELECT id, $2::text, nano, 0 FROM spent ORDER BY id
+    SELECT id, $2::text, nano, 0 FROM spent ORDER BY id COLLATE "C"
     ON CONFLICT (budget_id, worker_id) DO UPDATE SET spent_nano = share.spent_nano + excluded.spent_nano,
         leased_nano = greatest(0, share.leased_nano - (SELECT leased FROM spent WHERE id = excluded.budget_id))
 ), hours AS (

@@ -1,7 +1,8 @@
 """Where usage rows wait while the database is away: append-only files of one checksummed JSON line a row, synced before
 a row counts as durable. A file is deleted only after all its rows are in the database; replaying one twice adds nothing.
 
-Rows that no database can hold are kept beside them, for somebody to look at. Used by the ledger's writer thread only.
+Rows that no database can hold, and files with lines that cannot be read, are kept beside them for somebody to look at. Used
+by the ledger's writer thread only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from llmaas.storage.row_store import SyncFailed, Unstorable
 
 _SUFFIX = ".rows"
 _SET_ASIDE = "unstorable.jsonl"
+_UNREADABLE = ".bad"
 
 
 class Spool:
@@ -83,19 +85,35 @@ class Spool:
         """Whether this process wrote it; else an earlier one did."""
         return file in self._own
 
-    def read(self, file: Path) -> Iterator[UsageRow]:
-        """The rows of a file. A torn last line was never acknowledged and is left out."""
-        for line in file.read_bytes().split(b"\n"):
+    def read(self, file: Path) -> tuple[list[UsageRow], int]:
+        """The rows of a file, and how many lines hold a row that cannot be read. A torn last line was never acknowledged and
+        is no row. Raises OSError.
+        """
+        rows: list[UsageRow] = []
+        unreadable = 0
+        for line in filter(None, file.read_bytes().split(b"\n")[:-1]):
             checksum, _, payload = line.partition(b" ")
-            if payload and checksum == b"%08x" % zlib.crc32(payload):
-                yield self._decoder.decode(payload)
+            try:
+                if checksum != b"%08x" % zlib.crc32(payload):
+                    raise ValueError(line)
+                rows.append(self._decoder.decode(payload))
+            except ValueError:
+                unreadable += 1
+        return rows, unreadable
 
-    def forget(self, file: Path) -> None:
-        """Delete a file whose rows are all in the database."""
+    def forget(self, file: Path, *, keep: bool = False) -> None:
+        """A file's rows are in the database: it is deleted. `keep`: all that can be read are; it is put aside. OSError."""
         if file == self._current:
             self.close()
-        file.unlink(missing_ok=True)
+        if keep:
+            file.rename(file.with_suffix(_UNREADABLE))
+        else:
+            file.unlink(missing_ok=True)
         self._own.discard(file)
+
+    def kept(self) -> list[Path]:
+        """What was put aside because no database can hold it or nobody can read it."""
+        return sorted([*self._folder.glob(_SET_ASIDE), *self._folder.glob(f"*{_UNREADABLE}")])
 
     def close(self) -> None:
         if self._handle is not None:

@@ -1,8 +1,9 @@
 """Gateway processes, as all of them see each other.
 
-On PostgreSQL a worker is dead when it has not been heard of for a while and the session lock that it holds for its life
-(`storage/changes.py`) is free: one that stands still, or whose clock is wrong, is not taken for dead. SQLite has one
-worker at a time, so all others are dead.
+A worker that is merely cut off from the database still has requests that cost what it leased, so silence proves nothing. It
+is gone when it has signed off, or when the file that it locked for its life is free (`storage/file_locks.py`), which those of
+its data directory see. Of other machines it is believed only after as long as requests can last, and while the session lock
+that it holds on PostgreSQL (`storage/changes.py`) is free. SQLite has one worker at a time, so all others are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from llmaas.storage.database import Database, upsert
 from llmaas.storage.tables import workers
 
 HEARTBEAT_S = 3.0
-SILENT_MS = 15_000
 
 
 class SqlWorkerStore:
@@ -45,11 +45,11 @@ class SqlWorkerStore:
             ).mappings()
             return [Worker(**row) for row in rows]
 
-    async def dead(self, asking: str, now_ms: int) -> Sequence[str]:
-        """Workers other than the one who asks whose process is gone and which nobody has forgotten yet."""
+    async def gone(self, asking: str, silent_since_ms: int) -> Sequence[str]:
+        """Workers other than the one who asks that signed off or that nobody heard of since then, and that are not forgotten."""
         query = sa.select(workers.c.id).where(workers.c.id != asking).order_by(workers.c.id)
         if self._database.file is None:
-            query = query.where(workers.c.seen_ms < now_ms - SILENT_MS)
+            query = query.where(workers.c.seen_ms < max(1, silent_since_ms))
         async with self._database.begin(one_at_a_time=False) as connection:
             found = list((await connection.execute(query)).scalars())
             if self._database.file is not None:

@@ -207,6 +207,30 @@ async def test_B06_a_spool_that_is_replayed_twice_adds_nothing(gateway: GatewayP
     assert sorted((row.id, row.cost_nano) for row in await gateway.rows()) == sums
 
 
+async def test_B07_a_start_under_a_locked_database_serves(gateway: GatewayProcess) -> None:
+    """As a backup or a shell left open would lock it."""
+    if gateway.process is not None and gateway.process.returncode is None:
+        await gateway.terminate()
+    before = len(await gateway.rows())
+    with locked(gateway.data_dir / "llmaas.db"):
+        await gateway.start()
+        heard = await ask_all(gateway, MIXED)
+        assert all(h.complete for h in heard)
+    await all_recorded(gateway, heard, before=before)
+
+
+async def test_two_gateways_on_one_data_directory_are_refused(running: GatewayProcess) -> None:
+    second = GatewayProcess(running.data_dir)
+    second.key = running.key
+    with pytest.raises(AssertionError, match="the gateway did not start"):
+        await second.start()
+    assert second.process is not None
+    assert await second.process.wait() == 3
+    assert "another gateway works on" in second.log
+    await second.close()
+    assert (await ask(running, MIXED[0])).complete
+
+
 async def test_B07_an_answer_waits_for_its_row_only_at_its_end(running: GatewayProcess, upstream: FakeUpstream) -> None:
     before = len(await running.rows())
     with locked(running.data_dir / "llmaas.db"):

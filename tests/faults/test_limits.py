@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace as replace_struct
 
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
@@ -20,6 +21,8 @@ from llmaas.domain.models import Model, ModelKind, ProviderKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.projects import Project
 from llmaas.domain.tiers import Tier
+from llmaas.domain.usage import UsageRow
+from llmaas.storage.spool import Spool
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawResponse
 from tests.fakes.upstream import FakeUpstream
@@ -188,4 +191,25 @@ async def test_budgets_and_windows_outlive_a_restart(gateway: GatewayProcess) ->
     assert (await post(gateway, key, max_tokens=8)).status == 429
     assert (await post(gateway, key, max_tokens=5)).status == 200
     assert (await post(gateway, key, max_tokens=1)).status == 429
+    assert await gateway.ledger_faults() == []
+
+
+async def test_B07_what_was_spooled_before_a_kill_is_counted_before_more_is_spent(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(budget_total=20 * NANO))
+    assert [(await post(gateway, key)).status, (await post(gateway, gateway.key)).status] == [200, 200]
+    installation = await gateway.installation()
+    ids = {row.key_id: row for row in await gateway.rows()}
+    mine, other = ids[key.split("_")[1]], ids[gateway.key.split("_")[1]]
+    await gateway.kill()
+
+    def again(row: UsageRow) -> UsageRow:
+        return replace_struct(row, id=installation.ids.uuid7(), request_id=installation.ids.uuid7())
+
+    spool = Spool(installation.settings.spool_of(0))
+    spool.write([again(row) for row in [*[other] * 3_000, *[mine] * 3]])
+    spool.close()
+    await gateway.start()
+    said = [(await post(gateway, key)).status for _ in range(3)]
+    assert 200 not in said
+    assert said[-1] == 429
     assert await gateway.ledger_faults() == []

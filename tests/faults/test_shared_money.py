@@ -14,8 +14,9 @@ from llmaas.domain.limits import Limits
 from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.usage import UsageFilter
+from llmaas.storage.workers import SqlWorkerStore
 from tests.fakes.upstream import FakeUpstream
-from tests.faults.fleet_of_workers import Job, Workers, call, workers
+from tests.faults.fleet_of_workers import WORKERS, Job, Workers, call, workers
 from tests.gateway import fleet_of
 
 
@@ -101,3 +102,8 @@ async def test_F12_no_money_is_lost_or_made_by_kills(four: Workers, upstream: Fa
     spent, leased = await spent_and_leased(four, f"key:{kid}:total")
     assert spent == sum(row.cost_nano for row in rows.values())
     assert spent + leased <= cap
+    async with asyncio.timeout(30):  # what the killed leased is free again, and can be spent
+        while len(await SqlWorkerStore(four.installation.database).list()) > WORKERS:
+            await asyncio.sleep(0.1)
+    await call(four.serving.port, jobs(key, 1000), 40)
+    assert (await spent_and_leased(four, f"key:{kid}:total"))[0] == cap

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from llmaas.domain.workers import Worker
+from llmaas.errors import ConfigurationError
+from llmaas.storage import changes as changes_module
 from llmaas.storage.changes import Changes, PostgresChanges
 from llmaas.storage.database import Database, bump
 from llmaas.storage.workers import SqlWorkerStore
@@ -20,8 +22,8 @@ FAR_S = 20.0
 
 
 @asynccontextmanager
-async def listening(url: str, worker_id: str = "w") -> AsyncIterator[PostgresChanges]:
-    changes = PostgresChanges(url, worker_id)
+async def listening(url: str, worker_id: str = "w", *, alone: bool = False) -> AsyncIterator[PostgresChanges]:
+    changes = PostgresChanges(url, worker_id, alone=alone)
     await changes.start()
     await changes.wait(FAR_S)  # it begins with a look at what happened before it listened
     yield changes
@@ -83,7 +85,7 @@ async def test_F11_after_a_restart_of_postgresql_it_listens_again(own_postgres: 
 
 async def test_a_server_that_is_away_at_the_start_is_no_hindrance(own_postgres: PostgresServer) -> None:
     own_postgres.stop()
-    changes = PostgresChanges(own_postgres.url(), "w")
+    changes = PostgresChanges(own_postgres.url(), "w", alone=True)
     await changes.start()
     own_postgres.start()
     assert await waited_s(changes, FAR_S) < 10
@@ -95,10 +97,32 @@ async def test_a_worker_is_alive_as_long_as_it_listens(postgres_url: str) -> Non
     store = SqlWorkerStore(database)
     await store.beat(Worker("w", "host", 1, 1, 1, 1))
     async with listening(postgres_url, "w"):
-        assert await store.dead("asking", 10**12) == []
+        assert await store.gone("asking", 10**12) == []
 
-    async def dead() -> bool:
-        return await store.dead("asking", 10**12) == ["w"]
+    async def gone() -> bool:
+        return list(await store.gone("asking", 10**12)) == ["w"]
 
-    await until(dead, "the lock is free")
+    await until(gone, "the lock is free")
     await database.close()
+
+
+async def test_who_counts_alone_shares_the_database_with_nobody(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes_module, "_OUSTED_S", 0.3)
+    for first, second in ((True, True), (True, False), (False, True)):
+        async with listening(postgres_url, "a", alone=first):
+            with pytest.raises(ConfigurationError, match="state_url: another gateway works on this database"):
+                await PostgresChanges(postgres_url, "b", alone=second).start()
+    async with listening(postgres_url, "a"), listening(postgres_url, "b"):
+        pass
+
+
+async def test_who_counts_alone_waits_for_the_one_before_to_end(postgres_url: str) -> None:
+    async with AsyncExitStack() as before:
+        await before.enter_async_context(listening(postgres_url, "a", alone=True))
+        successor = PostgresChanges(postgres_url, "b", alone=True)
+        starting = asyncio.create_task(successor.start())
+        await until(lambda: successor._crowded, "it was refused once")  # noqa: SLF001 - nobody is told before the end
+    await starting
+    await successor.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 def read_all(folder: Path) -> list[UsageRow]:
     spool = Spool(folder)
-    return [one for file in spool.files() for one in spool.read(file)]
+    return [one for file in spool.files() for one in spool.read(file)[0]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,7 +72,21 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     spool.close()
     (file,) = spool.files()
     file.write_bytes(file.read_bytes().replace(b'"chatcmpl-1"', b'"chatcmpl-9"'))
-    assert read_all(tmp_path) == [rows(3)[0], rows(3)[2]]
+    assert spool.read(file) == ([rows(3)[0], rows(3)[2]], 1)
+
+
+def test_a_row_of_another_version_is_noticed_and_its_file_kept(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.write(rows(2))
+    spool.close()
+    (file,) = spool.files()
+    foreign = b'{"id": "of another version"}'
+    file.write_bytes(file.read_bytes() + b"%08x %s\n" % (zlib.crc32(foreign), foreign))
+    assert spool.read(file) == (rows(2), 1)
+    spool.forget(file, keep=True)
+    assert spool.files() == []
+    (kept,) = spool.kept()
+    assert foreign in kept.read_bytes()
 
 
 def test_B07_a_full_disk_fails_the_write_and_keeps_what_was_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Workers: heard of while they live, and dead only when they are gone."""
+"""Workers: heard of while they live, and forgotten only when they are gone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from llmaas.domain.workers import Worker
 from llmaas.storage.database import Database
-from llmaas.storage.workers import SILENT_MS, SqlWorkerStore, life_lock
+from llmaas.storage.workers import SqlWorkerStore, life_lock
 
 NOW_MS = 1_760_000_000_000
+SINCE_MS = NOW_MS - 15_000
 
 
 def worker(name: str, seen_ms: int = NOW_MS) -> Worker:
@@ -45,20 +46,23 @@ async def test_a_worker_is_listed_as_it_was_last_heard(store: SqlWorkerStore) ->
     assert await store.list() == [worker("a"), later]
 
 
-async def test_the_silent_are_dead_and_the_forgotten_are_gone(store: SqlWorkerStore, place: str | Path) -> None:
-    await store.beat(worker("silent", NOW_MS - SILENT_MS - 1))
+async def test_those_who_left_and_the_silent_are_gone_until_they_are_forgotten(
+    store: SqlWorkerStore, place: str | Path
+) -> None:
+    await store.beat(worker("silent", SINCE_MS - 1))
     await store.beat(worker("left"))
     await store.leave("left")
     await store.beat(worker("asking", NOW_MS - 60_000))
-    assert await store.dead("asking", NOW_MS) == ["left", "silent"]
+    assert await store.gone("asking", 0) == (["left"] if isinstance(place, str) else ["left", "silent"])
+    assert await store.gone("asking", SINCE_MS) == ["left", "silent"]
     await store.forget("left")
-    assert await store.dead("asking", NOW_MS) == ["silent"]
-    await store.beat(worker("silent", NOW_MS - SILENT_MS))
-    assert await store.dead("asking", NOW_MS) == ([] if isinstance(place, str) else ["silent"])
+    assert await store.gone("asking", SINCE_MS) == ["silent"]
+    await store.beat(worker("silent", SINCE_MS))
+    assert await store.gone("asking", SINCE_MS) == ([] if isinstance(place, str) else ["silent"])
 
 
-async def test_F12_a_worker_that_stands_still_is_not_taken_for_dead(
+async def test_F12_a_worker_that_stands_still_is_not_taken_for_gone(
     store: SqlWorkerStore, place: str | Path, alive: None
 ) -> None:
     await store.beat(worker("standing", NOW_MS - 60_000))
-    assert await store.dead("asking", NOW_MS) == ([] if isinstance(place, str) else ["standing"])
+    assert await store.gone("asking", SINCE_MS) == ([] if isinstance(place, str) else ["standing"])
