@@ -9,7 +9,6 @@ it the kernel's word about the file is worth nothing (see PostgreSQL's "fsyncgat
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +31,55 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
 _Item = tuple[UsageRow, "asyncio.Future[None]"]
 
 
+class Inbox:
+    """Rows on their way to the writer thread, which is woken once for a batch: being woken for each row would have it and the
+    event loop take the interpreter from each other all the time.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[_Item] = []
+        self._wanted = 1
+        self._closed = False
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def put(self, item: _Item) -> None:
+        with self._lock:
+            self._items.append(item)
+            if len(self._items) == self._wanted and self._bell.locked():
+                self._bell.release()
+
+    def close(self) -> None:
+        """Nothing more comes, so nobody waits for it."""
+        with self._lock:
+            self._closed = True
+            if self._bell.locked():
+                self._bell.release()
+
+    def wait(self, count: int, timeout_s: float | None) -> bool:
+        """Until so many are there, or none will come any more; False when time ran out before. None: without an end."""
+        with self._lock:
+            self._bell.acquire(blocking=False)  # it may have rung for what was taken meanwhile
+            self._wanted = count
+            if self._closed or len(self._items) >= count:
+                return True
+        return self._bell.acquire(timeout=-1 if timeout_s is None else timeout_s)
+
+    def take(self, most: int) -> tuple[list[_Item], bool]:
+        """What is there, in its order, and whether nothing more comes."""
+        with self._lock:
+            taken, self._items = self._items[:most], self._items[most:]
+            return taken, self._closed and not self._items
+
+
 class Ledger:
     """Implements `domain.ports.UsageLog`. Everything below `_run` happens in the writer thread, which owns store and spool."""
 
     def __init__(self, store: RowStore, spool: Spool) -> None:
         self._store = store
         self._spool = spool
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._accepting = True
@@ -66,14 +107,14 @@ class Ledger:
     async def stop(self) -> None:
         """Write what was handed over, then end."""
         if self._thread is not None:
-            self._queue.put(None)
+            self._inbox.close()
             await asyncio.to_thread(self._thread.join)
             self._thread = None
 
     def append(self, row: UsageRow) -> asyncio.Future[None]:
         assert self._loop is not None  # noqa: S101 - started by the composition root
         future = self._last = self._loop.create_future()
-        self._queue.put((row, future))
+        self._inbox.put((row, future))
         return future
 
     async def flushed(self) -> bool:
@@ -105,26 +146,14 @@ class Ledger:
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows that wait now, none when there is something else to do, and whether to stop afterwards."""
         ailing = not self._accepting or self._away_until_s > 0
-        try:
-            first = self._queue.get(timeout=_RETRY_S if ailing else 0 if self._replay is not None else None)
-        except queue.Empty:
+        if not self._inbox.wait(1, _RETRY_S if ailing else 0 if self._replay is not None else None):
             return [], False
-        if first is None:
-            return [], True
         if self._last_batch > 1:
-            # Under load a commit of one row costs ten times its share of a commit of ten: let a few more arrive.
-            time.sleep(min(_GATHER_S * self._last_batch, _GATHER_MOST_S))
-        batch = [first]
-        while len(batch) < _MAX_BATCH:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, True
-            batch.append(item)
+            # Under load a commit of one row costs ten times its share of a commit of ten: let as many come as last time.
+            self._inbox.wait(self._last_batch, min(_GATHER_S * self._last_batch, _GATHER_MOST_S))
+        batch, last = self._inbox.take(_MAX_BATCH)
         self._last_batch = len(batch)
-        return batch, False
+        return batch, last
 
     def _settle(self, batch: Sequence[_Item]) -> None:
         rows = [row for row, _ in batch]

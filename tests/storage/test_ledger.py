@@ -13,7 +13,7 @@ import pytest
 from llmaas.domain.usage import UsageRow
 from llmaas.errors import LedgerUnavailable
 from llmaas.storage.database import prepare
-from llmaas.storage.ledger import Ledger
+from llmaas.storage.ledger import Inbox, Ledger
 from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool
 from llmaas.storage.sqlite_rows import SqliteRows
@@ -138,3 +138,31 @@ async def test_a_stop_writes_what_was_handed_over(path: Path) -> None:
     await ledger.stop()
     assert len(stored(path)) == 50
     await asyncio.gather(*futures)
+
+
+async def test_the_writer_is_woken_once_for_as_many_rows_as_it_waits_for() -> None:
+    inbox, loop = Inbox(), asyncio.get_running_loop()
+    items = [(one, loop.create_future()) for one in rows(5)]
+    waiting = asyncio.create_task(asyncio.to_thread(inbox.wait, 2, None))
+    for item in items[:2]:
+        inbox.put(item)
+    assert await asyncio.wait_for(waiting, 10)
+    assert inbox.wait(2, 0)
+    assert not inbox.wait(3, 0)
+    for item in items[2:]:
+        inbox.put(item)
+    assert inbox.take(3) == (items[:3], False)
+    assert inbox.wait(2, 0)
+    assert inbox.take(3) == (items[3:], False)
+    assert not inbox.wait(1, 0), "that it was woken for rows that it has taken since is no news"
+
+
+async def test_a_writer_that_waits_for_more_is_woken_by_the_end() -> None:
+    inbox = Inbox()
+    item = (row(), asyncio.get_running_loop().create_future())
+    waiting = asyncio.create_task(asyncio.to_thread(inbox.wait, 9, None))
+    inbox.put(item)
+    inbox.close()
+    assert await asyncio.wait_for(waiting, 10)
+    assert inbox.wait(9, None)
+    assert inbox.take(9) == ([item], True)
