@@ -112,3 +112,15 @@ async def test_a_project_without_terms_says_so(lab: Lab) -> None:
     assert "no limits" in page.text
     assert "Credit left" not in page.facts()
     assert "0.000" not in page.text
+
+
+async def test_a_prepaid_project_without_credit_says_what_to_do(lab: Lab) -> None:
+    services, refused = lab.admin.services, "its requests are refused"
+    assert refused not in (await (await lab.reader("root")).get("/admin/projects/lab")).text
+    entry = CreditEntry("credit-9", "lab", lab.now_ms, -20 * NANO, CreditKind.CORRECTION, "taken back", "user-root")
+    await services.credit.add(entry, by=TEST)
+    assert "Ask an administrator" in (await (await lab.reader("owner")).get(BILLING)).text
+    reader = await lab.reader("root")
+    assert (await reader.get(BILLING)).links["Add credit"] == "/admin/projects/lab"
+    assert refused in (await reader.get("/admin/projects/lab")).text
+    assert refused not in (await reader.get("/admin/projects/other")).text

@@ -82,6 +82,8 @@ async def test_a_machine_is_added_by_its_address(lab: Lab) -> None:
             page, id="ma09", take_0="on", take_1="on", name_1="embed-2", kind_1="embedding", max_concurrency="4"
         )
         assert (made.status, made.path, made.heading) == (200, "/admin/fleet/machines/ma09", "ma09")
+        assert made.links["Price of embed-2"] == "/admin/fleet/edit-model/embed-2"
+        assert "Price of granite3.3:8b" not in made.links
         backend = await _backend(lab, "ma09")
         assert (backend.base_url, backend.max_concurrency) == (upstream.base_url.removesuffix("/v1"), 4)
         fleet = await _fleet(lab)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from tests.console.lab import HOSTILE, Lab
+from llmaas.domain.fleet import Fleet
+from llmaas.storage.catalogue import SqlCatalogueStore
+from tests.console.lab import FLEET, HOSTILE, Lab
+from tests.console.site import TEST
 
 MODELS = "/projects/lab/models"
 
@@ -95,3 +100,14 @@ async def test_A12_what_a_card_says_is_only_text(lab: Lab) -> None:
         page = await reader.get(path)
         assert page.main.find(".//script") is None
     assert HOSTILE in (await reader.get(f"{MODELS}/idle")).text
+
+
+@pytest.mark.parametrize("place", ["models", "playground", "overview"])
+async def test_before_there_is_a_model_an_admin_is_led_to_the_first(lab: Lab, place: str) -> None:
+    tiers = (dataclasses.replace(FLEET.tiers[0], prices=()),)
+    await SqlCatalogueStore(lab.admin.database).apply(Fleet(tiers=tiers), now_ms=2, prune=True, by=TEST)
+    holder = lab.admin.services.live.holder
+    holder.current = await SqlCatalogueStore(lab.admin.database).load()
+    first = "/admin/fleet/add"
+    assert first in (await (await lab.reader("root")).get(f"/projects/empty/{place}")).links.values()
+    assert first not in (await (await lab.reader("viewer")).get(f"/projects/empty/{place}")).links.values()

@@ -137,6 +137,7 @@ async def _one(
         status=200 if terms.good and credit.good else 422,
         project=project,
         tiers=await _tiers(services),
+        is_refused=await _is_refused(services, project),
         balance=await services.credit.balance(project.id),
         entries=await services.credit.page(project.id, before=None, limit=_ENTRIES),
         terms=terms,
@@ -148,6 +149,13 @@ async def _one(
 async def _form(page: Page, services: Services, fields: Fields) -> Response[Any]:
     status = 200 if fields.good else 422
     return page.render("administration/new_project.html", status=status, fields=fields, tiers=await _tiers(services))
+
+
+async def _is_refused(services: Services, project: Project) -> bool:
+    """Whether it pays in advance, and has nothing left to pay with."""
+    tiers = (await services.fleet.state()).fleet.tiers
+    prepaid = any(tier.id == project.tier_id and tier.prepaid_credit is not None for tier in tiers)
+    return prepaid and (await services.credit.balance(project.id)).left_nano <= 0
 
 
 async def _tiers(services: Services) -> list[str]:

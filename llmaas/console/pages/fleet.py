@@ -36,15 +36,14 @@ async def show_fleet(page: ThePage, services: TheServices, request: Request[Any,
 
 @get("/admin/fleet/machines/{backend_id:str}", opt=_READ)
 async def show_machine(page: ThePage, services: TheServices, backend_id: PathId) -> Response[Any]:
-    return page.render("fleet/machine.html", line=await _machine(services, backend_id), tested=None)
+    return await _show(page, services, await _machine(services, backend_id))
 
 
 @post("/admin/fleet/machines/{backend_id:str}/test", opt=_CHANGE, status_code=200)
 async def check_machine(page: ThePage, services: TheServices, backend_id: PathId) -> Response[Any]:
     """Connects to it and says what it is and serves, and which of it is published."""
     line = await _machine(services, backend_id)
-    tested: BackendTest = await ask(services, line.provider, line.backend)
-    return page.render("fleet/machine.html", line=line, tested=tested)
+    return await _show(page, services, line, await ask(services, line.provider, line.backend))
 
 
 @get("/admin/fleet/machines/{backend_id:str}/edit", opt=_ASK)
@@ -113,6 +112,12 @@ async def remove_machine(
     deployments: list[tuple[Noun, str]] = [("deployment", one.deployment.id) for one in line.deployments]
     await take_away(services, principal, "backend", backend_id, also=deployments)
     return page.redirect("/admin/fleet", flash="fleet.machine_removed", name=backend_id)
+
+
+async def _show(page: Page, services: Services, line: MachineLine, tested: BackendTest | None = None) -> Response[Any]:
+    priced = {model.id for model in (await services.fleet.state()).fleet.models if model.price is not None}
+    unpriced = sorted({one.deployment.model_id for one in line.deployments} - priced)
+    return page.render("fleet/machine.html", line=line, tested=tested, unpriced=unpriced)
 
 
 async def _machine(services: Services, backend_id: str) -> MachineLine:
