@@ -144,7 +144,8 @@ class Installation:
             async with asyncio.timeout(_PROBE_S):
                 return await asyncio.get_running_loop().run_in_executor(self._probes, probe)
         except TimeoutError as error:
-            raise ProbeFailed(f"no answer within {_PROBE_S:g} s; check the address and the name server") from error
+            text = f"no answer within {_PROBE_S:g} s; check the address and the name server"
+            raise ProbeFailed("late", text, seconds=f"{_PROBE_S:g}") from error
 
     async def ask_counters(self) -> None:
         """Raises Unavailable when the Valkey of the settings does not answer."""

@@ -9,13 +9,17 @@ Permits = Callable[[str], bool]
 """Judges a numeric address before it is connected to."""
 
 
+class AddressDenied(OSError):
+    """A rule of ours forbids to connect there."""
+
+
 def connector(permits: Permits, setting: str) -> Callable[..., socket.socket]:
     """A way to connect to the first address of a host that is permitted and answers; `setting` is named to who may change it."""
 
     def connect(address: tuple[str, int], timeout: float, *_: object) -> socket.socket:
         host, port = address
         places = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        failure: OSError = OSError(0, f"its address {', '.join(places)} is denied; see {setting}")
+        failure: OSError = AddressDenied(0, f"its address {', '.join(places)} is denied; see {setting}")
         for place in filter(permits, places):
             try:
                 return socket.create_connection((place, port), timeout)

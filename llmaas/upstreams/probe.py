@@ -10,12 +10,12 @@ import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.settings import Secret
-from llmaas.sockets import Permits, connector
+from llmaas.sockets import AddressDenied, Permits, connector
 
 _MOST_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 5.0
@@ -26,11 +26,35 @@ _USUAL_PORTS = (11434, 8000, 8080, 1234, 30000)
 _KINDS = {"vllm": ProviderKind.VLLM, "llamacpp": ProviderKind.LLAMA_CPP}
 
 
-class ProbeFailed(Exception):
-    """The text says what is wrong and what to do. `answered`: something speaks HTTP there."""
+ProbeReason = Literal[
+    "asks_credential",
+    "bad_address",
+    "certificate",
+    "denied",
+    "late",
+    "no_list",
+    "no_path",
+    "no_tls",
+    "not_http",
+    "not_json",
+    "refused",
+    "refuses_credential",
+    "status",
+    "unknown_host",
+    "unreachable",
+    "user_in_address",
+]
 
-    def __init__(self, text: str, *, answered: bool = True) -> None:
+
+class ProbeFailed(Exception):
+    """The text says what is wrong and what to do; `reason` and `facts` say it to who has other words for it. `answered`:
+    something speaks HTTP there.
+    """
+
+    def __init__(self, reason: ProbeReason, text: str, *, answered: bool = True, **facts: str) -> None:
         super().__init__(text)
+        self.reason = reason
+        self.facts = facts
         self.answered = answered
 
 
@@ -67,8 +91,9 @@ class Prober:
     def discover(self, address: str, credential: Secret | None) -> Discovered:
         """`address`: a URL, a host, or a host with its port; without one the usual ports are tried in turn. Raises ProbeFailed."""
         if "@" in address.partition("://")[2].partition("/")[0] or ("@" in address and "://" not in address):
-            raise ProbeFailed("must hold no user and password: a credential has a field of its own", answered=False)
-        failure = ProbeFailed("is no address such as 10.0.0.12:8000 or https://models.example.org/v1")
+            text = "must hold no user and password: a credential has a field of its own"
+            raise ProbeFailed("user_in_address", text, answered=False)
+        failure = ProbeFailed("bad_address", "is no address such as 10.0.0.12:8000 or https://models.example.org/v1")
         quick = Prober(self._permits, _QUICK_S)
         for root in _roots(address):
             try:
@@ -97,7 +122,8 @@ class Prober:
     def _compatible(self, base_url: str, credential: Secret | None) -> tuple[Found, frozenset[str]]:
         data = self._get(f"{base_url}/models", credential).get("data")
         if not isinstance(data, list):
-            raise ProbeFailed("answers, but not with a list of models: is this an OpenAI-compatible server?")
+            text = "answers, but not with a list of models: is this an OpenAI-compatible server?"
+            raise ProbeFailed("no_list", text)
         owners = sorted({_text(item["owned_by"]) for item in data if isinstance(item, dict) and item.get("owned_by")})
         server = f"OpenAI-compatible ({', '.join(owners)})" if owners else "OpenAI-compatible"
         return Found(server, _names(data, "id")), frozenset(owners)
@@ -116,9 +142,9 @@ def get_json(
         # Told in any case: without a port the client takes the end of an IPv6 address for one.
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     except ValueError as error:
-        raise ProbeFailed(f"is no address: {error}", answered=False) from error
+        raise ProbeFailed("bad_address", f"is no address: {error}", answered=False) from error
     if not host:
-        raise ProbeFailed("is no address: it names no host", answered=False)
+        raise ProbeFailed("bad_address", "is no address: it names no host", answered=False)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     late = threading.Event()
@@ -141,8 +167,7 @@ def get_json(
         except (ValueError, RecursionError):
             return answer.status, None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        reason = _reason(TimeoutError() if late.is_set() else error, host, port, timeout_s)
-        raise ProbeFailed(reason, answered=False) from error
+        raise _failure(TimeoutError() if late.is_set() else error, host, port, timeout_s) from error
     finally:
         deadline.cancel()
         connection.close()
@@ -157,15 +182,19 @@ def _cut_off(connection: http.client.HTTPConnection, late: threading.Event) -> N
 
 
 def _document(url: str, credential: Secret | None, status: int, document: object) -> dict[str, Any]:
+    path = urlsplit(url).path
     if status in {401, 403}:
+        reason: ProbeReason = "refuses_credential" if credential else "asks_credential"
         said = "refuses the credential" if credential else "asks for a credential"
-        raise ProbeFailed(f"{said} ({status}); set it with `llmaas providers set-secret` or api_key_env")
+        how = "set it with `llmaas providers set-secret` or api_key_env"
+        raise ProbeFailed(reason, f"{said} ({status}); {how}", status=str(status))
     if status == 404:
-        raise ProbeFailed(f"has no {urlsplit(url).path} (404); check the path of base_url (most servers want …/v1)")
+        text = f"has no {path} (404); check the path of base_url (most servers want …/v1)"
+        raise ProbeFailed("no_path", text, path=path)
     if status >= 300:
-        raise ProbeFailed(f"answers {status} to GET {urlsplit(url).path}")
+        raise ProbeFailed("status", f"answers {status} to GET {path}", status=str(status), path=path)
     if not isinstance(document, dict):
-        raise ProbeFailed("answers, but not with a JSON object: is this an inference server?")
+        raise ProbeFailed("not_json", "answers, but not with a JSON object: is this an inference server?")
     return document
 
 
@@ -199,20 +228,28 @@ def _text(value: object) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
-def _reason(error: Exception, host: str, port: int, timeout_s: float) -> str:
+def _failure(error: Exception, host: str, port: int, timeout_s: float) -> ProbeFailed:
+    place = f"{host}:{port}"
+
+    def failed(reason: ProbeReason, text: str, **facts: str) -> ProbeFailed:
+        return ProbeFailed(reason, text, answered=False, host=host, place=place, **facts)
+
     match error:
         case socket.gaierror():
-            return f"the host name {host} is not known; check base_url and DNS"
+            return failed("unknown_host", f"the host name {host} is not known; check base_url and DNS")
         case ssl.SSLCertVerificationError():
-            return f"the certificate of {host} is not trusted: {error.verify_message}"
+            why = error.verify_message
+            return failed("certificate", f"the certificate of {host} is not trusted: {why}", why=why)
         case ssl.SSLError():
-            return f"no TLS on {host}:{port}: is it http:// instead of https://?"
+            return failed("no_tls", f"no TLS on {place}: is it http:// instead of https://?")
         case ConnectionRefusedError():
-            return f"nothing listens on {host}:{port}; start the server, or check base_url"
+            return failed("refused", f"nothing listens on {place}; start the server, or check base_url")
+        case AddressDenied():
+            return failed("denied", f"{place} cannot be reached: {error.strerror}")
         case TimeoutError():
-            return f"no answer from {host}:{port} within {timeout_s:g} s; check the address and the firewall"
+            text = f"no answer from {place} within {timeout_s:g} s; check the address and the firewall"
+            return failed("late", text, seconds=f"{timeout_s:g}")
         case http.client.HTTPException() | UnicodeError():
-            return f"{host}:{port} does not speak HTTP: is it https:// instead of http://?"
-        case OSError():
-            return f"{host}:{port} cannot be reached: {error.strerror or error}"
-    return str(error)
+            return failed("not_http", f"{place} does not speak HTTP: is it https:// instead of http://?")
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return failed("unreachable", f"{place} cannot be reached: {why}", why=why)

@@ -172,6 +172,7 @@ async def test_a_machine_is_found_by_its_address_and_tested(root: Browser) -> No
     assert tested["b"]["models"] == found["models"]
     assert not tested["gone"]["ok"]
     assert "nothing listens" in tested["gone"]["error"]
+    assert (tested["gone"]["reason"], tested["gone"]["facts"]["place"]) == ("refused", "127.0.0.1:1")
     assert (await root.call("POST", "/providers/none/test")).status_code == 404
 
 

@@ -127,8 +127,8 @@ async def test_a_credential_goes_from_form_to_form_sealed(lab: Lab) -> None:
     ("address", "told"),
     [
         ("", "Fill this in."),
-        ("127.0.0.1:1", "nothing listens"),
-        ("169.254.169.254", "denied"),
+        ("127.0.0.1:1", "Nothing listens on 127.0.0.1:1. Start the server"),
+        ("169.254.169.254", "upstream_allow"),
         ("a b", "no address"),
         ("http://", "no address"),
         ("http://[x", "no address"),
@@ -139,6 +139,9 @@ async def test_an_address_where_nothing_is_says_what_to_do(lab: Lab, address: st
     reader = await lab.reader("root")
     page = await reader.send(await reader.get("/admin/fleet/add"), address=address)
     assert (page.status, told in page.fault("address")) == (422, True)
+    reader = await lab.reader("root", "fr")
+    translated = await reader.send(await reader.get("/admin/fleet/add"), address=address)
+    assert (translated.status, translated.fault("address") in {"", page.fault("address")}) == (422, False)
 
 
 async def test_a_name_that_is_taken_is_refused_and_nothing_done(lab: Lab) -> None:
@@ -163,7 +166,7 @@ async def test_a_machine_is_tested(lab: Lab) -> None:
     )
     page = await reader.get("/admin/fleet/machines/gone")
     tested = await reader.send(page)
-    assert (tested.status, "nothing listens" in tested.text) == (200, True)
+    assert (tested.status, "Nothing listens" in tested.text) == (200, True)
 
 
 async def test_a_machine_is_taken_out_of_service_and_back(lab: Lab) -> None:

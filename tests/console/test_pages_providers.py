@@ -81,7 +81,7 @@ async def test_all_machines_of_a_provider_are_tested(lab: Lab) -> None:
     await reader.send(thing, base_url="http://127.0.0.1:1/v1")
     tested = await reader.send(await reader.get("/admin/providers/lab"))
     assert tested.status == 200
-    assert "nothing listens" in tested.row("ma01")["Test"]
+    assert "Nothing listens" in tested.row("ma01")["Test"]
 
 
 async def test_a_provider_is_changed_unless_somebody_else_did_meanwhile(lab: Lab) -> None:

@@ -12,6 +12,7 @@ import pytest
 from llmaas.console.texts import DEFAULT_LANGUAGE, LANGUAGES, Texts, choose_language
 from llmaas.domain.usage import BillingReason, UsageSource
 from llmaas.routing.policy import Reason
+from llmaas.upstreams.probe import ProbeReason
 
 CONSOLE = Path(__file__).parents[2] / "llmaas" / "console"
 TEMPLATES = sorted((CONSOLE / "templates").rglob("*.html"))
@@ -101,3 +102,5 @@ def test_there_are_words_for_every_reason(language: str) -> None:
         assert t(f"reason.source_{source}")
     for routed in (*get_args(Reason), "failover"):
         assert t(f"reason.routing_{routed}")
+    for why in (*get_args(ProbeReason), "no_credential"):
+        assert t(f"probe.{why}")

@@ -52,7 +52,7 @@ _DECLARED: dict[Noun, list[Any]] = {
     "deployment": [Deployment],
 }
 _NOT_DECLARED = frozenset({"created_ms", "valid_from_ms", "version"})
-_IN_DATA_DIR = frozenset({"spool/", "models/", "logs/"})
+_IN_DATA_DIR = frozenset({"spool/", "spool/lock", "workers/", "models/", "logs/"})
 
 
 def test_F17_every_setting_is_documented() -> None:

@@ -21,13 +21,17 @@ from llmaas.upstreams.probe import ProbeFailed
 
 
 class BackendTest(msgspec.Struct, frozen=True):
-    """`models`: the backend's own names. `error`: what is wrong and what to do; null when it answers as it should."""
+    """`models`: the backend's own names. `error`: what is wrong and what to do; null when it answers as it should.
+    `reason`: the same as a name, with its `facts`.
+    """
 
     backend: str
     ok: bool
     server: str | None = None
     models: list[str] = []
     error: str | None = None
+    reason: str | None = None
+    facts: dict[str, str] = {}
 
 
 class Address(Form, frozen=True):
@@ -95,8 +99,10 @@ async def ask(services: Services, provider: Provider, backend: Backend) -> Backe
         return BackendTest(backend.id, ok=True, server="engine of this installation")
     try:
         found = await services.look_at(provider, backend)
-    except (ProbeFailed, NotFound) as error:
-        return BackendTest(backend.id, ok=False, error=str(error))
+    except ProbeFailed as error:
+        return BackendTest(backend.id, ok=False, error=str(error), reason=error.reason, facts=error.facts)
+    except NotFound as error:
+        return BackendTest(backend.id, ok=False, error=str(error), reason="no_credential", facts={"why": str(error)})
     return BackendTest(backend.id, ok=True, server=found.server, models=list(found.models))
 
 

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.fleet import check_secret, put_new, store_secret
-from llmaas.console.admin.machines import ask
+from llmaas.console.admin.machines import BackendTest, ask
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import PathId
 from llmaas.console.pages.fields import Fields, read_fields
@@ -54,7 +54,7 @@ async def add_machine(
     try:
         there = await services.discover(fields.value("address"), Secret(secret) if secret else None)
     except ProbeFailed as error:
-        fields.faults["address"] = page.t("fleet.not_found", address=fields.value("address"), reason=error)
+        fields.faults["address"] = page.t(f"probe.{error.reason}", **error.facts)
         return page.render("fleet/find.html", status=422, fields=fields)
     fleet = (await services.fleet.state()).fleet
     name = _free_name(urlsplit(there.base_url).hostname or "machine", fleet)
@@ -72,7 +72,7 @@ async def offer_more(page: ThePage, services: TheServices, backend_id: PathId) -
     tested = await ask(services, provider, backend)
     published = {one.root for one in fleet.deployments if one.backend_id == backend_id}
     roots = [name for name in tested.models if name not in published]
-    return _more(page, Fields(page.t), backend, offers_of(roots, fleet), tested.error or "")
+    return _more(page, Fields(page.t), backend, offers_of(roots, fleet), tested)
 
 
 @post("/admin/fleet/machines/{backend_id:str}/publish", opt=_CHANGE)
@@ -91,7 +91,7 @@ async def publish_more(
             await put_new(services, principal, declared_by(offers, backend_id))
             path = f"/admin/fleet/machines/{backend_id}"
             return page.redirect(path, flash="fleet.models_published", count=len(chosen), name=backend_id)
-    return _more(page, fields, backend, offers, "")
+    return _more(page, fields, backend, offers, None)
 
 
 async def _publish(page: Page, services: Services, principal: Principal, fields: Fields) -> Response[Any]:
@@ -135,7 +135,9 @@ def _offer(page: Page, fields: Fields, fleet: Fleet, offers: list[Offer]) -> Res
     )
 
 
-def _more(page: Page, fields: Fields, backend: Backend, offers: list[Offer], failure: str) -> Response[Any]:
+def _more(
+    page: Page, fields: Fields, backend: Backend, offers: list[Offer], tested: BackendTest | None
+) -> Response[Any]:
     return page.render(
         "fleet/publish.html",
         status=200 if fields.good else 422,
@@ -143,7 +145,7 @@ def _more(page: Page, fields: Fields, backend: Backend, offers: list[Offer], fai
         backend=backend,
         offers=offers,
         kinds=list(ModelKind),
-        failure=failure,
+        tested=tested,
     )
 
 
