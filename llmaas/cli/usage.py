@@ -131,6 +131,10 @@ async def _show_sums(installation: Installation, where: UsageFilter, form: _Form
         for record in records:
             written.add(record[c] for c in columns)
     elif records:
+        if Grouping.KEY in by_row:
+            known = await installation.keys.get_many(list({record["key"] for record in records}))
+            records = [{**each, "name": known[each["key"]].name if each["key"] in known else ""} for each in records]
+            columns.insert(columns.index("key") + 1, "name")
         shown = [c.replace("_", " ").replace(" tokens", "").replace("total", "tokens") for c in columns]
         output.table(shown, [[record[c] for c in columns] for record in records], title="Sums")
     else:

@@ -53,6 +53,15 @@ def test_people_see_sums_and_the_latest_requests(llmaas: Cli) -> None:
     assert out.replace("\n", "").isprintable()
 
 
+def test_people_see_the_names_of_keys(llmaas: Cli) -> None:
+    made = llmaas.good("keys", "create", "--project", "default", "--name", "build bot", "--json").json
+    record(llmaas.data_dir, [usage_row(1, key_id=made["id"])])
+    head, line = llmaas.good("usage", "--by", "key").out.splitlines()[1:3]
+    assert head.split()[:2] == ["KEY", "NAME"]
+    assert line.split()[:3] == [made["id"], "build", "bot"]
+    assert "name" not in llmaas.good("usage", "--by", "key", "--json").json[0]
+
+
 def test_sums_by_what_is_asked_for(llmaas: Cli) -> None:
     filled(llmaas)
     by_key = llmaas.good("usage", "--by", "key,model", "--json").json

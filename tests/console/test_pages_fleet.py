@@ -98,6 +98,7 @@ async def test_a_machine_is_added_by_its_address(lab: Lab) -> None:
         assert "new-embed" not in more.text
         assert (await reader.send(more, take_0=None)).status == 422
         published = await reader.send(more, take_0="on", name_0="third")
+        assert "1 model of ma09 is published." in published.text
         assert "third" in published.links
         assert "left" in [row["Engine’s name"] for row in published.rows()]
 

@@ -90,7 +90,9 @@ async def publish_more(
         with fields.noting():
             await put_new(services, principal, declared_by(offers, backend_id))
             path = f"/admin/fleet/machines/{backend_id}"
-            return page.redirect(path, flash="fleet.models_published", count=len(chosen), name=backend_id)
+            return page.redirect(
+                path, flash=page.t.form("fleet.models_published", len(chosen)), n=len(chosen), name=backend_id
+            )
     return _more(page, fields, backend, offers, None)
 
 
@@ -118,7 +120,10 @@ async def _publish(page: Page, services: Services, principal: Principal, fields:
                 await store_secret(services, principal, provider_id, secret)
             count = sum(offer.is_chosen for offer in offers)
             return page.redirect(
-                f"/admin/fleet/machines/{backend_id}", flash="fleet.machine_added", name=backend_id, count=count
+                f"/admin/fleet/machines/{backend_id}",
+                flash=page.t.form("fleet.machine_added", count),
+                name=backend_id,
+                n=count,
             )
     return _offer(page, fields, fleet, offers)
 

@@ -32,8 +32,12 @@ class Words:
 
     def count(self, key: str, number: int, **values: object) -> str:
         """One of the texts `key.one` and `key.other`, with `{n}`."""
+        return self(self.form(key, number), n=number, **values)
+
+    def form(self, key: str, number: int) -> str:
+        """The key of the text that goes with that number."""
         is_one = number in {0, 1} if self.language == "fr" else number == 1
-        return self(f"{key}.{'one' if is_one else 'other'}", n=number, **values)
+        return f"{key}.{'one' if is_one else 'other'}"
 
     def said(self, message: str) -> str:
         """What a service says, in this language when it is one of the sentences that are translated."""
