@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from string import Formatter
@@ -12,6 +13,7 @@ import pytest
 from llmaas.console.texts import DEFAULT_LANGUAGE, LANGUAGES, Texts, choose_language
 from llmaas.domain.usage import BillingReason, UsageSource
 from llmaas.routing.policy import Reason
+from llmaas.settings import Settings
 from llmaas.upstreams.probe import ProbeReason
 
 CONSOLE = Path(__file__).parents[2] / "llmaas" / "console"
@@ -58,6 +60,14 @@ def test_what_services_say_is_translated_by_sentences_that_they_say() -> None:
     source = "".join(path.read_text() for path in CONSOLE.parent.rglob("*.py"))
     plain = source.replace("{MIN_PASSWORD_CHARS}", "12").replace("{_MAX_PASSWORD_CHARS}", "200")
     assert [sentence for sentence in sentences[0] if sentence not in plain] == []
+
+
+@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != DEFAULT_LANGUAGE])
+def test_F17_every_setting_is_explained(language: str) -> None:
+    said = Texts().words(language).said
+    assert [
+        one.name for one in dataclasses.fields(Settings) if said(one.metadata["help"]) == one.metadata["help"]
+    ] == []
 
 
 @pytest.mark.parametrize(
