@@ -22,11 +22,20 @@ new MutationObserver((changes) => {
     for (const node of change.addedNodes) if (node.nodeType === Node.ELEMENT_NODE) tellLocally(node);
 }).observe(document.body, { childList: true, subtree: true });
 
-for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+for (const button of document.querySelectorAll("[data-copy], [data-reveal]")) button.hidden = false;
+
 document.addEventListener("click", async (event) => {
+  const eye = event.target.closest("[data-reveal]");
+  if (eye) {
+    const input = document.getElementById(eye.dataset.reveal);
+    const shown = input.type === "password";
+    input.type = shown ? "text" : "password";
+    eye.setAttribute("aria-pressed", shown);
+  }
   const button = event.target.closest("[data-copy]");
   if (button) {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    const { copyText } = await import("./copying.js"); // only now: nothing of the page waits for it
+    await copyText(document.getElementById(button.dataset.copy).textContent);
     const label = button.querySelector("[data-word]") ?? button;
     const word = label.textContent;
     label.textContent = button.dataset.done;

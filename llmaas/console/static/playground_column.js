@@ -1,5 +1,6 @@
 // One conversation with one model: its messages, the answer under way, and what each answer cost.
 
+import { copyText } from "./copying.js";
 import { ChatError, streamChat } from "./chat_stream.js";
 import { showProse } from "./prose.js";
 
@@ -117,7 +118,7 @@ export class Column {
     const actions = turn.querySelector("[data-actions]");
     actions.hidden = false;
     turn.querySelector("[data-copy-answer]").hidden = !answer.text;
-    turn.querySelector("[data-copy-answer]").addEventListener("click", () => navigator.clipboard.writeText(answer.text));
+    turn.querySelector("[data-copy-answer]").addEventListener("click", () => copyText(answer.text));
     turn.querySelector("[data-again]").addEventListener("click", () => this.again());
     if (answer.calls.length) this.#askResults(turn, answer.calls);
   }

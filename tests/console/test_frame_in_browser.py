@@ -1,0 +1,77 @@
+"""What scripts add to every page, in a real browser: copying, showing what is typed hidden, figures that keep up, hover values."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import expect
+
+from tests.console.browser import Console, sign_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+PROJECT = "/projects/assistants"
+MODEL = f"{PROJECT}/models/granite3.3:8b"
+
+
+@pytest.mark.parametrize("secure", [True, False])
+async def test_code_is_copied(console: Console, secure: bool) -> None:
+    """`secure` False: as on an address of plain HTTP, where there is no clipboard to write to."""
+    async with console.tab("owner") as tab:
+        await tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        if not secure:
+            await tab.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        await tab.go(MODEL)
+        code = await tab.page.inner_text("#program-1")
+        button = tab.page.locator("[data-copy=program-1]")
+        await button.click()
+        await expect(button).to_contain_text("Copied")
+        await tab.go(f"{PROJECT}/models")
+        await tab.page.focus("#search")
+        await tab.page.keyboard.press("Control+V")
+        assert (await tab.page.input_value("#search")).replace(" ", "")[:150] == "".join(code.split())[:150]
+        assert tab.faults == []
+
+
+async def test_a_password_can_be_looked_at_while_it_is_typed(console: Console) -> None:
+    async with console.tab() as tab:
+        await tab.go("/sign-in")
+        await tab.page.fill("#password", "not a secret")
+        eye = tab.page.get_by_role("button", name="Show: Password")
+        for pressed, kind in (("true", "text"), ("false", "password")):
+            await eye.click()
+            assert await eye.get_attribute("aria-pressed") == pressed
+            assert await tab.page.get_attribute("#password", "type") == kind
+        assert await tab.page.input_value("#password") == "not a secret"
+        await eye.click()
+        await sign_in(tab, "owner@example.org")
+        assert tab.path != "/sign-in"
+
+
+async def test_figures_keep_up_with_the_traffic(console: Console) -> None:
+    async def ask() -> None:
+        body = {"model": "granite3.3:8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+        assert (await console.process.post("/v1/chat/completions", body)).status == 200
+
+    async with console.tab("root") as tab:
+        await ask()
+        await tab.go("/projects/default/overview")
+        requests = tab.page.locator("dl.stats dd").first
+        before = await requests.inner_text()
+        await ask()
+        await expect(requests).not_to_have_text(before, timeout=30_000)
+        assert tab.faults == []
+
+
+async def test_a_chart_says_its_values_where_one_points(console: Console) -> None:
+    async with console.tab("owner") as tab:
+        await tab.go(f"{PROJECT}/usage")
+        drawing = tab.page.locator(".chart-drawing").first
+        box = await drawing.bounding_box()
+        assert box is not None
+        async with asyncio.timeout(20):
+            while not await tab.page.locator(".chart-tip:visible").count():
+                await tab.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] / 2)
+                await tab.page.mouse.move(box["x"] + box["width"] - 30, box["y"] + box["height"] / 2)
+        assert any(c.isdigit() for c in await tab.page.locator(".chart-tip:visible").inner_text())
+        assert tab.faults == []
