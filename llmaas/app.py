@@ -177,7 +177,7 @@ class GatewayWorker:
             self.routes,
             admin_api(
                 installation,
-                Live(self._catalogue, health, load),
+                Live(self._catalogue, health, load, self.launcher),
                 self._system(),
                 setting_lines(settings, origins or {}),
                 openapi.build(self.routes.routes),

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llmaas.domain.catalogue import Catalogue, Entry
+from llmaas.domain.catalogue import Catalogue, Entry, Target
+from llmaas.domain.models import ProviderKind
+from llmaas.domain.ports import Launcher, Preparation
 from llmaas.inference.service import CatalogueHolder
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
@@ -23,6 +25,8 @@ class State(StrEnum):
     """Some failed lately and are left aside for a while."""
     DOWN = "down"
     """All failed lately."""
+    LOADING = "loading"
+    """Embedded engines are pulling or loading it, and nothing else answers."""
     UNSERVED = "unserved"
     """It has no deployment in service."""
 
@@ -32,6 +36,7 @@ class Live:
     holder: CatalogueHolder
     health: Health
     load: Load
+    launcher: Launcher
 
     @property
     def catalogue(self) -> Catalogue:
@@ -40,10 +45,27 @@ class Live:
     def state(self, entry: Entry) -> State:
         if not entry.targets:
             return State.UNSERVED
-        aside = sum(self.health.is_aside(target) for target in entry.targets)
-        if not aside:
-            return State.OPERATIONAL
-        return State.DOWN if aside == len(entry.targets) else State.DEGRADED
+        answering = sum(self.works(target) and self.preparation(target) is None for target in entry.targets)
+        if answering:
+            return State.OPERATIONAL if answering == len(entry.targets) else State.DEGRADED
+        return State.LOADING if any(self.works(target) for target in entry.targets) else State.DOWN
+
+    def works(self, target: Target) -> bool:
+        """Whether it has not failed lately. What is still being loaded may work."""
+        preparation = self.preparation(target)
+        return not self.health.is_aside(target) and (preparation is None or preparation.state != "failed")
+
+    def preparation(self, target: Target) -> Preparation | None:
+        """How far an embedded engine is that cannot answer yet."""
+        if target.provider.kind is not ProviderKind.EMBEDDED:
+            return None
+        return self.launcher.preparation(target.deployment.root)
+
+    def percent(self, entry: Entry) -> int | None:
+        """How much of a model is loaded, where that can be told."""
+        told = [self.preparation(target) for target in entry.targets]
+        done = [one.progress for one in told if one is not None and one.progress is not None]
+        return int(100 * max(done)) if done else None
 
     def in_flight(self, entry: Entry) -> int:
         """Requests that this process has under way with the model."""

@@ -63,6 +63,15 @@ class EngineAddress:
     api_key: str
 
 
+class Preparation(Struct, frozen=True):
+    """Why an engine cannot answer yet: `pulling`, `starting`, `loading`, `backoff`; or that it cannot at all: `failed`.
+    `progress` 0..1, None where it cannot be told.
+    """
+
+    state: str
+    progress: float | None
+
+
 class Launcher(Protocol):
     def ensure_ready(self, root: str) -> EngineAddress:
         """The address of the engine that serves that model of the manifest; answers at once, from memory.
@@ -70,6 +79,10 @@ class Launcher(Protocol):
         Raises Loading while it is pulled, started or restarted (the wish starts it; `state`, `progress` and `eta_s` say
         how far), NoBackend when it cannot run here (not in the manifest, no source reachable, file corrupt), with the reason.
         """
+        ...
+
+    def preparation(self, root: str) -> Preparation | None:
+        """How far that engine is; None when it answers, or would be started by the first request. Starts nothing."""
         ...
 
 

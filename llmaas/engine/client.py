@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from llmaas.domain.ports import EngineAddress
+from llmaas.domain.ports import EngineAddress, Preparation
 from llmaas.engine.socket_path import openable
 from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.errors import ConfigurationError, Loading, NoBackend
@@ -77,6 +77,12 @@ class EngineClient:
             eta_s=state.eta_s,
             retry_after_s=wait_s,
         )
+
+    def preparation(self, root: str) -> Preparation | None:
+        state = self._states.get(root)
+        if state is None or state.state in {"ready", "idle", "draining"}:
+            return None
+        return Preparation(state.state, state.progress)
 
     def _touch(self, root: str) -> None:
         """Tell the host now and then that the model is in use, so that it is not unloaded as idle."""

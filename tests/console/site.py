@@ -30,9 +30,11 @@ from llmaas.domain.audit import Actor
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.members import Member, Role
 from llmaas.domain.models import Backend, Provider
+from llmaas.domain.ports import EngineAddress, Preparation
 from llmaas.domain.projects import Project
 from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
+from llmaas.errors import NoBackend
 from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
 from llmaas.notices.courier import Courier
@@ -113,7 +115,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         return await asyncio.to_thread(prober.discover, address, credential)
 
     nothing = Catalogue(revision=0, models=(), providers=(), backends=(), deployments=())
-    live, usage = Live(CatalogueHolder(nothing), Health(clock), Load()), SqlUsageReader(database)
+    live, usage = Live(CatalogueHolder(nothing), Health(clock), Load(), Engines()), SqlUsageReader(database)
     webhooks = Webhooks(AddressRules().permits, PEPPER)
     return Services(
         clock=clock,
@@ -151,6 +153,19 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         sign_in=sign_in,
         open_id=None,
     )
+
+
+class Engines:
+    """What embedded engines say of themselves, by the models' own names."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Preparation] = {}
+
+    def ensure_ready(self, root: str) -> EngineAddress:
+        raise NoBackend(f"no engine of `{root}` runs here")
+
+    def preparation(self, root: str) -> Preparation | None:
+        return self.told.get(root)
 
 
 @dataclass(slots=True)

@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 
 from llmaas.domain.fleet import Fleet
+from llmaas.domain.models import Backend, Deployment, Provider, ProviderKind
+from llmaas.domain.ports import Preparation
 from llmaas.storage.catalogue import SqlCatalogueStore
 from tests.console.lab import FLEET, HOSTILE, Lab
-from tests.console.site import TEST
+from tests.console.site import TEST, Engines
 
 MODELS = "/projects/lab/models"
 
@@ -111,3 +113,35 @@ async def test_before_there_is_a_model_an_admin_is_led_to_the_first(lab: Lab, pl
     first = "/admin/fleet/add"
     assert first in (await (await lab.reader("root")).get(f"/projects/empty/{place}")).links.values()
     assert first not in (await (await lab.reader("viewer")).get(f"/projects/empty/{place}")).links.values()
+
+
+@pytest.mark.parametrize(
+    ("told", "in_project", "in_fleet"),
+    [
+        (Preparation("pulling", 0.459), "Loading, 45 %", "Loading"),
+        (Preparation("starting", None), "Loading", "Loading"),
+        (Preparation("failed", None), "Down", "Failing"),
+        (None, "Operational", "Working"),
+    ],
+)
+async def test_a_model_that_is_being_loaded_says_how_far(
+    lab: Lab, told: Preparation | None, in_project: str, in_fleet: str
+) -> None:
+    store, live = SqlCatalogueStore(lab.admin.database), lab.admin.services.live
+    here = Fleet(
+        providers=(Provider("here", ProviderKind.EMBEDDED),),
+        backends=(Backend("here", "here", "", "ma00", "llama.cpp"),),
+        deployments=(Deployment("idle", "here", "tiny"),),
+    )
+    await store.apply(here, now_ms=2, prune=False, by=TEST)
+    live.holder.current = await store.load()
+    assert isinstance(live.launcher, Engines)
+    if told is not None:
+        live.launcher.told["tiny"] = told
+    reader = await lab.reader("root")
+    for place in ("overview", "models", "models/idle"):
+        shown = [
+            " ".join(one.itertext()) for one in (await reader.get(f"/projects/lab/{place}")).main.findall(".//span")
+        ]
+        assert in_project in shown, place
+    assert (await reader.get("/admin/fleet")).row("idle")["State"] == in_fleet

@@ -123,6 +123,10 @@ async def test_what_cannot_run_here_says_why(tmp_path: Path, tiny_model: Path) -
         with pytest.raises(Loading):
             client.ensure_ready("absent")
         await in_state(client, "absent", "failed")
+        preparation = client.preparation("absent")
+        assert preparation is not None
+        assert preparation.state == "failed"
+        assert client.preparation("unknown") is None
         with pytest.raises(NoBackend) as absent:
             client.ensure_ready("absent")
         assert f"there is no file {tmp_path / 'nowhere'}" in (absent.value.hint or "")

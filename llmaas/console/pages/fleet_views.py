@@ -25,6 +25,7 @@ class Condition(StrEnum):
 
     DEGRADED = "degraded"
     DOWN = "down"
+    LOADING = "loading"
     OPERATIONAL = "operational"
     OUT = "out"
     """Taken out of service."""
@@ -129,7 +130,8 @@ def _deployment(
     parts: Mapping[tuple[str | None, ...], UsageSum],
 ) -> DeploymentLine:
     target = Target(deployment, backend, providers[backend.provider_id])
-    condition = Condition.DOWN if live.health.is_aside(target) else Condition.OPERATIONAL
+    ready = Condition.OPERATIONAL if live.preparation(target) is None else Condition.LOADING
+    condition = ready if live.works(target) else Condition.DOWN
     part = parts.get((backend.id, deployment.model_id))
     speed = _UNKNOWN if part is None else speed_of(part)
     shown = condition if backend.in_service else Condition.OUT
@@ -159,12 +161,12 @@ def _model(
 
 
 def _together(lines: Sequence[DeploymentLine]) -> Condition:
-    down = sum(line.condition is Condition.DOWN for line in lines)
     if not lines:
         return Condition.UNSERVED
-    if not down:
-        return Condition.OPERATIONAL
-    return Condition.DOWN if down == len(lines) else Condition.DEGRADED
+    found = {line.condition for line in lines}
+    if Condition.OPERATIONAL in found:
+        return Condition.OPERATIONAL if len(found) == 1 else Condition.DEGRADED
+    return Condition.LOADING if Condition.LOADING in found else Condition.DOWN
 
 
 def _speed(parts: Sequence[UsageSum]) -> Speed:

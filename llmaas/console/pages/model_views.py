@@ -35,6 +35,7 @@ class ModelCard:
 
     model: Model
     state: State
+    percent: int | None
     speed: Speed
     prices: list[tuple[str, int]]
     facts: Mapping[str, str]
@@ -82,6 +83,7 @@ def card_of(live: Live, entry: Entry, tier_id: str | None, speeds: Mapping[str |
     return ModelCard(
         model=model,
         state=live.state(entry),
+        percent=live.percent(entry),
         speed=speeds.get(model.id, _UNKNOWN),
         prices=_prices(live.catalogue.price_of(model.id, tier_id)),
         facts={name: text for name, text in {**said, "description": description}.items() if text},

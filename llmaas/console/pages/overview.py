@@ -36,6 +36,7 @@ class ModelLine:
     entry: Entry
     state: State
     in_flight: int
+    percent: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ async def _view(page: Page, services: Services, project: Project) -> OverviewVie
     is_prepaid = balance.credited_nano != 0 or (tier is not None and tier.prepaid_credit is not None)
     first = str(month.first)
     this_month = _sum([line for day, line in days.items() if day >= first], services.currency)
-    entries = services.live.catalogue.listed()
+    live = services.live
+    entries = live.catalogue.listed()
     return OverviewView(
         project=project,
         today=days.get(str(today), Line(None, services.currency)),
@@ -92,7 +94,7 @@ async def _view(page: Page, services: Services, project: Project) -> OverviewVie
         energy=shown_energy(page, this_month.energy_uwh),
         chart=_chart(page, lately.days, days),
         models=sorted(
-            (ModelLine(e, services.live.state(e), services.live.in_flight(e)) for e in entries),
+            (ModelLine(e, live.state(e), live.in_flight(e), live.percent(e)) for e in entries),
             key=lambda line: (line.state is State.OPERATIONAL, line.entry.model.id),
         )[:_MODELS],
         failures=await latest_failures(services.usage, project.id, now_ms, _FAILURES),
