@@ -63,7 +63,7 @@ async def test_signing_in_by_keyboard_alone_leads_to_the_wanted_page(console: Co
         await tab.page.keyboard.type("owner@example.org")
         await tab.page.keyboard.press("Tab")
         await tab.page.keyboard.type(PASSWORD)
-        for _ in range(2):
+        for _ in range(3):
             await tab.page.keyboard.press("Tab")
         assert (await tab.focused()).startswith("button")
         async with tab.page.expect_navigation():
@@ -245,18 +245,18 @@ async def test_name_and_password_of_the_profile(console: Console) -> None:
         assert "Your name is saved." in await tab.text()
         await tab.page.fill("#current", "wrong")
         await tab.page.fill("#password", "another long password")
-        await tab.click('form[action="/profile/password"] button')
+        await tab.click('form[action="/profile/password"] .form-foot button')
         assert "The password is wrong." in await tab.text("#current-error")
         for new, told in (("short", "12 to 200"), ("another long password", "")):
             await tab.page.fill("#current", PASSWORD)
             await tab.page.fill("#password", new)
-            await tab.click('form[action="/profile/password"] button')
+            await tab.click('form[action="/profile/password"] .form-foot button')
             if told:
                 assert told in await tab.text("#password-error")
         assert "Your password is changed." in await tab.text()
         await tab.page.fill("#current", "another long password")
         await tab.page.fill("#password", PASSWORD)
-        await tab.click('form[action="/profile/password"] button')
+        await tab.click('form[action="/profile/password"] .form-foot button')
         await tab.page.fill("#name", "Vera Lindholm")
         await tab.click('form[action="/profile/name"] button')
         assert await tab.all_faults() == []
