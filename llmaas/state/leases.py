@@ -338,7 +338,7 @@ class SharedCounters:
 
     def __init__(self, rates: LeaseStore, money: LeaseStore, clock: Clock) -> None:
         self._clock = clock
-        self._rates = Exchange(rates, clock, tick_s=0.04)
+        self._rates = Exchange(rates, clock, tick_s=0.05)
         self._money = Exchange(money, clock, tick_s=0.1)
 
     @property
