@@ -76,6 +76,7 @@ def admin_api(
         alerts=installation.alerts,
         teller=installation.courier,
         alert_tests=Throttle(clock, burst=3, pause_s=20.0),
+        guesses=Throttle(clock, burst=100, pause_s=0.5),
         webhook_secret=installation.webhooks.secret,
         live=live,
         platform=Platform(live, installation.usage, clock),

@@ -67,7 +67,7 @@ class PostgresChanges(Changes):
         super().__init__()
         self._url = url
         self._lock = life_lock(worker_id)
-        self._counting = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
+        self._counting = "SELECT pg_try_advisory_lock($1)" if alone else "SELECT pg_try_advisory_lock_shared($1)"
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self._answered = asyncio.Event()
@@ -113,7 +113,7 @@ class PostgresChanges(Changes):
         try:
             # Shared, so that a session of ours that the server has not missed yet does not keep the next one waiting.
             await connection.execute("SELECT pg_advisory_lock_shared($1)", self._lock)
-            self._crowded = not await connection.fetchval(f"SELECT {self._counting}($1)", _COUNTING)
+            self._crowded = not await connection.fetchval(self._counting, _COUNTING)
             self._answered.set()
             if self._crowded:
                 _log.error("counting_apart", database=without_password(self._url), hint=_CROWDED)

@@ -11,15 +11,20 @@ from llmaas.clock import ManualClock
 from llmaas.storage.database import Database, prepare
 from tests.console.browser import chromium, console  # noqa: F401 - fixtures
 from tests.console.lab import Lab, make_lab
-from tests.console.site import Admin, Browser, SignedIn, make_services
+from tests.console.site import Admin, Browser, SignedIn, Site, make_services
+
+
+@pytest.fixture(scope="session")
+def site() -> Site:
+    return Site()
 
 
 @pytest.fixture
-async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
+async def admin(tmp_path: Path, site: Site) -> AsyncIterator[Admin]:
     prepare(tmp_path / "llmaas.db")
     database = Database(tmp_path / "llmaas.db")
     clock = ManualClock()
-    made = Admin(make_services(database, clock), clock, database)
+    made = Admin(site, make_services(database, clock), clock, database)
     yield made
     for client in made.clients:
         await client.aclose()

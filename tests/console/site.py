@@ -60,6 +60,7 @@ from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
+from llmaas.web.asgi import ASGIApp
 
 ORIGIN = "http://console.test"
 PASSWORD = "correct horse battery"
@@ -138,6 +139,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         budgets=SqlBudgetStore(database),
         alerts=SqlAlertStore(database),
         alert_tests=Throttle(clock, burst=3, pause_s=20.0),
+        guesses=Throttle(clock, burst=100, pause_s=0.5),
         teller=Courier(Mailer(Secret(""), ""), webhooks, clock, console_url="https://llm.example.org", currency="EUR"),
         webhook_secret=webhooks.secret,
         live=live,
@@ -188,10 +190,29 @@ class Browser:
         return answer
 
 
+class Site:
+    """The application, built once for all tests, since that takes longer than most of them. It works with the services of
+    the test that runs.
+    """
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        self._services: Services | None = None
+
+    def serving(self, services: Services) -> ASGIApp:
+        if self._app is None or self._services is None:
+            self._services = dataclasses.replace(services)
+            self._app = build_admin(self._services)
+        for one in dataclasses.fields(services):
+            object.__setattr__(self._services, one.name, getattr(services, one.name))  # frozen for all but us
+        return self._app
+
+
 @dataclass(slots=True)
 class Admin:
     """The API with its stores, and people to call it."""
 
+    site: Site
     services: Services
     clock: ManualClock
     database: Database
@@ -199,7 +220,7 @@ class Admin:
     password_hash: str = ""
 
     def client(self, services: Services | None = None) -> Browser:
-        app: Any = build_admin(services or self.services)
+        app: Any = self.site.serving(self.services) if services is None else build_admin(services)
         http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url=ORIGIN, follow_redirects=False
         )

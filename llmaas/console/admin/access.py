@@ -17,7 +17,6 @@ from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 
 from llmaas.console.admin.services import Services
-from llmaas.console.throttle import Throttle
 from llmaas.domain import sessions, tokens
 from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role
@@ -33,9 +32,6 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 ALSO_ONE_TIME = {"also_one_time": True}
 """On routes for who still has a one-time password; besides they may look at their account."""
-_GUESSES = 100
-_PAUSE_S = 0.5
-
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
@@ -82,7 +78,6 @@ def session_cookie(connection: Connection, services: Services) -> str | None:
 class Guard:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._guesses = Throttle(services.clock, burst=_GUESSES, pause_s=_PAUSE_S)
 
     async def check(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Leaves the Principal in the request's state. Raises what the answer has to say."""
@@ -168,7 +163,7 @@ class Guard:
         """What to raise for a credential that is nobody's. Who shows a good one is never refused for the guesses of others
         at the same address. Raises RateLimited itself.
         """
-        self._guesses.spend(address)
+        self._services.guesses.spend(address)
         return _unknown()
 
     async def _role(self, connection: Connection, user: User) -> Role | None:

@@ -67,6 +67,7 @@ class Services:
     alerts: AlertStore
     teller: Teller
     alert_tests: Throttle
+    guesses: Throttle
     webhook_secret: Callable[[str], str]
     live: Live
     platform: Platform
