@@ -144,6 +144,15 @@ async def test_revoking_is_asked_about_first(lab: Lab) -> None:
     assert (await reader.get(f"{KEYS}?stopped=true")).row("bot")["State"] == "Revoked"
 
 
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "1 request."), ("es", "1 petición."), ("fr", "1 requête.")], ids=["en", "es", "fr"]
+)
+async def test_one_request_is_not_many(lab: Lab, language: str, said: str) -> None:
+    await lab.asked(lab.row(1, days_ago=1))
+    page = await (await lab.reader("dev", language)).get(f"{KEYS}/{lab.keys['bot'].id}/revoke")
+    assert said in page.text
+
+
 async def test_the_list_tells_use_and_cost_of_each_key(lab: Lab) -> None:
     await lab.key("unused", owner="owner")
     await lab.asked(*(lab.row(n, days_ago=n) for n in (1, 2, 40)))
