@@ -113,4 +113,5 @@ def test_there_are_words_for_every_reason(language: str) -> None:
     for routed in (*get_args(Reason), "failover"):
         assert t(f"reason.routing_{routed}")
     for why in (*get_args(ProbeReason), "no_credential"):
-        assert t(f"probe.{why}")
+        text = t(f"probe.{why}")
+        assert len(re.findall(r"[.?](?= |$)", text.replace(" ?", "?"))) >= 2, f"what is wrong, then what to do: {why}"

@@ -102,7 +102,7 @@ async def ask(services: Services, provider: Provider, backend: Backend) -> Backe
     except ProbeFailed as error:
         return BackendTest(backend.id, ok=False, error=str(error), reason=error.reason, facts=error.facts)
     except NotFound as error:
-        return BackendTest(backend.id, ok=False, error=str(error), reason="no_credential", facts={"why": str(error)})
+        return BackendTest(backend.id, ok=False, error=str(error), reason="no_credential")
     return BackendTest(backend.id, ok=True, server=found.server, models=list(found.models))
 
 
