@@ -32,8 +32,8 @@ class Floor:
         status = await exchange.head()
         kind = exchange.headers.get(b"content-type", b"application/json")
         await channel.begin(status, [(b"content-type", kind)], b"")
-        while data := await exchange.read():
-            await channel.send(data)
+        while not await exchange.each(channel.send):
+            await channel.ready()
         await channel.end(b"")
 
 

@@ -129,6 +129,7 @@ class Unavailable(LlmaasError):
 
 class NoBackend(Unavailable):
     code = "no_backend"
+    retryable = True
 
 
 class Loading(Unavailable):

@@ -25,34 +25,35 @@ class InferenceHandlers:
         self._max_body_bytes = max_body_bytes
         self._ping_interval_s = ping_interval_s
 
-    async def chat(self, request: Request, caller: Caller | None) -> None:
-        body = await request.json_body(self._max_body_bytes)
-        asked = decode(chat_decoder, body)
-        call = self._call(request, caller, "chatcmpl-", body)
-        await self._run(request, lambda reply: self._service.chat(call, asked, reply))
+    def chat(self, request: Request, caller: Caller | None) -> Awaitable[None]:
+        return self._run(request, caller, "chatcmpl-", self._chat)
 
-    async def complete(self, request: Request, caller: Caller | None) -> None:
-        body = await request.json_body(self._max_body_bytes)
-        if given(decode(disguise_decoder, body).messages):
-            chat = decode(chat_decoder, body)
-            call = self._call(request, caller, "cmpl-", body)
-            await self._run(request, lambda reply: self._service.chat(call, chat, reply))
-            return
-        asked = decode(completion_decoder, body)
+    def complete(self, request: Request, caller: Caller | None) -> Awaitable[None]:
+        return self._run(request, caller, "cmpl-", self._complete)
+
+    def embed(self, request: Request, caller: Caller | None) -> Awaitable[None]:
+        return self._run(request, caller, "embd-", self._embed)
+
+    def _chat(self, call: Call, reply: HttpReply) -> Awaitable[None]:
+        return self._service.chat(call, decode(chat_decoder, call.body), reply)
+
+    def _complete(self, call: Call, reply: HttpReply) -> Awaitable[None]:
+        if given(decode(disguise_decoder, call.body).messages):
+            return self._chat(call, reply)
+        asked = decode(completion_decoder, call.body)
         if asked.prompt is None:
             raise InvalidRequest("Missing required parameter: 'prompt'.", param="prompt")
-        call = self._call(request, caller, "cmpl-", body)
-        await self._run(request, lambda reply: self._service.complete(call, asked, reply))
+        return self._service.complete(call, asked, reply)
 
-    async def embed(self, request: Request, caller: Caller | None) -> None:
-        body = await request.json_body(self._max_body_bytes)
-        asked = decode(embedding_decoder, body)
-        call = self._call(request, caller, "embd-", body)
-        await self._run(request, lambda reply: self._service.embed(call, asked, reply))
+    def _embed(self, call: Call, reply: HttpReply) -> Awaitable[None]:
+        return self._service.embed(call, decode(embedding_decoder, call.body), reply)
 
-    def _call(self, request: Request, caller: Caller | None, prefix: str, body: bytes) -> Call:
+    async def _run(
+        self, request: Request, caller: Caller | None, prefix: str, work: Callable[[Call, HttpReply], Awaitable[None]]
+    ) -> None:
         assert caller is not None  # noqa: S101 - the route table asks for a key
-        return Call(
+        body = await request.json_body(self._max_body_bytes)
+        call = Call(
             caller,
             prefix + request.uuid,
             request.request_id,
@@ -61,11 +62,9 @@ class InferenceHandlers:
             request.started_ms,
             request.started_s,
         )
-
-    async def _run(self, request: Request, work: Callable[[HttpReply], Awaitable[None]]) -> None:
         reply = HttpReply(request, self._tasks, self._ping_interval_s)
         try:
-            await work(reply)
+            await work(call, reply)
         except ClientGone:
             return
         except LlmaasError as error:

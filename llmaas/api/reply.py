@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -61,10 +60,13 @@ class HttpReply:
         head = self._request.head(200, [*_STREAM_HEAD, (b"backend", _json.encode(backend))])
         await self._channel.begin(200, head, data)
 
-    def send(self, data: bytes) -> Coroutine[Any, Any, None]:
+    def send(self, data: bytes) -> bool:
         assert self._loop is not None  # noqa: S101 - the stream was begun
         self._last_sent_s = self._loop.time()
         return self._channel.send(data)
+
+    async def ready(self) -> None:
+        await self._channel.ready()
 
     async def end(self, data: bytes) -> None:
         self._ended = True
@@ -97,6 +99,7 @@ class HttpReply:
             return
         quiet_s = loop.time() - self._last_sent_s
         if quiet_s >= self._ping_interval_s:
-            self._tasks.spawn(self.send(PING), name="ping")
+            if not self.send(PING):
+                self._tasks.spawn(self.ready(), name="ping")
             quiet_s = 0.0
         self._ping_timer = loop.call_later(self._ping_interval_s - quiet_s, self._ping, loop)

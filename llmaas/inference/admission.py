@@ -36,9 +36,11 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
 
     `countable`: all engines of the model tell how many tokens they have made while they make them.
     """
-    _require_kind(model, ModelKind.CHAT)
+    if model.kind is not ModelKind.CHAT:
+        raise _wrong_kind(model, ModelKind.CHAT)
     for position, message in enumerate(request.messages):
-        _check_message(message, position, remote_images=remote_images)
+        if type(message.content) is not str or message.role == "tool":
+            _check_message(message, position, remote_images=remote_images)
     if not request.tools:
         if request.tool_choice not in (None, "none", "auto"):
             raise InvalidRequest("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
@@ -62,7 +64,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
 def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int, countable: bool) -> Bounds:
     """Like `admit_chat`, for a prompt. Chat models take prompts too: engines complete with them as they are."""
     if model.kind not in (ModelKind.CHAT, ModelKind.COMPLETION):
-        _require_kind(model, ModelKind.COMPLETION)
+        raise _wrong_kind(model, ModelKind.COMPLETION)
     if request.prompt is None:
         raise InvalidRequest("Missing required parameter: 'prompt'.", param="prompt")
     prompts = prompt_list(request.prompt)
@@ -108,9 +110,8 @@ def _first_step(bound: int | None, choices: int, *, asked: bool, countable: bool
     return bound if bound is not None and (asked or bound < step) else step
 
 
-def _require_kind(model: Model, kind: ModelKind) -> None:
-    if model.kind is not kind:
-        raise InvalidRequest(f"The model `{model.id}` is a model of kind {model.kind}, not {kind}.", param="model")
+def _wrong_kind(model: Model, kind: ModelKind) -> InvalidRequest:
+    return InvalidRequest(f"The model `{model.id}` is a model of kind {model.kind}, not {kind}.", param="model")
 
 
 def _check_message(message: Message, position: int, *, remote_images: bool) -> None:

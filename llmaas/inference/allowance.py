@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from llmaas.domain.access import Caller
 from llmaas.domain.ports import Claim, Hold, Limiter, Used
 from llmaas.domain.prices import Price, TokenCounts, bound_nano
-from llmaas.domain.tiers import Tier
 from llmaas.inference.admission import Bounds
 
 _MARGIN_TOKENS = 512
@@ -58,17 +56,11 @@ class Allowance:
         return self.output_tokens - min(_MARGIN_TOKENS, self.output_tokens // 8)
 
 
-async def take_allowance(
-    limiter: Limiter, caller: Caller, tier: Tier | None, price: Price | None, bounds: Bounds, started_ms: int
-) -> Allowance:
-    """Raises RateLimited, QuotaExceeded, Unavailable. `started_ms` decides which day and month pay."""
+def first_claim(price: Price | None, bounds: Bounds) -> Claim:
+    """What is held before a request starts."""
     fixed = 0 if price is None else price.request
-    claim = Claim(
+    return Claim(
         bounds.input_tokens,
         bounds.first_step,
         bound_nano(price, bounds.input_tokens, bounds.first_step) + fixed,
     )
-    hold = limiter.try_hold(caller, tier, claim, started_ms=started_ms)
-    if hold is None:
-        hold = await limiter.hold(caller, tier, claim, started_ms=started_ms)
-    return Allowance(limiter, hold, price, bounds)

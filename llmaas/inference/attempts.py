@@ -6,13 +6,13 @@ A retry budget over all requests keeps a failing fleet from being asked twice fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from llmaas.domain.catalogue import Target
-from llmaas.errors import ClientGone, EngineBusy, EngineError, EngineFailed, LlmaasError, Loading
+from llmaas.errors import ClientGone, EngineBusy, EngineError, EngineFailed, LlmaasError, Loading, NoBackend
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Settlement
 from llmaas.metrics import Metrics
@@ -27,12 +27,15 @@ _BUDGET_LEAST = 10.0
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.attempts")
 
 
-class Abortable(Protocol):
-    def abort(self, error: LlmaasError) -> None: ...
-
-
-H = TypeVar("H", bound=Abortable)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Handle(Protocol[T_co]):
+    """An attempt under way."""
+
+    async def first(self) -> T_co: ...
+    def abort(self, error: LlmaasError) -> None: ...
 
 
 class Attempts:
@@ -47,10 +50,9 @@ class Attempts:
         plan: Plan,
         settlement: Settlement,
         reply: Reply,
-        start: Callable[[Target], H],
-        first: Callable[[H], Awaitable[T]],
-    ) -> tuple[H, T]:
-        """The handle of the attempt that worked and what it gave first; its target is in the settlement and counts as
+        start: Callable[[Target], Handle[T]],
+    ) -> T:
+        """What the attempt that worked, the last one started, gave first; its target is in the settlement and counts as
         busy until `over()`. Raises the last attempt's error, or ClientGone.
         """
         self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
@@ -68,12 +70,12 @@ class Attempts:
                 handle = start(target)
                 self._watch(reply, target, handle)
                 try:
-                    result = await first(handle)
+                    result = await handle.first()
                 except asyncio.CancelledError:
                     handle.abort(EngineFailed("The request was given up."))
                     raise
-            except (EngineError, Loading) as error:
-                self._note(target, error)
+            except (EngineError, Loading, NoBackend) as error:
+                self._note(settlement, target, error)
                 last = position + 1 == len(targets)
                 if last or not error.retryable or self._budget < 1:
                     raise
@@ -81,7 +83,7 @@ class Attempts:
                 settlement.routing_reason = "failover"
             else:
                 self._health.succeeded(target)
-                return handle, result
+                return result
         raise AssertionError("a plan has at least one target")
 
     def over(self, settlement: Settlement) -> None:
@@ -89,23 +91,32 @@ class Attempts:
         if settlement.target is not None:
             self._load.end(settlement.target)
 
-    def broke_off(self, target: Target, error: EngineError) -> None:
+    def broke_off(self, settlement: Settlement, target: Target, error: EngineError) -> None:
         """An engine failed after its first byte."""
-        self._note(target, error)
+        self._note(settlement, target, error)
 
-    def _watch(self, reply: Reply, target: Target, handle: Abortable) -> None:
+    def _watch(self, reply: Reply, target: Target, handle: Handle[Any]) -> None:
         if target.provider.cancel_stops_billing:
             reply.on_gone(lambda: handle.abort(ClientGone("The caller hung up.")))
         else:
             # It is charged for to its end, so it is read to its end.
             reply.on_gone(_nothing)
 
-    def _note(self, target: Target, error: EngineError | Loading) -> None:
+    def _note(self, settlement: Settlement, target: Target, error: EngineError | Loading | NoBackend) -> None:
         self._metrics.attempt_failed(target.backend.id, error.code)
-        if isinstance(error, EngineError) and error.retryable:
-            wish = error.retry_after_s if isinstance(error, EngineBusy) else None
-            self._health.failed(target, retry_after_s=wish)
-            _log.warning("attempt_failed", backend=target.backend.id, code=error.code, hint=error.hint)
+        if isinstance(error, EngineBusy):
+            self._health.busy(target, retry_after_s=error.retry_after_s)
+        elif error.retryable and not isinstance(error, Loading):
+            self._health.failed(target)
+        if error.retryable and not isinstance(error, Loading):
+            _log.warning(
+                "attempt_failed",
+                request_id=settlement.request_id,
+                model=target.deployment.model_id,
+                backend=target.backend.id,
+                code=error.code,
+                hint=error.hint or error.message,
+            )
 
 
 def _nothing() -> None:

@@ -62,13 +62,16 @@ class Relay:
     ) -> None:
         reply, meter = self._reply, self._meter
         writer = StreamWriter(head)
+
+        def pass_on(answers: Sequence[EngineAnswer]) -> bool:
+            data = writer.write(meter.feed(answers))
+            return (not data or reply.send(data)) and meter.seen < self._look_at
+
         data = writer.write(meter.feed(first))
         self._settlement.first_piece()
         await reply.begin_stream(head.id, head.backend, data)
-        while (answers := await generation.next()) is not None:
-            data = writer.write(meter.feed(answers))
-            if data:
-                await reply.send(data)
+        while not await generation.each(pass_on):
+            await reply.ready()
             if meter.seen >= self._look_at and not await self._may_go_on(generation):
                 break
         rest = writer.write(self._last_pieces())
@@ -82,13 +85,16 @@ class Relay:
     async def whole(self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer]) -> None:
         meter = self._meter
         answer = WholeAnswer(head)
-        answers: Sequence[EngineAnswer] | None = first
-        self._settlement.first_piece()
-        while answers is not None:
+
+        def keep(answers: Sequence[EngineAnswer]) -> bool:
             answer.add(meter.feed(answers))
-            if meter.seen >= self._look_at and not await self._may_go_on(generation):
+            return meter.seen < self._look_at
+
+        self._settlement.first_piece()
+        keep(first)
+        while not await generation.each(keep):
+            if not await self._may_go_on(generation):
                 break
-            answers = await generation.next()
         answer.add(self._last_pieces())
         if self._cut_off:
             answer.limit_reached = _CUT_OFF

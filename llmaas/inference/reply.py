@@ -26,8 +26,12 @@ class Reply(Protocol):
         """Send the head of a stream and its first part, which may be empty; from here on the status can't change."""
         ...
 
-    async def send(self, data: bytes) -> None:
-        """Send a part of a stream; waits while the caller reads slowly."""
+    def send(self, data: bytes) -> bool:
+        """Send a part of a stream. False: the caller reads slowly, so wait for `ready` before the next one."""
+        ...
+
+    async def ready(self) -> None:
+        """Until the caller has taken most of what was sent."""
         ...
 
     async def end(self, data: bytes) -> None:

@@ -16,7 +16,7 @@ from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion, embedding_bounds
-from llmaas.inference.allowance import Allowance, take_allowance
+from llmaas.inference.allowance import Allowance, first_claim
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.call import Call
 from llmaas.inference.meter import Meter, embedding_counts
@@ -112,7 +112,7 @@ class InferenceService:
             def start(target: Target) -> Embedding:
                 return self._upstreams[target.provider.kind].embed(target, request)
 
-            _, result = await self._attempts.run(plan, settlement, reply, start, lambda handle: handle.result())
+            result = await self._attempts.run(plan, settlement, reply, start)
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = settlement.target.backend.labels
@@ -153,13 +153,14 @@ class InferenceService:
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
-            as_stream = False
+            generation: Generation | None = None
 
             def start(target: Target) -> Generation:
-                nonlocal as_stream, meter
+                nonlocal generation, meter
                 upstream = self._upstreams[target.provider.kind]
-                _refuse_unsupported(request, upstream.traits.unsupported)
                 traits = upstream.traits
+                if traits.unsupported:
+                    _refuse_unsupported(request, traits.unsupported)
                 exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
                 as_stream = bool(request.stream) or exact
                 meter = Meter(
@@ -170,10 +171,11 @@ class InferenceService:
                 extra = extra_members(call.body, target.provider.extra_parameters)
                 cap = None if traits.exact_while_streaming and as_stream else allowance.cap
                 capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
-                return upstream.generate(target, capped, stream=as_stream, extra=extra)
+                generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
+                return generation
 
-            generation, first = await self._attempts.run(plan, settlement, reply, start, lambda handle: handle.first())
-            assert settlement.target is not None and meter is not None  # noqa: S101, PT018 - set by the attempt
+            first = await self._attempts.run(plan, settlement, reply, start)
+            assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
             head = AnswerHead(
                 id=call.answer_id,
                 shape=shape,
@@ -198,7 +200,7 @@ class InferenceService:
                     failure if isinstance(failure, LlmaasError) else EngineFailed("The answer was given up.")
                 )
                 if isinstance(failure, EngineError) and failure.retryable:
-                    self._attempts.broke_off(settlement.target, failure)
+                    self._attempts.broke_off(settlement, settlement.target, failure)
                 raise
         except BaseException as cause:
             error = self._meaning(cause)
@@ -226,16 +228,25 @@ class InferenceService:
         return find_model(catalogue, call.caller, model), catalogue
 
     def _countable(self, entry: Entry) -> bool:
-        return all(self._upstreams[target.provider.kind].traits.exact_while_streaming for target in entry.targets)
+        for target in entry.targets:  # noqa: SIM110 - on the way of every request, where a generator costs thrice the loop
+            if not self._upstreams[target.provider.kind].traits.exact_while_streaming:
+                return False
+        return True
 
     async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
-        """What the request may use at most, taken from every limit that it is under."""
+        """What the request may use at most, taken from every limit that it is under. Raises RateLimited, QuotaExceeded,
+        Unavailable.
+        """
         tier_id = call.caller.project.tier_id
         tier = catalogue.tier_of(tier_id)
         price = catalogue.price_of(entry.model.id, tier_id)
-        allowance = await take_allowance(self._limiter, call.caller, tier, price, bounds, call.started_ms)
-        reply.show_standing(allowance.hold.standing)
-        return allowance
+        claim = first_claim(price, bounds)
+        hold = self._limiter.try_hold(call.caller, tier, claim, started_ms=call.started_ms)
+        if hold is None:
+            hold = await self._limiter.hold(call.caller, tier, claim, started_ms=call.started_ms)
+        if hold.limited:
+            reply.show_standing(hold.standing)
+        return Allowance(self._limiter, hold, price, bounds)
 
     def _begin(self) -> asyncio.Task[Any]:
         task = asyncio.current_task()

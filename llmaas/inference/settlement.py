@@ -96,8 +96,8 @@ class Settlement:
         return self._durable is not None
 
     @property
-    def answer_id(self) -> str:
-        return self._call.answer_id
+    def request_id(self) -> str:
+        return self._call.request_id
 
     @property
     def created_s(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from llmaas.protocol.logprobs import chat_form, completion_form, joined
 from llmaas.protocol.pieces import Piece, ToolPiece
@@ -16,17 +17,14 @@ PING = b": ping\n\n"
 _json = msgspec.json.Encoder()
 
 
-class AnswerHead:
+class AnswerHead(Struct, frozen=True):
     """What stands in every answer and every chunk of it. `backend` is `{"engine_type": …, "machine_name": …}`."""
 
-    __slots__ = ("backend", "created_s", "id", "model", "shape")
-
-    def __init__(self, *, id: str, shape: Shape, created_s: int, model: str, backend: dict[str, str]) -> None:  # noqa: A002
-        self.id = id
-        self.shape = shape
-        self.created_s = created_s
-        self.model = model
-        self.backend = backend
+    id: str
+    shape: Shape
+    created_s: int
+    model: str
+    backend: dict[str, str]
 
 
 class StreamWriter:
@@ -105,16 +103,13 @@ def _tool_delta(tool: ToolPiece) -> dict[str, Any]:
     return {"index": tool.index, "id": tool.id, "type": "function", "function": function}
 
 
-class _Message:
-    __slots__ = ("content", "finish", "logprobs", "reasoning", "refusal", "tools")
-
-    def __init__(self) -> None:
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.refusal: list[str] = []
-        self.tools: list[ToolPiece] = []
-        self.logprobs: list[msgspec.Raw] = []
-        self.finish = "stop"
+class _Message(Struct):
+    content: list[str] = []
+    reasoning: list[str] = []
+    refusal: list[str] = []
+    tools: list[ToolPiece] = []
+    logprobs: list[msgspec.Raw] = []
+    finish: str = "stop"
 
 
 class WholeAnswer:

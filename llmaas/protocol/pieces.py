@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed
-from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineDelta, EngineToolCall, given
 from llmaas.protocol.reasoning import ThinkSplitter
 
 _FINISH = {
@@ -47,14 +47,11 @@ class Piece(Struct):
     finish: str | None = None
 
 
-class _Choice:
-    __slots__ = ("calls", "finish", "positions", "splitter")
-
-    def __init__(self, *, split_thinking: bool) -> None:
-        self.splitter = ThinkSplitter() if split_thinking else None
-        self.calls = 0
-        self.positions: dict[int | str, int] = {}
-        self.finish: str | None = None
+class _Choice(Struct):
+    splitter: ThinkSplitter | None
+    calls: int = 0
+    positions: dict[int | str, int] = {}
+    finish: str | None = None
 
 
 class Pieces:
@@ -73,8 +70,17 @@ class Pieces:
             state = self._choices.get(choice.index)
             if state is None:
                 state = self._begin(choice.index)
-            if state.finish is None:
-                self._feed_choice(choice, state, out)
+            if state.finish is not None:
+                continue
+            delta = choice.delta or choice.message
+            logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
+            if delta is not None:
+                self._feed_delta(choice.index, state, delta, logprobs, out)
+            elif choice.text:
+                self.seen += 1
+                out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
+            if choice.finish_reason:
+                state.finish = choice.finish_reason
 
     def finish(self) -> list[Piece]:
         """The end of the engine's answer: what was held back and one finish for each choice."""
@@ -116,19 +122,8 @@ class Pieces:
     def _begin(self, index: int) -> _Choice:
         if not 0 <= index < self._limit:
             raise EngineFailed("The engine sent a choice that was not asked for.")
-        state = self._choices[index] = _Choice(split_thinking=self._split)
+        state = self._choices[index] = _Choice(ThinkSplitter() if self._split else None)
         return state
-
-    def _feed_choice(self, choice: EngineChoice, state: _Choice, out: list[Piece]) -> None:
-        delta = choice.delta or choice.message
-        logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
-        if delta is not None:
-            self._feed_delta(choice.index, state, delta, logprobs, out)
-        elif choice.text:
-            self.seen += 1
-            out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
-        if choice.finish_reason:
-            state.finish = choice.finish_reason
 
     def _feed_delta(
         self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]

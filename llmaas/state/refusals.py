@@ -41,7 +41,7 @@ def _out_of_money(part: tuple[Rule, Counter, int]) -> QuotaExceeded:
     left = "" if rule.limit is None else f", and {format_amount(min(rule.limit, counter.left(0)))} is left"
     return QuotaExceeded(
         f"The {_owner(rule)}'s {amount} does not suffice for this request, which may cost up to {format_amount(need)}{left}. "
-        "A smaller max_tokens needs less."
+        "A smaller max_tokens or a shorter prompt needs less."
     )
 
 

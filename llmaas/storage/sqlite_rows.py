@@ -27,6 +27,7 @@ _FLAGS = ("streamed", "usage_suspect")
 _MOSTLY_EMPTY = ("end_user", "error_code", "tier_id", "corrects")
 _VALUES = tuple(name for name in COLUMNS if name not in _FLAGS + _MOSTLY_EMPTY)
 _values_of = attrgetter(*_VALUES)
+_mostly_empty_of = attrgetter(*_MOSTLY_EMPTY)
 _DATA_ERRORS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.ledger")
@@ -121,7 +122,10 @@ class SqliteRows:
         """How many were not there yet. The driver looks for an adapter of each None and bool, which takes longer than all else
         that it does with a row: so flags go as numbers, and a column that no row has a value for is left out.
         """
-        some = tuple(name for name in _MOSTLY_EMPTY if any(getattr(row, name) is not None for row in rows))
+        if not rows:
+            return 0
+        columns = zip(*map(_mostly_empty_of, rows), strict=True)
+        some = tuple(n for n, values in zip(_MOSTLY_EMPTY, columns, strict=True) if values.count(None) < len(rows))
         insert = self._usage.get(some)
         if insert is None:
             insert = self._usage[some] = _Insert("usage", (*_VALUES, *_FLAGS, *some), "(id) DO NOTHING")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRe
 
 GenerationRequest = ChatRequest | CompletionRequest
 Extra = Mapping[str, msgspec.Raw]
+Take = Callable[[Sequence[EngineAnswer]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,10 @@ class Generation(Protocol):
         """Wait until the engine has accepted the request and given something; nothing of it was relayed before."""
         ...
 
-    async def next(self) -> Sequence[EngineAnswer] | None:
-        """What has come since; None at the end of a complete answer."""
+    async def each(self, take: Take) -> bool:
+        """Hand over what has come since and then each part as it comes, until `take` gives False, or to the end of a complete
+        answer; says whether that is reached. `take` may be called outside of any task. What it raises is raised here.
+        """
         ...
 
     def abort(self, error: LlmaasError) -> None:
@@ -55,7 +58,9 @@ class Generation(Protocol):
 
 
 class Embedding(Protocol):
-    async def result(self) -> EngineEmbeddings: ...
+    """All vectors of a request, from one engine; errors as in Generation."""
+
+    async def first(self) -> EngineEmbeddings: ...
 
     def abort(self, error: LlmaasError) -> None: ...
 

@@ -224,8 +224,9 @@ class HttpTransport:
 class Exchange:
     """One request and its answer. At most one coroutine waits on it at a time.
 
-    After `head()`, call `read()` until it gives b"", or `read_all()` once. `abort()` may be called at any moment, from a
-    callback too: the connection is closed at once, which is how engines learn that nobody listens.
+    After `head()`, call `read()` until it gives b"", or `each()` until it gives True, or `read_all()`
+    once. `abort()` may be called at any moment, from a callback too: the connection is closed at once, which is how engines
+    learn that nobody listens.
     """
 
     __slots__ = (
@@ -240,6 +241,7 @@ class Exchange:
         "_pool",
         "_since_s",
         "_started_s",
+        "_taker",
         "_waiter",
         "connecting",
         "headers",
@@ -266,7 +268,8 @@ class Exchange:
         self._paused = False
         self._complete = False
         self._error: LlmaasError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._taker: Callable[[bytes], bool] | None = None
         self._phase: Phase = "connect"
         self._started_s = self._since_s = pool.now_s
 
@@ -290,13 +293,32 @@ class Exchange:
             if self._complete:
                 return b""
             await self._news()
-        self._phase = "between_chunks"
         return self._take()
+
+    async def each(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over what is there, and then what comes, packet by packet and at once: waking a task for each would cost more
+        than all else that an event of a stream costs. Until `take` gives False, or to the end of a complete answer; says
+        whether that is reached. Raises like `head`, and what `take` raises.
+        """
+        while True:
+            if self._chunks and not take(self._take()):
+                return False
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return True
+            self._taker = take
+            try:
+                if not await self._news():
+                    return False
+            finally:
+                self._taker = None
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body. EngineFailed when it is longer than the limit."""
         self._limit_bytes = limit_bytes
-        self._resume()
+        if self._paused:
+            self._resume()
         while not self._complete:
             if self._error is not None:
                 raise self._error
@@ -356,7 +378,10 @@ class Exchange:
         self._wake()
 
     def body_arrived(self, data: bytes) -> bool:
-        """Take a part of the body; False when enough is waiting for now."""
+        """Take what a packet had of the body; False when enough is waiting for now."""
+        if self._taker is not None and self._waiter is not None and not self._waiter.done():
+            self._give(data, self._taker, self._waiter)
+            return True
         self._chunks.append(data)
         self._buffered += len(data)
         if self._limit_bytes is None:
@@ -369,18 +394,33 @@ class Exchange:
             self.fail(_too_long())
         return True
 
-    def completed(self) -> None:
+    def completed(self, last: bytes = b"") -> None:
+        """`last`: what is left of the body."""
+        if last:
+            self._chunks.append(last)
+            self._buffered += len(last)
         self._complete = True
         self._connection = None
         self._end()
 
-    def _news(self) -> asyncio.Future[None]:
-        """Done when something has come that the one who waits should look at."""
+    def _give(self, data: bytes, take: Callable[[bytes], bool], waiter: asyncio.Future[bool]) -> None:
+        self._phase = "between_chunks"
+        self._since_s = self._pool.now_s
+        try:
+            if not take(data) and not waiter.done():
+                waiter.set_result(False)
+        except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+            if not waiter.done():  # it is when the answer was given up meanwhile
+                waiter.set_exception(error)
+
+    def _news(self) -> asyncio.Future[bool]:
+        """Done when something has come that the one who waits should look at. False: its `take` wants no more."""
         self._since_s = self._pool.now_s
         self._waiter = self.loop.create_future()
         return self._waiter
 
     def _take(self) -> bytes:
+        self._phase = "between_chunks"
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -395,13 +435,16 @@ class Exchange:
             self._connection.resume()
 
     def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(True)
 
     def _end(self) -> None:
         self._pool.ended(self)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
 
 def _too_long() -> EngineFailed:
@@ -416,6 +459,8 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # what the parser does with each part of a body
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._reused = False
@@ -435,7 +480,6 @@ class _Connection(asyncio.Protocol):
         self._quiet = True
         self._in_head = True
         self._head_bytes = 0
-        self._headers = {}
         exchange.attached(self)
         assert self._transport is not None  # noqa: S101 - only connected ones are begun
         self._transport.write(exchange.request)
@@ -464,11 +508,18 @@ class _Connection(asyncio.Protocol):
         self._quiet = False
         if self._in_head:
             self._head_bytes += len(data)
+        wrong: Exception | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            wrong = error
+        if self._body:
+            part = self._taken()
+            if self._exchange is exchange and not exchange.body_arrived(part) and self._transport is not None:
+                self._transport.pause_reading()
+        if wrong is not None:
             if self._exchange is exchange:
-                exchange.fail(EngineFailed("The engine's answer is not valid HTTP.", hint=str(error)))
+                exchange.fail(EngineFailed("The engine's answer is not valid HTTP.", hint=str(wrong)))
             else:
                 self.close()  # bytes after the end of the answer
             return
@@ -497,11 +548,9 @@ class _Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        self._headers = {}
         if self._exchange is None:
             self.close()  # an answer that nobody asked for would be taken for the next one's
-
-    def on_status(self, _status: bytes) -> None:
-        self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
@@ -517,26 +566,27 @@ class _Connection(asyncio.Protocol):
             return
         self._exchange.head_arrived(self._status, self._headers)
 
-    def on_body(self, body: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None or self._status < 200:
-            return
-        if not exchange.body_arrived(body) and self.usable and self._transport is not None:
-            self._transport.pause_reading()
-
     def on_message_complete(self) -> None:
         if self._status < 200:
             return
+        last = self._taken()
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
         keep = self._parser is not None and self._parser.should_keep_alive() and self.usable
-        exchange.completed()
+        exchange.completed(last)
         if keep and self._transport is not None:
             self._transport.resume_reading()
             self._pool.give_back(self)
         else:
             self.close()
+
+    def _taken(self) -> bytes:
+        """The parts of a body that have come in the packet at hand."""
+        parts = self._body
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
 
     def _ends_with_connection(self) -> bool:
         return (

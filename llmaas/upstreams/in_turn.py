@@ -9,7 +9,7 @@ import msgspec
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
 from llmaas.protocol.usage import add_usage
-from llmaas.upstreams.base import Generation
+from llmaas.upstreams.base import Generation, Take
 
 
 class InTurn:
@@ -27,18 +27,18 @@ class InTurn:
     async def first(self) -> Sequence[EngineAnswer]:
         return self._shift(await self._current.first())
 
-    async def next(self) -> Sequence[EngineAnswer] | None:
-        answers = await self._current.next()
-        if answers is not None:
-            return self._shift(answers)
-        self._sum, self._last = add_usage(self._sum, self._last), NOTHING
-        self._position += 1
-        if self._position == len(self._starts):
-            return None
-        if self._ended is not None:
-            raise self._ended
-        self._current = self._starts[self._position]()
-        return self._shift(await self._current.first())
+    async def each(self, take: Take) -> bool:
+        while await self._current.each(lambda answers: take(self._shift(answers))):
+            if self._position + 1 == len(self._starts):
+                return True
+            if self._ended is not None:
+                raise self._ended
+            self._sum, self._last = add_usage(self._sum, self._last), NOTHING
+            self._position += 1
+            self._current = self._starts[self._position]()
+            if not take(self._shift(await self._current.first())):
+                break
+        return False
 
     def abort(self, error: LlmaasError) -> None:
         self._ended = error

@@ -37,7 +37,7 @@ from llmaas.protocol.requests import (
     prompt_list,
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, from_error_body, merge_system, refusal
@@ -218,12 +218,18 @@ class _Lines:
         status = await self._exchange.head()
         if status != 200:
             raise await refusal(self._exchange, status)
-        answers = await self.next()
+        answers = await self._next()
         if answers is None:
             raise EngineFailed("The engine ended its answer before it began.")
         return answers
 
-    async def next(self) -> Sequence[EngineAnswer] | None:
+    async def each(self, take: Take) -> bool:
+        while (answers := await self._next()) is not None:
+            if not take(answers):
+                return False
+        return True
+
+    async def _next(self) -> Sequence[EngineAnswer] | None:
         while not self._done:
             if self._failure is not None:
                 self._exchange.abort(self._failure)
@@ -291,7 +297,7 @@ class _EmbedCall:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    async def result(self) -> EngineEmbeddings:
+    async def first(self) -> EngineEmbeddings:
         status = await self._exchange.head()
         if status != 200:
             raise await refusal(self._exchange, status)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from functools import partial
 
 import msgspec
@@ -46,7 +45,7 @@ from llmaas.protocol.requests import (
 from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 
@@ -89,7 +88,8 @@ class _CountingOptions(StreamOptions):
 class OpenAiUpstream:
     def __init__(self, kind: ProviderKind, transport: HttpTransport, locate: Locate, timeouts: Timeouts) -> None:
         self.traits = TRAITS[kind]
-        self._kind = kind
+        self._is_vllm = kind is ProviderKind.VLLM
+        self._is_foreign = kind is ProviderKind.OPENAI
         self._transport = transport
         self._locate = locate
         self._timeouts = timeouts
@@ -106,7 +106,7 @@ class OpenAiUpstream:
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
         body = _json.encode(built)
-        if stream and self.traits.exact_while_streaming and self._kind is not ProviderKind.VLLM:
+        if stream and self.traits.exact_while_streaming and not self._is_vllm:
             body = _LLAMA_CPP + body[1:]
         if extra:
             body = _json.encode(extra)[:-1] + b"," + body[1:]
@@ -120,19 +120,16 @@ class OpenAiUpstream:
         return _Embeddings(self._send(target, "/embeddings", _json.encode(built)))
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
-        built = copy(request)
-        built.model = target.deployment.root
-        built.user = None
-        built.stream = stream or None
+        built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
         if not stream:
             built.stream_options = None
-        elif self._kind is ProviderKind.VLLM:
+        elif self._is_vllm:
             built.stream_options = _CountingOptions(include_usage=True, continuous_usage_stats=True)
         else:
             built.stream_options = StreamOptions(include_usage=True)
         if isinstance(built, CompletionRequest):
             return built
-        if self._kind is not ProviderKind.OPENAI and built.max_completion_tokens is not None:
+        if not self._is_foreign and built.max_completion_tokens is not None:
             built.max_tokens, built.max_completion_tokens = built.max_completion_tokens, None
         if not self.traits.names_tools and isinstance(built.tool_choice, NamedToolChoice):
             name = built.tool_choice.function.name
@@ -167,40 +164,55 @@ class _Stream:
             self._exchange.abort(error)
             raise error
         held: list[EngineAnswer] = []
-        while (answers := await self.next()) is not None:
+        while (answers := await self._next()) is not None:
             # A role or a report on the prompt's progress is no beginning: until there is one, another engine may be tried.
             held = [*held[-1:], *answers]
             if any(says_something(answer) for answer in answers):
                 return held
         raise EngineFailed("The engine ended its answer before it began.")
 
-    async def next(self) -> Sequence[EngineAnswer] | None:
-        if self._done:
-            return None
-        while True:
-            if self._failure is not None:
-                self._exchange.abort(self._failure)
-                raise self._failure
+    async def each(self, take: Take) -> bool:
+        wanted = True
+
+        def pass_on(data: bytes) -> bool:
+            nonlocal wanted
+            answers = self._parse(data)
+            if answers:
+                wanted = take(answers)
+            return wanted and not self._done and self._failure is None
+
+        while wanted and not self._done:
+            self._raise_failure()
+            if await self._exchange.each(pass_on) and pass_on(b""):
+                return True
+        return wanted
+
+    async def _next(self) -> Sequence[EngineAnswer] | None:
+        """What has come since; None at the end."""
+        while not self._done:
+            self._raise_failure()
             data = await self._exchange.read()
-            try:
-                payloads = self._sse.feed(data) if data else self._sse.finish()
-            except EngineError as error:
-                self._exchange.abort(error)
-                raise
-            answers = self._decode(payloads)
-            if self._done and not self._exchange.over:
-                # Nothing may come after the end; the connection is only kept if it ends properly by itself.
-                self._finish_quietly()
+            answers = self._parse(data)
             if answers:
                 return answers
-            if self._failure is None and (self._done or not data):
-                return None
+            if not data and self._failure is None:
+                break
+        return None
 
-    def abort(self, error: LlmaasError) -> None:
-        self._exchange.abort(error)
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            self._exchange.abort(self._failure)
+            raise self._failure
 
-    def _decode(self, payloads: Sequence[bytes]) -> list[EngineAnswer]:
-        """What came before a failure is given first: whether both arrive in one packet must make no difference."""
+    def _parse(self, data: bytes) -> list[EngineAnswer]:
+        """What came before a failure is given first: whether both arrive in one packet must make no difference. `data` b"":
+        nothing more comes.
+        """
+        try:
+            payloads = self._sse.feed(data) if data else self._sse.finish()
+        except EngineError as error:
+            self._exchange.abort(error)
+            raise
         answers: list[EngineAnswer] = []
         for payload in payloads:
             if payload.startswith(DONE):
@@ -219,10 +231,13 @@ class _Stream:
             if self._counts_each_choice and given(answer.usage):
                 answer.usage = self._usage = add_usage(self._usage, answer.usage, same_prompt=True)
             answers.append(answer)
+        if self._done and not self._exchange.over:
+            # Nothing may come after the end; the connection is only kept if it ends properly by itself.
+            self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
         return answers
 
-    def _finish_quietly(self) -> None:
-        self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
+    def abort(self, error: LlmaasError) -> None:
+        self._exchange.abort(error)
 
 
 class _Whole:
@@ -241,14 +256,14 @@ class _Whole:
             answer = answer_decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
             raise EngineFailed("The engine sent something that is not an answer.", hint=str(cause)) from cause
-        if given(answer.error) and bytes(answer.error) != b"{}":
+        if answer.error is not NOTHING and given(answer.error) and bytes(answer.error) != b"{}":
             raise from_error_body(0, bytes(answer.error))
         if not answer.choices:
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]
 
-    async def next(self) -> Sequence[EngineAnswer] | None:
-        return None
+    async def each(self, take: Take) -> bool:
+        return True  # all of it came at first
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
@@ -258,7 +273,7 @@ class _Embeddings:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    async def result(self) -> EngineEmbeddings:
+    async def first(self) -> EngineEmbeddings:
         status = await self._exchange.head()
         if status != 200:
             raise await refusal(self._exchange, status)
@@ -316,7 +331,8 @@ def _too_long(lowered: str) -> ContextTooLong:
 
 def merge_system(messages: list[Message]) -> list[Message]:
     """`developer` and `system` turns as one system turn in front: strict chat templates take no other order."""
-    if all(m.role not in ("system", "developer") for m in messages[1:]) and messages[0].role != "developer":
+    roles = [m.role for m in messages]
+    if "developer" not in roles and "system" not in roles[1:]:
         return messages
     leading = [m for m in messages if m.role in ("system", "developer")]
     texts = [text for m in leading if (text := plain_text(m))]

@@ -34,6 +34,7 @@ class AsgiChannel:
         self._receive = receive
         self._send = send
         self._complete = False
+        self._unsent: list[bytes] = []
         self._callback: Callable[[], None] | None = None
         self._listening: asyncio.Future[Message] | None = None
 
@@ -66,15 +67,23 @@ class AsgiChannel:
 
     async def begin(self, status: int, headers: Sequence[Header], data: bytes) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._closing()]})
-        if data:
-            await self.send(data)
+        self.send(data)
+        await self.ready()
 
-    async def send(self, data: bytes) -> None:
-        if data and not self.gone and self.method != "HEAD":
+    def send(self, data: bytes) -> bool:
+        if data and self.method != "HEAD":
+            self._unsent.append(data)
+        return not self._unsent
+
+    async def ready(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        if data and not self.gone:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes) -> None:
         self._stop_listening()
+        await self.ready()
         if not self.gone:
             await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
@@ -136,8 +145,11 @@ async def run_asgi(app: ASGIApp, channel: Channel, extra: Sequence[Header]) -> N
             return
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
-            await (channel.send(body) if begun else channel.begin(status, headers, body))
-            begun = True
+            if not begun:
+                begun = True
+                await channel.begin(status, headers, body)
+            elif not channel.send(body):
+                await channel.ready()
             return
         over = True
         try:

@@ -5,8 +5,8 @@ Two servers implement it: our own (`web/server.py`) and any ASGI server (`web/as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -52,8 +52,12 @@ class Channel(Protocol):
         """Answer with a body of unknown length, of which `data` is the first part; `data` may be empty."""
         ...
 
-    def send(self, data: bytes) -> Coroutine[Any, Any, None]:
-        """Another part; waits while the caller reads slowly."""
+    def send(self, data: bytes) -> bool:
+        """Another part. False: the caller reads slowly, so wait for `ready` before the next one."""
+        ...
+
+    async def ready(self) -> None:
+        """Until the caller has taken most of what was sent."""
         ...
 
     async def end(self, data: bytes) -> None:

@@ -64,7 +64,8 @@ class Gateway:
         """Answer one request."""
         clock = self._clock
         request = Request(channel, uuid=self._ids.uuid7(), started_ms=clock.now_ms(), started_s=clock.monotonic_s())
-        request.more_headers = self._cors.headers(request)
+        if b"origin" in request.headers:
+            request.more_headers = self._cors.headers(request)
         try:
             await (await self._answering(request))
         except LlmaasError as error:
@@ -84,17 +85,19 @@ class Gateway:
             )
 
     async def _answering(self, request: Request) -> Awaitable[None]:
-        """What answers the request, for the caller to await: a frame less for each event of a stream to pass."""
+        """What answers the request, for the caller to await: a frame less between the two while it waits."""
         request.check()
-        if self._admin is not None and self._is_for_console(request.path):
-            if "//" in request.path:
-                # Its router would take several slashes for one, and find another address than the rules for it were chosen by.
-                raise UnknownPath("There is nothing at this address.")
-            return run_asgi(self._admin, request.channel, request.head(0, ()))
-        if request.method == "OPTIONS":
-            request.more_headers = self._cors.preflight(request)
-            return respond(request, 204, [], b"")
-        route = self.routes.find(request)
+        route = self.routes.at(request.method, request.path)
+        if route is None:
+            if self._admin is not None and self._is_for_console(request.path):
+                if "//" in request.path:
+                    # Its router would take several slashes for one, and find another address than the rules were chosen by.
+                    raise UnknownPath("There is nothing at this address.")
+                return run_asgi(self._admin, request.channel, request.head(0, ()))
+            if request.method == "OPTIONS":
+                request.more_headers = self._cors.preflight(request)
+                return respond(request, 204, [], b"")
+            route = self.routes.find(request)
         request.id_prefix = route.id_prefix
         caller: Caller | None = None
         if route.access != "public":

@@ -90,7 +90,7 @@ class Request:
         if value is None:
             return None
         scheme, _, token = value.partition(b" ")
-        if scheme.lower() != b"bearer":
+        if scheme != b"Bearer" and scheme.lower() != b"bearer":
             return None
         return token.strip().decode("latin-1")
 
@@ -101,11 +101,13 @@ class Request:
         kind = self.headers.get(b"content-type", b"")
         if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
             raise UnsupportedMediaType("The content type of requests must be 'application/json'.")
-        if self.headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is not None and encoding.lower() not in (b"identity", b""):
             raise UnsupportedMediaType("Compressed requests are not supported.")
-        announced = self.headers.get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > limit_bytes:
-            if b"expect" not in self.headers and int(announced) <= limit_bytes * _SKIPPED:
+        length = self.headers.get(b"content-length", b"")
+        announced = int(length) if length.isdigit() else -1
+        if announced > limit_bytes:
+            if b"expect" not in self.headers and announced <= limit_bytes * _SKIPPED:
                 await self._skip_body()
             raise _too_large(limit_bytes)
         first = await self.channel.part()
@@ -113,7 +115,7 @@ class Request:
             return b""
         if len(first) > limit_bytes:
             raise _too_large(limit_bytes)
-        if announced.isdigit() and int(announced) == len(first):
+        if announced == len(first):
             return first  # all of it: asking the server once more would only cost
         return await self._rest_of_body(first, limit_bytes)
 

@@ -47,6 +47,11 @@ class RouteTable:
             else:
                 self._exact.setdefault(route.path, {})[route.method] = route
 
+    def at(self, method: str, path: str) -> Route | None:
+        """The route of exactly this method and path."""
+        methods = self._exact.get(path)
+        return None if methods is None else methods.get(method)
+
     def find(self, request: Request) -> Route:
         """Raises UnknownPath, MethodNotAllowed. A HEAD is found where a GET is."""
         method = "GET" if request.method == "HEAD" else request.method

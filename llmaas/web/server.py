@@ -1,6 +1,6 @@
 """The HTTP/1.1 server: `asyncio.Protocol` on llhttp (httptools), which decides what is a request; here is what becomes of it.
 
-One task for each request, one write for each answer. It exists because a server behind an ASGI or RSGI border costs as
+One task for each connection, one write for each answer. It exists because a server behind an ASGI or RSGI border costs as
 much per request as everything else here together (docs/architecture.md has the figures). TLS is a proxy's job.
 """
 
@@ -87,7 +87,7 @@ class HttpServer:
         if any(connection.busy for connection in self.connections):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), within_s)
-        unfinished = [connection.task for connection in self.connections if connection.task is not None]
+        unfinished = [connection.task for connection in self.connections if connection.busy and connection.task]
         for connection in list(self.connections):
             connection.abort()
         for task in unfinished:
@@ -120,6 +120,8 @@ class HttpConnection(asyncio.Protocol):
         self.proxied = False
         self.write_paused = False
         self.lost = False
+        self.task: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: list[Header] = []
@@ -142,11 +144,6 @@ class HttpConnection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._current is not None
 
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """That of the request under way."""
-        return self._current.task if self._current is not None else None
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
@@ -163,6 +160,7 @@ class HttpConnection(asyncio.Protocol):
             if channel is not None:
                 channel.hang_up()
         self._receiving = None
+        self._wake()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -298,15 +296,37 @@ class HttpConnection(asyncio.Protocol):
 
     def _run(self, channel: HttpChannel) -> None:
         self._current = channel
-        channel.task = self.loop.create_task(self._answer(channel))
+        if self.task is None:
+            self.task = self.loop.create_task(self._answer())
+        else:
+            self._wake()
 
-    async def _answer(self, channel: HttpChannel) -> None:
+    def _wake(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not wanted.done():
+            wanted.set_result(None)
+
+    async def _answer(self) -> None:
+        """One task for all requests of the connection: a task costs several times as much as waking one."""
         try:
-            await self.server.handle(channel)
-        except Exception:  # noqa: BLE001 - the task's edge: the connection must end with it
-            _log.exception("connection_failed")
+            while True:
+                channel = self._current
+                if channel is None:
+                    if self.lost:
+                        return
+                    self._wanted = self.loop.create_future()
+                    await self._wanted
+                    continue
+                try:
+                    await self.server.handle(channel)
+                except Exception:  # noqa: BLE001 - the task's edge: the connection must end with it
+                    _log.exception("connection_failed")
+                finally:
+                    self.finished(channel)
         finally:
-            self.finished(channel)
+            self.task = None
+            if self._current is not None:
+                self.abort()  # cancelled: nobody is there for what follows
 
     def _refuse(self, message: bytes) -> None:
         """No further request can be made out. An answer under way goes on to its end."""
@@ -354,7 +374,6 @@ class HttpChannel:
         "query",
         "raw_headers",
         "received",
-        "task",
         "version",
     )
 
@@ -379,7 +398,6 @@ class HttpChannel:
         self.gone = False
         self.pieces = 0
         self.received = 0
-        self.task: asyncio.Task[None] | None = None
         self._parts: list[bytes] = []
         self._broken = False
         self._chunked = False
@@ -417,7 +435,7 @@ class HttpChannel:
         self.over = True
         connection = self._connection
         if not self.gone:
-            size = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
+            size = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
             head = self._head(status, headers, size)
             connection.transport.write(head if self.method == "HEAD" else head + body)
             if connection.write_paused:
@@ -433,12 +451,17 @@ class HttpChannel:
         if connection.write_paused:
             await connection.writable()
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> bool:
+        if self.gone:
+            return True
         connection = self._connection
-        if data and not self.gone and self.method != "HEAD":
+        if data and self.method != "HEAD":
             connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-            if connection.write_paused:
-                await connection.writable()
+        return not connection.write_paused
+
+    async def ready(self) -> None:
+        if self._connection.write_paused:
+            await self._connection.writable()
 
     async def end(self, data: bytes) -> None:
         self.over = True
@@ -473,7 +496,6 @@ class HttpChannel:
     def let_go(self) -> None:
         """Leave no cycle behind: a collector that finds nothing need not run."""
         self._callback = None
-        self.task = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

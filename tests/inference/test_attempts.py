@@ -10,7 +10,7 @@ import pytest
 from llmaas.clock import ManualClock
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, Deployment, Provider, ProviderKind
-from llmaas.errors import ClientGone, EngineBusy, EngineFailed, EngineRefused, EngineTimeout, LlmaasError
+from llmaas.errors import ClientGone, EngineBusy, EngineFailed, EngineRefused, EngineTimeout, LlmaasError, NoBackend
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Settlement
@@ -35,6 +35,7 @@ class Facts:
     """What attempts write down of themselves; stands where the settlement's fields are."""
 
     def __init__(self) -> None:
+        self.request_id = "r"
         self.target: Target | None = None
         self.routing_reason: str | None = None
         self.attempts = 0
@@ -55,9 +56,17 @@ class Caller:
 
 
 class Handle:
-    def __init__(self, outcome: LlmaasError | None) -> None:
+    def __init__(self, outcome: LlmaasError | None, meanwhile: Callable[[], None] | None = None) -> None:
         self.outcome = outcome
+        self.meanwhile = meanwhile
         self.aborted: LlmaasError | None = None
+
+    async def first(self) -> str:
+        if self.meanwhile is not None:
+            self.meanwhile()
+        if self.outcome is not None:
+            raise self.outcome
+        return "answer"
 
     def abort(self, error: LlmaasError) -> None:
         self.aborted = error
@@ -79,15 +88,10 @@ class Rig:
             self.started.append(at)
             return Handle(left.pop(0))
 
-        async def first(handle: Handle) -> str:
-            if handle.outcome is not None:
-                raise handle.outcome
-            return "answer"
-
         settlement = cast(Settlement, facts)
         plan = Plan(targets or TARGETS, "least_busy")
         try:
-            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start, first)
+            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start)
         finally:
             self.attempts.over(settlement)
         return facts
@@ -100,6 +104,7 @@ RETRYABLE: list[LlmaasError] = [
     EngineFailed("x"),
     EngineTimeout("x", phase="first_byte"),
     EngineBusy("x", retry_after_s=3),
+    NoBackend("x"),
 ]
 
 
@@ -110,6 +115,7 @@ async def test_F02_a_failure_before_the_first_byte_goes_to_the_next(error: Llmaa
     assert rig.started == TARGETS[:2]
     assert (facts.attempts, facts.routing_reason, facts.target) == (2, "failover", TARGETS[1])
     assert rig.health.is_aside(TARGETS[0])
+    assert rig.health.is_broken(TARGETS[0]) is not isinstance(error, EngineBusy)
     assert not rig.health.is_aside(TARGETS[1])
     assert rig.idle()
 
@@ -155,15 +161,11 @@ async def test_B05_a_hang_up_aborts_only_what_stops_costing(provider: Provider) 
     handles: list[Handle] = []
 
     def start(_: Target) -> Handle:
-        handles.append(Handle(None))
+        handles.append(Handle(None, rig.caller.hang_up))
         return handles[-1]
 
-    async def first(_: Handle) -> str:
-        rig.caller.hang_up()
-        return "answer"
-
     facts = cast(Settlement, Facts())
-    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start, first)
+    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start)
     assert isinstance(handles[0].aborted, ClientGone) is provider.cancel_stops_billing
 
 

@@ -252,6 +252,74 @@ async def test_a_slow_reader_holds_the_engine_back_and_blames_nobody(
     await up.wait_cancelled(timeout_s=1)
 
 
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour(), Behaviour(burst=True), Behaviour(framing="close"), Behaviour(slice_bytes=7)]
+)
+async def test_each_part_comes_once_and_in_order(
+    up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour
+) -> None:
+    up.script(behaviour, behaviour)
+    _, expected = await whole(send(transport, up, stream=True))
+    exchange = send(transport, up, stream=True)
+    assert await exchange.head() == 200
+    parts: list[bytes] = []
+
+    def take(part: bytes) -> bool:
+        parts.append(part)
+        return len(parts) % 2 == 0  # wants a pause after every other part
+
+    while not await exchange.each(take):
+        await asyncio.sleep(0)
+    assert all(parts)
+    assert b"".join(parts).count(b"data:") == expected.count(b"data:")
+    assert parts[-1].endswith(b"\n\n")
+    assert await exchange.each(take), "the end stays the end"
+
+
+async def test_what_a_taker_raises_reaches_the_one_who_waits(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(pause_at=(2,)))
+    exchange = send(transport, up, stream=True)
+    await exchange.head()
+
+    parts: list[bytes] = []
+
+    def take(part: bytes) -> bool:
+        parts.append(part)
+        if len(parts) > 1:
+            raise EngineFailed("enough")
+        up.release_now()
+        return True
+
+    with pytest.raises(EngineFailed, match="enough"):
+        await exchange.each(take)
+    assert len(parts) == 2
+    exchange.abort(ClientGone("gone"))
+    await up.wait_cancelled(timeout_s=1)
+
+
+async def test_an_answer_that_is_given_up_ends_for_its_taker(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(pause_at=(2,)))
+    exchange = send(transport, up, stream=True)
+    await exchange.head()
+
+    def take(_part: bytes) -> bool:
+        asyncio.get_running_loop().call_soon(exchange.abort, ClientGone("gone"))
+        return True
+
+    with pytest.raises(ClientGone, match="gone"):
+        await exchange.each(take)
+    await up.wait_cancelled(timeout_s=1)
+
+
+async def test_an_engine_that_falls_silent_while_parts_are_taken(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(Behaviour(pause_at=(2,)))
+    exchange = send(transport, up, Timeouts(5, 5, 0.1, 5), stream=True)
+    await exchange.head()
+    with pytest.raises(EngineTimeout) as caught:
+        await exchange.each(lambda _part: True)
+    assert caught.value.phase == "between_chunks"
+
+
 async def test_who_reads_until_the_time_is_over_is_to_blame_for_it(up: FakeUpstream, transport: HttpTransport) -> None:
     """An answer that failed would be free."""
     up.script(Behaviour(endless=True))

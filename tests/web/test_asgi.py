@@ -41,7 +41,7 @@ class Application:
             await channel.end(b"unheard")
         elif channel.path == "/stream":
             await channel.begin(200, [], b"a")
-            await channel.send(b"b")
+            channel.send(b"b")
             await channel.end(b"c")
         else:
             channel.keep_alive = False

@@ -138,7 +138,7 @@ async def test_a_large_body_comes_whole_while_the_handler_is_late() -> None:
 async def test_old_clients_get_streams_without_chunks() -> None:
     async def stream(channel: Channel) -> None:
         await channel.begin(200, [], b"one ")
-        await channel.send(b"two ")
+        channel.send(b"two ")
         await channel.end(b"three")
 
     async with serving(stream) as running, await running.open() as raw:
@@ -285,7 +285,7 @@ async def test_A06_an_answer_that_nobody_takes_does_not_keep_an_idle_connection(
 async def test_A05_an_answer_to_head_has_no_body_whatever_the_route_sends() -> None:
     async def stream(channel: Channel) -> None:
         await channel.begin(200, [], b"a")
-        await channel.send(b"b")
+        channel.send(b"b")
         await channel.end(b"c")
 
     async with serving(stream) as running, await running.open() as raw:
