@@ -257,13 +257,21 @@ async def _providers(installation: Installation) -> AsyncIterator[Finding]:
         try:
             await installation.credential_of(provider)
         except LlmaasError as error:
-            fix = f"set the variable for `llmaas serve`, or run `llmaas providers set-secret {provider.id}`"
-            yield fail(about, error.message, fix)
+            fix = f"`llmaas serve` needs it; or store it for all with `llmaas providers set-secret {provider.id}`"
+            # The service may have a variable that this terminal has not.
+            yield (warn if provider.api_key_env else fail)(about, error.message, fix)
             continue
         backends = [b for b in fleet.backends if b.provider_id == provider.id]
         for result in await asyncio.gather(*(ask_backend(installation, provider, b) for b in backends)):
             where = f"{about}, backend {result['backend']}"
             if result["ok"]:
-                yield good(where, f"{result['server']}, {len(result['models'])} models")
+                count = len(result["models"])
+                yield good(where, f"{result['server']}, {count} model{'' if count == 1 else 's'}")
+                wanted = {d.root for d in fleet.deployments if d.backend_id == result["backend"]}
+                for root in sorted(wanted - set(result["models"])) if count else ():
+                    fix = "pull or load it there, or correct `root` in the fleet file"
+                    yield warn(
+                        f"{where}, model {root}", "not among those that it lists, but a deployment asks for it", fix
+                    )
             else:
                 yield fail(where, result["error"], f"correct that; `llmaas providers test {provider.id}` looks again")

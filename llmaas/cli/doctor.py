@@ -53,7 +53,7 @@ def _examine(place: Place) -> Sequence[Finding]:
     try:
         place.run(work)
     except ConfigurationError as error:
-        findings += [checks.fail("data", problem, "see the message") for problem in error.problems]
+        findings += [checks.fail("data", problem, "") for problem in error.problems]
     except LlmaasError as error:
-        findings.append(checks.fail("database", error.message, error.hint or "see the message"))
+        findings.append(checks.fail("database", error.message, error.hint or ""))
     return findings

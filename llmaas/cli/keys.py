@@ -185,6 +185,9 @@ def change(
         "output_tokens_per_day": output_tokens_per_day,
     }
     lifted = _lifted(no_limit)
+    named = (key_name, models, expires, budget, network, no_limit, *counts.values())
+    if all(value is None or value == [] for value in named):
+        raise typer.BadParameter("nothing to change: name at least one option")
     changes: dict[str, Any] = {} if key_name is None else {"name": name(key_name, "--name")}
     if network is not None or "networks" in lifted:
         changes["networks"] = _networks(network)

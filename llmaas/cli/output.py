@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from llmaas.clock import iso
@@ -12,19 +13,24 @@ from llmaas.domain.exports import csv_line
 from llmaas.domain.values import printable
 
 _NOTHING = "-"
-_WHOLE = frozenset({"id", "started", "created", "expires"})
+_GAP = 2
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Rows under their columns; numbers to the right. On a terminal by Rich, else aligned by spaces and never cut."""
+    """Rows under their columns; numbers to the right. On a terminal by Rich, and one column under the other when it is too
+    narrow for them; else aligned by spaces and never cut.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [_numeric([row[n] for row in rows]) for n in range(len(columns))]
+    widths = [max(len(line[n]) for line in [list(columns), *cells]) for n in range(len(columns))]
     if sys.stdout.isatty():
-        _rich_table(columns, cells, numeric, title)
+        if sum(widths) + _GAP * (len(widths) - 1) <= get_terminal_size().columns:
+            _rich_table(columns, cells, numeric, title)
+        else:
+            _upright(columns, cells, title)
         return
     if title:
         print(title)
-    widths = [max(len(line[n]) for line in [list(columns), *cells]) for n in range(len(columns))]
     for line in [[column.upper() for column in columns], *cells]:
         aligned = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
         print("  ".join(aligned).rstrip())
@@ -87,15 +93,22 @@ def _rich_table(
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, title=title, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
+    drawn = Table(box=None, title=title, title_justify="left", padding=(0, _GAP, 0, 0), pad_edge=False)
     for column, right in zip(columns, numeric, strict=True):
-        # A number or a time that is broken over lines cannot be read; names can.
-        drawn.add_column(
-            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in _WHOLE
-        )
+        drawn.add_column(column, justify="right" if right else "left", no_wrap=True)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(drawn)
+
+
+def _upright(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    if title:
+        print(title)
+    width = max(map(len, columns))
+    for number, row in enumerate(rows):
+        print(end="\n" if number else "")
+        for column, cell in zip(columns, row, strict=True):
+            print(f"{column.ljust(width)}  {cell}")
 
 
 def _numeric(values: Sequence[object]) -> bool:

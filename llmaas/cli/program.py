@@ -103,6 +103,11 @@ def run(arguments: Sequence[str]) -> int:
         if error.hint:
             print(f"hint: {printable(error.hint.splitlines()[0])}", file=sys.stderr)
         return _FAILED
+    except OSError as error:  # a file that a command was told to read or write
+        if error.strerror is None:
+            raise
+        _say(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        return _FAILED
     except (typer.Abort, EOFError):
         return _FAILED
     return code if isinstance(code, int) else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -193,8 +194,13 @@ def check_port(settings: Settings) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port_number))
         except OSError as error:
-            remedy = f"free it, or set --{setting.replace('_', '-')} or LLMAAS_{setting.upper()}"
-            problems.append(f"{setting}: can't listen on {host}:{port_number}: {error.strerror}; {remedy}")
+            wrong = setting
+            if setting == "port" and error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                wrong = "host"
+            remedy = f"set --{wrong.replace('_', '-')} or LLMAAS_{wrong.upper()}"
+            if error.errno == errno.EADDRINUSE:
+                remedy = f"free it, or {remedy}"
+            problems.append(f"{wrong}: can't listen on {host}:{port_number}: {error.strerror}; {remedy}")
     if problems:
         raise ConfigurationError(problems)
 

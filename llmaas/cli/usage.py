@@ -190,7 +190,18 @@ def _table_of_rows(rows: Sequence[UsageRow], title: str | None, *, ids: bool) ->
     if not rows:
         output.note("no requests yet")
         return
-    columns = ["started", "model", "input", "output", "ttft ms", "total ms", "engine", "machine", "outcome", "cost"]
+    columns = [
+        "started",
+        "model",
+        "prompt",
+        "completion",
+        "ttft ms",
+        "total ms",
+        "engine",
+        "machine",
+        "outcome",
+        "cost",
+    ]
     shown = [[*_cells(row), *([row.id] if ids else [])] for row in rows]
     output.table([*columns, *(["id"] if ids else [])], shown, title=title)
 

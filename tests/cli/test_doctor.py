@@ -149,10 +149,17 @@ def test_providers(doctor: Doctor, peer: Peer) -> None:
             ("gone", "", f"http://127.0.0.1:{doctor.port}/v1"),
         ]
     )
-    doctor.llmaas.good("apply", "-", stdin=fleet)
+    served = "".join(
+        f'[[models]]\nid="{root}"\nkind="chat"\n[[deployments]]\nmodel="{root}"\nbackend="fine"\nroot="{root}"\n'
+        for root in ("m", "typo")
+    )
+    doctor.llmaas.good("apply", "-", stdin=fleet + served)
     found = doctor(1)
-    assert found["provider fine, backend fine"]["text"] == "OpenAI-compatible, 1 models"
+    assert found["provider fine, backend fine"]["text"] == "OpenAI-compatible, 1 model"
+    assert found["provider fine, backend fine, model typo"]["state"] == "warn"
+    assert "provider fine, backend fine, model m" not in found
     assert "NO_SUCH_VARIABLE is not set" in found["provider poor"]["text"]
+    assert found["provider poor"]["state"] == "warn"
     assert "nothing listens" in found["provider gone, backend gone"]["text"]
 
 

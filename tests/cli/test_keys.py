@@ -156,6 +156,14 @@ def test_A02_names_are_kept_to_the_letter_or_refused(name: str, llmaas: Cli) -> 
     assert ran.err.replace("\n", "").isprintable()
 
 
+def test_a_change_names_what_changes(llmaas: Cli) -> None:
+    llmaas.good("keys", "create", "--name", "k")
+    (key,) = llmaas.good("keys", "list", "--json").json
+    ran = llmaas("keys", "change", key["id"])
+    assert (ran.code, ran.out) == (2, "")
+    assert "nothing to change" in ran.errors[0]
+
+
 def test_a_revoked_key_stays_in_the_list(llmaas: Cli) -> None:
     made = llmaas.good("keys", "create", "--name", "gone", "--json").json
     assert llmaas.good("keys", "revoke", made["id"]).out == f"revoked {made['id']} (gone)\n"

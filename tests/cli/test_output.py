@@ -23,6 +23,15 @@ def test_a_terminal_gets_a_drawn_table_without_markup_or_control(
     assert "Things" in drawn
 
 
+def test_a_narrow_terminal_gets_one_column_under_the_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    output.table(["name", "count"], [["x" * 50, 7], ["y", 10]])
+    assert capsys.readouterr().out.splitlines() == [f"name   {'x' * 50}", "count  7", "", "name   y", "count  10"]
+
+
 def test_a_pipe_gets_plain_columns_that_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(["name", "count", "none"], [["x" * 300, 7, None], ["y", 10, None], [True, None, None]])
     lines = capsys.readouterr().out.splitlines()

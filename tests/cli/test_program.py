@@ -92,6 +92,15 @@ def test_codes_and_messages_of_the_real_program(start: Start, tmp_path: Path) ->
     assert (ran.code, ran.out, ran.err) == (3, "", f"llmaas: error: {message}\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("backup", "nowhere/x"), ("restore", "."), ("ledger", "reconcile", "--baseline", "nowhere/x")]
+)
+def test_a_file_that_cannot_be_used_is_told(arguments: tuple[str, ...], llmaas: Cli) -> None:
+    llmaas.good("keys", "list")
+    ran = llmaas(*arguments)
+    assert (ran.code, ran.out, len(ran.errors)) == (1, "", 1)
+
+
 def test_a_reader_that_leaves_early_is_no_error(start: Start, llmaas: Cli) -> None:
     record(llmaas.data_dir, [usage_row(n) for n in range(500)])
     process = start("usage", "--rows", "--json")

@@ -135,6 +135,13 @@ async def test_every_reason_against_a_start_is_told(serving: Serving) -> None:
     assert not (serving.data_dir / "llmaas.db").exists()
 
 
+async def test_an_address_of_another_machine_is_told(serving: Serving) -> None:
+    await serving.start("--host", "192.0.2.1")
+    assert await serving.ended() == 3
+    assert errors(serving)[0].startswith("host: can't listen on 192.0.2.1:")
+    assert errors(serving)[0].endswith("; set --host or LLMAAS_HOST")
+
+
 async def test_a_data_directory_that_cannot_be_written(serving: Serving) -> None:
     shutil.rmtree(serving.data_dir)
     serving.data_dir.write_bytes(b"")
