@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llmaas.domain.catalogue import Catalogue, Entry, Target
-from llmaas.domain.models import ProviderKind
+from llmaas.domain.models import Backend, ProviderKind
 from llmaas.domain.ports import Launcher, Preparation
 from llmaas.inference.service import CatalogueHolder
 from llmaas.routing.health import Health
@@ -22,9 +22,9 @@ class State(StrEnum):
 
     OPERATIONAL = "operational"
     DEGRADED = "degraded"
-    """Some failed lately and are left aside for a while."""
+    """Some failed when they were last asked."""
     DOWN = "down"
-    """All failed lately."""
+    """All did."""
     LOADING = "loading"
     """Embedded engines are pulling or loading it, and nothing else answers."""
     UNSERVED = "unserved"
@@ -51,9 +51,17 @@ class Live:
         return State.LOADING if any(self.works(target) for target in entry.targets) else State.DOWN
 
     def works(self, target: Target) -> bool:
-        """Whether it has not failed lately. What is still being loaded may work."""
+        """Whether it did not fail when it was last asked. What is still being loaded may work."""
         preparation = self.preparation(target)
-        return not self.health.is_aside(target) and (preparation is None or preparation.state != "failed")
+        return not self.health.is_broken(target) and (preparation is None or preparation.state != "failed")
+
+    def found(self, backend: Backend, *, answers: bool) -> None:
+        """Somebody looked whether a backend answers: from now on it counts as broken or not, until a request tells more."""
+        note = self.health.succeeded if answers else self.health.failed
+        for entry in self.catalogue.entries.values():
+            for target in entry.targets:
+                if target.backend.id == backend.id and self.health.is_broken(target) is answers:
+                    note(target)
 
     def preparation(self, target: Target) -> Preparation | None:
         """How far an embedded engine is that cannot answer yet."""

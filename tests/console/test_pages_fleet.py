@@ -9,7 +9,7 @@ import pytest
 
 from llmaas.domain.audit import AuditFilter
 from llmaas.domain.fleet import Fleet
-from llmaas.domain.models import Backend, Model
+from llmaas.domain.models import Backend, Model, Provider, ProviderKind
 from llmaas.domain.workers import Worker
 from llmaas.storage.workers import SqlWorkerStore
 from tests.console.lab import HOSTILE, Lab
@@ -168,6 +168,27 @@ async def test_a_machine_is_tested(lab: Lab) -> None:
     page = await reader.get("/admin/fleet/machines/gone")
     tested = await reader.send(page)
     assert (tested.status, "Nothing listens" in tested.text) == (200, True)
+
+
+async def test_what_a_test_finds_is_the_state_that_is_shown(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    live = lab.admin.services.live
+    (target,) = live.catalogue.entries["granite3.3:8b"].targets
+    backend = target.backend
+    live.found(backend, answers=False)
+    assert (await reader.get("/admin/fleet")).row("granite3.3:8b")["State"] == "Failing"
+    live.found(backend, answers=True)
+    assert (await reader.get("/admin/fleet")).row("granite3.3:8b")["State"] == "Working"
+
+
+@pytest.mark.parametrize("variable", [None, "LAB_KEY"])
+async def test_a_new_machine_gets_no_credential_unasked(lab: Lab, variable: str | None) -> None:
+    reader = await lab.reader("root")
+    provider = Provider("paid", ProviderKind.OLLAMA, api_key_env=variable)
+    await lab.admin.services.fleet.apply(Fleet(providers=(provider,)), now_ms=1, prune=False, by=TEST)
+    async with FakeUpstream(models=("granite3.3:8b",)) as upstream:
+        page = await reader.send(await reader.get("/admin/fleet/add"), address=_address(upstream), secret="")
+    assert values_of(page.form())["provider"] == ("" if variable else "paid")
 
 
 async def test_a_machine_is_taken_out_of_service_and_back(lab: Lab) -> None:

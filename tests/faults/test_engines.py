@@ -32,6 +32,7 @@ BOTH = [
     *("cut-rst", "cut-fin", "cut-line", "cut-utf8", "all-down", "all-hang", "short-2", "mid-hang", "endless", "sliced"),
     *("not-found", "unauthorized", "connect", "hang-head"),
 ]
+UNSET = "LLMAAS_TEST_CREDENTIAL_THAT_NOBODY_SETS"
 
 
 @contextmanager
@@ -68,9 +69,13 @@ async def gateway(
             Backend("closed", "fake", f"http://127.0.0.1:{closed}/v1", "closed", "fake"),
             Backend("silent", "fake", f"http://127.0.0.1:{silent}/v1", "silent", "fake"),
             Backend("narrow", "fake", upstream.base_url, "narrow", "fake", max_concurrency=2),
+            Backend("keyless", "keyless", second_upstream.base_url, "keyless", "fake"),
         ]
         fleet = Fleet(
-            providers=(Provider("fake", ProviderKind.OPENAI),),
+            providers=(
+                Provider("fake", ProviderKind.OPENAI),
+                Provider("keyless", ProviderKind.OPENAI, api_key_env=UNSET),
+            ),
             backends=(
                 Backend("ma01", "fake", upstream.base_url, "ma01", "fake"),
                 Backend("ma02", "fake", second_upstream.base_url, "ma02", "fake"),
@@ -78,7 +83,7 @@ async def gateway(
             ),
             models=tuple(
                 Model(name, ModelKind.CHAT, 0)
-                for name in [*BOTH, "closed-only", "silent-only", "closed-first", "narrow"]
+                for name in [*BOTH, "closed-only", "silent-only", "closed-first", "narrow", "half-keyless", "keyless"]
             ),
             deployments=(
                 *(Deployment(name, backend, name) for name in BOTH for backend in ("ma01", "ma02")),
@@ -87,6 +92,9 @@ async def gateway(
                 Deployment("closed-first", "closed", "m"),
                 Deployment("closed-first", "ma01", "closed-first"),
                 Deployment("narrow", "narrow", "narrow"),
+                Deployment("half-keyless", "keyless", "m"),
+                Deployment("half-keyless", "ma01", "half-keyless"),
+                Deployment("keyless", "keyless", "m"),
             ),
         )
         await shared_gateway.apply(fleet)
@@ -296,3 +304,15 @@ async def test_time_out_of_the_whole(
     assert heard.body.endswith(DONE)
     assert len(heard.errors) == 1
     assert (await row_of(gateway, heard)).outcome == "engine_timeout"
+
+
+async def test_F02_a_provider_without_its_credential_keeps_nobody_from_the_others(gateway: GatewayProcess) -> None:
+    answers = await ask_all(gateway, [chat("half-keyless")] * 20)
+    assert {answer.status for answer in answers} == {200}
+    refused = await ask(gateway, chat("keyless"))
+    assert refused.status == 503
+    assert refused.answer_id is not None
+    request_id = refused.answer_id.removeprefix("chatcmpl-")
+    noted = [line for line in gateway.log.splitlines() if request_id in line]
+    assert len(noted) == 1
+    assert '"model": "keyless"' in noted[0]

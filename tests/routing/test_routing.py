@@ -67,14 +67,27 @@ def test_a_failed_target_is_tried_last_for_a_time_that_doubles() -> None:
 def test_the_wish_of_a_busy_engine_is_honoured_within_bounds() -> None:
     rig = Rig()
     busy = target(1)
-    rig.health.failed(busy, retry_after_s=7)
+    rig.health.busy(busy, retry_after_s=7)
     rig.clock.advance(6.9)
     assert rig.health.is_aside(busy)
     rig.clock.advance(0.2)
     assert not rig.health.is_aside(busy)
-    rig.health.failed(busy, retry_after_s=86_400)
+    rig.health.busy(busy, retry_after_s=86_400)
     rig.clock.advance(30.1)
     assert not rig.health.is_aside(busy)
+
+
+def test_what_failed_is_broken_until_it_answers() -> None:
+    rig = Rig()
+    one = target(1)
+    rig.health.busy(one, retry_after_s=5)
+    assert not rig.health.is_broken(one)
+    rig.health.failed(one)
+    rig.health.busy(one)
+    rig.clock.advance(86_400)
+    assert (rig.health.is_aside(one), rig.health.is_broken(one)) == (False, True)
+    rig.health.succeeded(one)
+    assert not rig.health.is_broken(one)
 
 
 def test_an_engine_may_fail_thousands_of_times() -> None:

@@ -100,9 +100,11 @@ async def ask(services: Services, provider: Provider, backend: Backend) -> Backe
     try:
         found = await services.look_at(provider, backend)
     except ProbeFailed as error:
+        services.live.found(backend, answers=False)
         return BackendTest(backend.id, ok=False, error=str(error), reason=error.reason, facts=error.facts)
     except NotFound as error:
         return BackendTest(backend.id, ok=False, error=str(error), reason="no_credential")
+    services.live.found(backend, answers=True)
     return BackendTest(backend.id, ok=True, server=found.server, models=list(found.models))
 
 

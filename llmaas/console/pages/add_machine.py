@@ -18,7 +18,7 @@ from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.offers import Offer, declared_by, offers_of, read_offers
-from llmaas.domain.fleet import Fleet
+from llmaas.domain.fleet import Fleet, FleetState
 from llmaas.domain.models import Backend, ModelKind, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
 from llmaas.errors import NotFound
@@ -56,11 +56,12 @@ async def add_machine(
     except ProbeFailed as error:
         fields.faults["address"] = page.t(f"probe.{error.reason}", **error.facts)
         return page.render("fleet/find.html", status=422, fields=fields)
-    fleet = (await services.fleet.state()).fleet
+    state = await services.fleet.state()
+    fleet = state.fleet
     name = _free_name(urlsplit(there.base_url).hostname or "machine", fleet)
     sealed = urlsafe_b64encode(services.sealer.seal(_OWNER, secret)).decode() if secret else ""
     found = {"base_url": there.base_url, "kind": there.kind.value, "server": there.found.server, "sealed": sealed}
-    fields = Fields(page.t, {**found, "id": name, "provider": "" if secret else _likely_provider(fleet, there.kind)})
+    fields = Fields(page.t, {**found, "id": name, "provider": "" if secret else _likely_provider(state, there.kind)})
     return _offer(page, fields, fleet, offers_of(there.found.models, fleet))
 
 
@@ -172,8 +173,12 @@ def _opened(services: Services, fields: Fields) -> str:
         return ""
 
 
-def _likely_provider(fleet: Fleet, kind: ProviderKind) -> str:
-    return next((provider.id for provider in fleet.providers if provider.kind is kind), "")
+def _likely_provider(state: FleetState, kind: ProviderKind) -> str:
+    """Never one with a credential: that would go to a server which nobody has said it is for."""
+    for provider in state.fleet.providers:
+        if provider.kind is kind and not provider.api_key_env and provider.id not in state.with_secret:
+            return provider.id
+    return ""
 
 
 def _free_provider(wish: str, fleet: Fleet) -> str:

@@ -14,7 +14,10 @@ from llmaas.console.texts import LANGUAGES
 
 _PROGRAM = """from openai import OpenAI
 
-client = OpenAI(base_url="{base_url}", api_key="llmaas_…")
+client = OpenAI(
+    base_url="{base_url}",
+    api_key="llmaas_…",
+)
 answer = client.chat.completions.create(
     model="default",
     messages=[{{"role": "user", "content": "Hello!"}}],

@@ -126,7 +126,7 @@ def _curl(base_url: str, path: str, body: Mapping[str, Any]) -> str:
     text = json.dumps(body, ensure_ascii=False, indent=2).replace("'", "'\\''")
     lines = [
         f"curl {base_url}/{path}",
-        '-H "authorization: Bearer $LLMAAS_API_KEY"',
+        '-H "authorization: Bearer $LLMAAS_KEY"',
         '-H "content-type: application/json"',
         f"-d '{text}'",
     ]
@@ -137,7 +137,7 @@ def _python(base_url: str, path: str, body: Mapping[str, Any]) -> str:
     given = "".join(f"    {name}={json.dumps(value, ensure_ascii=False)},\n" for name, value in body.items())
     return (
         "import os\n\nfrom openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{base_url}", api_key=os.environ["LLMAAS_API_KEY"])\n'
+        f'client = OpenAI(\n    base_url="{base_url}",\n    api_key=os.environ["LLMAAS_KEY"],\n)\n'
         f"answer = client.{_CALLS[path]}.create(\n{given})\nprint({_SHOWN[path]})"
     )
 
@@ -146,7 +146,7 @@ def _javascript(base_url: str, path: str, body: Mapping[str, Any]) -> str:
     text = json.dumps(body, ensure_ascii=False, indent=2)
     return (
         'import OpenAI from "openai";\n\n'
-        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: process.env.LLMAAS_API_KEY }});\n'
+        f'const client = new OpenAI({{\n  baseURL: "{base_url}",\n  apiKey: process.env.LLMAAS_KEY,\n}});\n'
         f"const answer = await client.{_CALLS[path]}.create({text});\nconsole.log({_SHOWN[path]});"
     )
 

@@ -21,6 +21,7 @@ from llmaas.domain.permissions import Permission
 _FIGURES = ("ttft", "speed", "input", "output", "cost", "backend", "routing")
 _SAID = ("loading", "retry", "stopped", "hello", "bad_number", "bad_stop", "bad_schema", "bad_tools")
 _FAULTS = ("network", "broken")
+_ROUTINGS = ("failover", "last_resort", "least_busy", "only")
 
 
 @get("/projects/{project_id:str}/playground", opt={"permission": Permission.PROJECTS_READ})
@@ -47,6 +48,7 @@ def _words(page: Page) -> dict[str, Any]:
     return {
         **{name: page.t(f"playground.fig_{name}") for name in _FIGURES},
         **{name: page.t(f"playground.{name}") for name in _SAID},
+        "routings": {name: page.t(f"reason.routing_{name}") for name in _ROUTINGS},
         "faults": {name: page.t(f"playground.fault_{name}") for name in _FAULTS},
     }
 

@@ -76,7 +76,7 @@ def _curl(base_url: str, operation: Operation, body: str) -> str:
     """The same text is made by `reference.js` when the form is filled in."""
     lines = [f"curl {_method(operation)}{base_url}{quote(operation.path, safe='/{}')}"]
     if not operation.is_public:
-        variable = "LLMAAS_API_KEY" if operation.permission in {"inference:use", "metrics:read"} else "LLMAAS_TOKEN"
+        variable = "LLMAAS_KEY" if operation.permission in {"inference:use", "metrics:read"} else "LLMAAS_TOKEN"
         lines.append(f'-H "authorization: Bearer ${variable}"')
     if body:
         quoted = body.replace("'", "'\\''")
