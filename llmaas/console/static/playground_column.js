@@ -245,7 +245,7 @@ class Answer {
       const money = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 9 });
       put("cost", `${money.format(row.cost)} ${row.currency}`);
       put("backend", row.machine_name && `${row.machine_name} · ${row.engine_type}`);
-      put("routing", row.routing_reason);
+      put("routing", this.#words.routings[row.routing_reason] ?? row.routing_reason);
     }
     const near = this.#isNear();
     const list = this.#turn.querySelector("[data-figures]");

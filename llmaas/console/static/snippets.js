@@ -11,7 +11,7 @@ function curl(baseUrl, body) {
   const json = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
   return [
     `curl ${baseUrl}/chat/completions \\`,
-    `  -H "authorization: Bearer $LLMAAS_API_KEY" \\`,
+    `  -H "authorization: Bearer $LLMAAS_KEY" \\`,
     `  -H "content-type: application/json" \\`,
     `  -d '${json}'`,
   ].join("\n");
@@ -27,7 +27,10 @@ function python(baseUrl, body) {
     "",
     "from openai import OpenAI",
     "",
-    `client = OpenAI(base_url="${baseUrl}", api_key=os.environ["LLMAAS_API_KEY"])`,
+    "client = OpenAI(",
+    `    base_url="${baseUrl}",`,
+    '    api_key=os.environ["LLMAAS_KEY"],',
+    ")",
     "answer = client.chat.completions.create(",
     ...call,
     ")",
@@ -42,7 +45,10 @@ function javascript(baseUrl, body) {
   return [
     'import OpenAI from "openai";',
     "",
-    `const client = new OpenAI({ baseURL: "${baseUrl}", apiKey: process.env.LLMAAS_API_KEY });`,
+    "const client = new OpenAI({",
+    `  baseURL: "${baseUrl}",`,
+    "  apiKey: process.env.LLMAAS_KEY,",
+    "});",
     `const answer = await client.chat.completions.create(${JSON.stringify(body, null, 2)});`,
     ...read,
   ].join("\n");
