@@ -55,26 +55,24 @@ class Spool:
         return path
 
     def _append(self, data: bytes) -> None:
-        if self._handle is None:
-            self._open()
-        assert self._handle is not None  # noqa: S101 - _open sets it or raises
+        handle = self._opened()
         try:
-            _write_all(self._handle, data)
+            _write_all(handle, data)
         except OSError:
             self._cut_back()
             raise
         try:
-            os.fdatasync(self._handle)
+            os.fdatasync(handle)
         except OSError as error:
             raise SyncFailed(str(error)) from error
         self._size += len(data)
 
     def probe(self) -> None:
         """Write and sync as much as a row would, then take it back. Raises like `write`."""
+        handle = self._opened()
         start = self._size
         self._append(b"\n" * 4096)
-        assert self._handle is not None  # noqa: S101 - _append opened it
-        os.ftruncate(self._handle, start)
+        os.ftruncate(handle, start)
         self._size = start
 
     def files(self) -> list[Path]:
@@ -124,19 +122,26 @@ class Spool:
         payload = self._encoder.encode(row)
         return b"%08x %s\n" % (zlib.crc32(payload), payload)
 
-    def _open(self) -> None:
+    def _opened(self) -> int:
+        """The file that is written to; `_size` is its size."""
+        if self._handle is None:
+            self._handle = self._open()
+        return self._handle
+
+    def _open(self) -> int:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         number = 1 + max((int(f.stem.split("-")[0]) for f in self.files()), default=0)
         path = self._folder / f"{number:08d}-{os.getpid()}{_SUFFIX}"
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            _sync_folder(self._folder)
+        except OSError:
+            os.close(handle)
+            raise
         self._current = path
         self._own.add(path)
         self._size = 0
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        return handle
 
     def _cut_back(self) -> None:
         """Drop what a failed write left, so that a later good line does not stand behind a torn one."""
@@ -151,3 +156,13 @@ def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        raise SyncFailed(str(error)) from error
+    finally:
+        os.close(handle)

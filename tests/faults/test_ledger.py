@@ -207,16 +207,15 @@ async def test_B06_a_spool_that_is_replayed_twice_adds_nothing(gateway: GatewayP
     assert sorted((row.id, row.cost_nano) for row in await gateway.rows()) == sums
 
 
-async def test_B07_a_start_under_a_locked_database_serves(gateway: GatewayProcess) -> None:
+async def test_B07_a_start_under_a_locked_database_serves(running: GatewayProcess) -> None:
     """As a backup or a shell left open would lock it."""
-    if gateway.process is not None and gateway.process.returncode is None:
-        await gateway.terminate()
-    before = len(await gateway.rows())
-    with locked(gateway.data_dir / "llmaas.db"):
-        await gateway.start()
-        heard = await ask_all(gateway, MIXED)
+    await running.terminate()
+    before = len(await running.rows())
+    with locked(running.data_dir / "llmaas.db"):
+        await running.start()
+        heard = await ask_all(running, MIXED)
         assert all(h.complete for h in heard)
-    await all_recorded(gateway, heard, before=before)
+    await all_recorded(running, heard, before=before)
 
 
 async def test_two_gateways_on_one_data_directory_are_refused(running: GatewayProcess) -> None:

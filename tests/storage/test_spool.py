@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import zlib
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmaas.domain.usage import UsageRow
+from llmaas.storage.row_store import SyncFailed
 from llmaas.storage.spool import Spool
 from tests.storage.rows import row, rows
 
@@ -101,6 +104,33 @@ def test_B07_a_full_disk_fails_the_write_and_keeps_what_was_there(tmp_path: Path
     spool.write(rows(1, first=20))
     spool.close()
     assert [one.id for one in read_all(tmp_path)] == ["chatcmpl-0", "chatcmpl-1", "chatcmpl-20"]
+
+
+def test_B07_a_probe_that_begins_a_new_file_leaves_no_trace(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.write(rows(40))
+    spool.forget(spool.files()[0])
+    spool.probe()
+    assert spool.files()[0].read_bytes() == b""
+    spool.write(rows(2))
+    assert spool.read(spool.files()[0]) == (rows(2), 0)
+
+
+def test_B07_nothing_is_spooled_to_a_file_whose_folder_was_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(handle: int) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    spool = Spool(tmp_path)
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        for _ in range(2):
+            with pytest.raises(SyncFailed, match="injected"):
+                spool.write(rows(1))
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    assert read_all(tmp_path) == []
 
 
 def test_a_file_is_forgotten_while_it_is_written(tmp_path: Path) -> None:
