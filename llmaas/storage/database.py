@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from llmaas.errors import ConfigurationError, InvalidRequest, Unavailable
 from llmaas.settings import without_password
 from llmaas.storage import tables
+from llmaas.storage.file_locks import folder_locked
 from llmaas.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -326,8 +327,9 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], *, write: bo
         sa.event.listen(engine, "connect", _set_pragmas)
         sa.event.listen(engine, "begin", _begin_immediate)
         try:
-            with engine.connect().execution_options(llmaas_write=write) as connection:
-                done = work(connection, str(path))
+            # SQLite does not wait for another process that turns the same new file to WAL: it fails at once.
+            with folder_locked(path.parent), engine.connect() as connection:
+                done = work(connection.execution_options(llmaas_write=write), str(path))
                 connection.commit()
                 return done
         finally:

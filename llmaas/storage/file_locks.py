@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Alone among those who ask for it, in this process or another; waits for its turn. Raises OSError.
+
+    The folder itself is locked: a file made for it by root would keep the owner of the others out.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 class FileLock:

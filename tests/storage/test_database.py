@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +25,7 @@ from llmaas.errors import ConfigurationError, InvalidRequest, Unavailable
 from llmaas.storage import database as module
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.database import SCHEMA, Database, migrate, prepare
+from llmaas.storage.file_locks import folder_locked
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.ledger_check import SqlLedgerCheck
 from llmaas.storage.revisions import SqlRevisionStore
@@ -76,6 +77,18 @@ def test_first_starts_at_once_do_not_clash(empty_place: Place) -> None:
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(prepare, [empty_place] * 3)) == [False] * 3
     assert run(empty_place, "SELECT name FROM revisions ORDER BY name") == [("catalogue",), ("keys",), ("money",)]
+
+
+def test_a_first_start_waits_for_another_one_to_make_the_file(path: Path) -> None:
+    """SQLite itself would not wait: while one turns a new file to WAL, the other fails with "database is locked"."""
+    path.parent.mkdir()
+    with ThreadPoolExecutor(1) as thread:
+        with folder_locked(path.parent):
+            starting = thread.submit(prepare, path)
+            done, _ = wait([starting], timeout=0.2)
+            assert not done
+            assert not path.exists()
+        assert starting.result(timeout=30) is False
 
 
 @pytest.mark.parametrize("version", ["0000", "9999", "something"])
