@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from tests.cli.ledgers import record, usage_row
 from tests.cli.running import COMMANDS, Cli, Start, finish
 
 HEAVY = {"sqlalchemy", "alembic", "cryptography", "structlog", "granian", "huggingface_hub", "llmaas.app"}
+MOST_MODULES = 340
 
 
 def test_the_commands_are_these() -> None:
@@ -125,15 +125,4 @@ def test_help_needs_nothing_heavy(environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", script]
     loaded = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     assert HEAVY.isdisjoint(loaded)
-
-
-def test_help_is_quick(environment: dict[str, str]) -> None:
-    """By processor time, so that a busy machine does not count; the first run may compile."""
-
-    def cost_s() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "llmaas", "--help"], env=environment, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-    assert min(cost_s() for _ in range(4)) < 0.4
+    assert len(loaded) < MOST_MODULES
