@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,39 +24,56 @@ GAUGES = {
     "llmaas_ledger_accepting": "1 while usage rows find a durable place.",
 }
 TOKENS = ("input", "cached_input", "output", "reasoning")
+_EACH_TOKEN = range(len(TOKENS))
 TTFT = "llmaas_time_to_first_token_seconds"
+
+
+class _Ended:
+    """Requests of one model that ended on one backend. `tokens` by TOKENS; `ttft`: counts by _BOUNDS_S and one for what is above."""
+
+    __slots__ = ("outcomes", "tokens", "ttft", "ttft_sum_s")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.tokens = [0] * len(TOKENS)
+        self.ttft = [0] * (len(_BOUNDS_S) + 1)
+        self.ttft_sum_s = 0.0
 
 
 class Metrics:
     """Labels hold ids of the catalogue and closed sets only: never keys, callers or text. Not for more than one thread."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, defaultdict[tuple[str, ...], int]] = {name: defaultdict(int) for name in COUNTERS}
+        self._ended: dict[tuple[str, str], _Ended] = {}
+        self._attempts_failed: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._gauges = dict.fromkeys(GAUGES, 0.0)
-        self._ttft: dict[tuple[str, ...], list[int]] = {}
-        self._ttft_sum_s: defaultdict[tuple[str, ...], float] = defaultdict(float)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def request_ended(self, model: str, backend: str, outcome: str, ttft_ms: int | None, *tokens: int) -> None:
+    def request_ended(
+        self,
+        model: str,
+        backend: str,
+        outcome: str,
+        ttft_ms: int | None,
+        tokens: tuple[int, int, int, int],
+    ) -> None:
         """`tokens`: one count for each of TOKENS. `ttft_ms` None: it never gave a first piece."""
-        self._counts["llmaas_requests"][model, backend, outcome] += 1
-        counts = self._counts["llmaas_tokens"]
-        for kind, count in zip(TOKENS, tokens, strict=True):
-            if count:
-                counts[model, backend, kind] += count
+        ended = self._ended.get((model, backend))
+        if ended is None:
+            ended = self._ended[model, backend] = _Ended()
+        outcomes = ended.outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        sums = ended.tokens
+        for at in _EACH_TOKEN:
+            sums[at] += tokens[at]
         if ttft_ms is not None:
-            self._first_token((model, backend), ttft_ms / 1000)
+            seconds = ttft_ms / 1000
+            ended.ttft[bisect_left(_BOUNDS_S, seconds)] += 1
+            ended.ttft_sum_s += seconds
 
     def attempt_failed(self, backend: str, code: str) -> None:
-        self._counts["llmaas_attempts_failed"][backend, code] += 1
-
-    def _first_token(self, labels: tuple[str, str], seconds: float) -> None:
-        buckets = self._ttft.get(labels)
-        if buckets is None:
-            buckets = self._ttft[labels] = [0] * (len(_BOUNDS_S) + 1)
-        buckets[bisect_left(_BOUNDS_S, seconds)] += 1
-        self._ttft_sum_s[labels] += seconds
+        self._attempts_failed[backend, code] += 1
 
     def set_gauge(self, name: str, value: float) -> None:
         """`name`: one of GAUGES."""
@@ -63,23 +81,26 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """For the registry: everything counted so far."""
-        for name, (text, label_names) in COUNTERS.items():
-            counter = CounterMetricFamily(name, text, labels=label_names)
-            for labels, count in self._counts[name].items():
-                counter.add_metric(labels, count)
-            yield counter
-        for name, text in GAUGES.items():
-            yield GaugeMetricFamily(name, text, value=self._gauges[name])
-        histogram = HistogramMetricFamily(
+        requests, tokens, failed = (CounterMetricFamily(n, text, labels=of) for n, (text, of) in COUNTERS.items())
+        ttft = HistogramMetricFamily(
             TTFT, "From the arrival of a request to the first piece of its answer.", labels=("model", "backend")
         )
-        for labels, buckets in self._ttft.items():
-            total, rows = 0, []
-            for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), buckets, strict=True):
-                total += count
-                rows.append((bound, float(total)))
-            histogram.add_metric(labels, rows, self._ttft_sum_s[labels])
-        yield histogram
+        for labels, ended in self._ended.items():
+            for outcome, count in ended.outcomes.items():
+                requests.add_metric((*labels, outcome), count)
+            for kind, count in zip(TOKENS, ended.tokens, strict=True):
+                if count:
+                    tokens.add_metric((*labels, kind), count)
+            if any(ended.ttft):
+                sums = [float(total) for total in accumulate(ended.ttft)]
+                rows = list(zip((*map(str, _BOUNDS_S), "+Inf"), sums, strict=True))
+                ttft.add_metric(labels, rows, ended.ttft_sum_s)
+        for labels, count in self._attempts_failed.items():
+            failed.add_metric(labels, count)
+        yield from (requests, tokens, failed)
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=self._gauges[name])
+        yield ttft
 
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""

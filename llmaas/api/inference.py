@@ -52,7 +52,9 @@ class InferenceHandlers:
         self, request: Request, caller: Caller | None, prefix: str, work: Callable[[Call, HttpReply], Awaitable[None]]
     ) -> None:
         assert caller is not None  # noqa: S101 - the route table asks for a key
-        body = await request.json_body(self._max_body_bytes)
+        body = request.json_body_at_hand(self._max_body_bytes)
+        if body is None:
+            body = await request.json_body(self._max_body_bytes)
         call = Call(
             caller,
             prefix + request.uuid,
@@ -62,7 +64,8 @@ class InferenceHandlers:
             request.started_ms,
             request.started_s,
         )
-        reply = HttpReply(request, self._tasks, self._ping_interval_s)
+        reply = HttpReply(request, request.channel, self._tasks, self._ping_interval_s)
+        reply.listen()
         try:
             await work(call, reply)
         except ClientGone:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec import Struct
 
 from llmaas.api.errors import render_event
 from llmaas.api.standing import standing_headers
@@ -13,6 +14,7 @@ from llmaas.domain.ports import Standing
 from llmaas.errors import LlmaasError
 from llmaas.protocol.answers import DONE_EVENT, PING
 from llmaas.tasks import TaskSet
+from llmaas.web.channel import Channel
 from llmaas.web.requests import Request
 from llmaas.web.responses import JSON, respond
 
@@ -24,29 +26,28 @@ _STREAM_HEAD = [
 _json = msgspec.json.Encoder()
 
 
-class HttpReply:
-    """Hears of the caller's hang-up from its making until `close()`; the request's body must have been read."""
+class HttpReply(Struct, eq=False):
+    """Hears of the caller's hang-up once `listen()` was called, until `close()`."""
 
-    def __init__(self, request: Request, tasks: TaskSet, ping_interval_s: float) -> None:
-        self._request = request
-        self._channel = request.channel
-        self._tasks = tasks
-        self._ping_interval_s = ping_interval_s
-        self._callback: Callable[[], None] | None = None
-        self._begun = False
-        self._ended = False
-        self._last_sent_s = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ping_timer: asyncio.TimerHandle | None = None
+    _request: Request
+    _channel: Channel
+    _tasks: TaskSet
+    _ping_interval_s: float
+    gone: bool = False
+    _callback: Callable[[], None] | None = None
+    _begun: bool = False
+    _ended: bool = False
+    _last_sent_s: float = 0.0
+    _loop: asyncio.AbstractEventLoop | None = None
+    _ping_timer: asyncio.TimerHandle | None = None
+
+    def listen(self) -> None:
+        """The request's body must have been read."""
         self._channel.on_gone(self._hung_up)
-
-    @property
-    def gone(self) -> bool:
-        return self._channel.gone
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         self._callback = callback
-        if self._channel.gone:
+        if self.gone:
             callback()
 
     def show_standing(self, standing: Standing) -> None:
@@ -72,9 +73,9 @@ class HttpReply:
         self._ended = True
         await self._channel.end(data)
 
-    async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:
+    def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> Awaitable[None]:
         self._ended = True
-        await respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)
+        return respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)
 
     async def fail(self, error: LlmaasError) -> None:
         """End a begun stream with an error event; before that, raise the error, so that it gets its own status."""
@@ -91,6 +92,7 @@ class HttpReply:
             self._ping_timer.cancel()
 
     def _hung_up(self) -> None:
+        self.gone = True
         if not self._ended and self._callback is not None:
             self._callback()
 

@@ -148,13 +148,11 @@ class Limiter(Protocol):
     `started_ms`: wall time that says which hour, day and month it belongs to, the same as on its usage row; None: now.
     """
 
-    def try_hold(
-        self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None
-    ) -> Hold | None:
+    def try_hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold | None:
         """Answer from memory. None: memory does not suffice, use `hold`."""
         ...
 
-    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None) -> Hold:
+    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold:
         """Like `try_hold`, and may ask the shared stores. Raises Unavailable when money cannot be asked about."""
         ...
 

@@ -65,7 +65,7 @@ class UsageSource(StrEnum):
     """Nothing was made, so there is nothing to count."""
 
 
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRow(msgspec.Struct, frozen=True):
     """`id` is the answer's id. Times in ms; the token classes are disjoint; `cost_nano` in nano-units of `currency`.
 
     `usage_suspect`: the engine's counts were missing or absurd and were clamped to what is possible.

@@ -8,6 +8,7 @@ from llmaas.domain.models import Model, ModelKind
 from llmaas.errors import InvalidRequest
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message, prompt_list
 
+_CHAT = ModelKind.CHAT
 _TOKENS_OF_TEMPLATE = 512
 _TOKENS_OF_MESSAGE = 16
 _TOKENS_OF_TOOLS = 2048
@@ -36,11 +37,14 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
 
     `countable`: all engines of the model tell how many tokens they have made while they make them.
     """
-    if model.kind is not ModelKind.CHAT:
-        raise _wrong_kind(model, ModelKind.CHAT)
+    if model.kind is not _CHAT:
+        raise _wrong_kind(model, _CHAT)
+    overhead = _TOKENS_OF_TEMPLATE + _TOKENS_OF_MESSAGE * len(request.messages)
     for position, message in enumerate(request.messages):
         if type(message.content) is not str or message.role == "tool":
-            _check_message(message, position, remote_images=remote_images)
+            overhead += _check_message(message, position, remote_images=remote_images)
+    if request.tools:
+        overhead += _TOKENS_OF_TOOLS
     if not request.tools:
         if request.tool_choice not in (None, "none", "auto"):
             raise InvalidRequest("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
@@ -55,7 +59,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     else:
         request.max_tokens = cap
     choices = request.n or 1
-    input_tokens = _input_bound(body_bytes + _chat_overhead(request), model)
+    input_tokens = _input_bound(body_bytes + overhead, model)
     output_tokens = _output_bound(cap, model, choices)
     step = _first_step(output_tokens, choices, asked=asked is not None, countable=countable)
     return Bounds(body_bytes, input_tokens, output_tokens, step, choices)
@@ -85,22 +89,6 @@ def embedding_bounds(*, body_bytes: int) -> Bounds:
     return Bounds(body_bytes, body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, 1)
 
 
-def _chat_overhead(request: ChatRequest) -> int:
-    """Tokens that a chat template may add to the text of a request."""
-    images = 0
-    for message in request.messages:
-        if isinstance(message.content, list):
-            # Its bytes are counted as tokens already.
-            images += sum(
-                max(0, _TOKENS_OF_IMAGE - len(part.image_url.url))
-                for part in message.content
-                if isinstance(part, ImagePart)
-            )
-    tools = _TOKENS_OF_TOOLS if request.tools else 0
-    messages = _TOKENS_OF_MESSAGE * len(request.messages)
-    return _TOKENS_OF_TEMPLATE + messages + tools + images
-
-
 def _input_bound(tokens: int, model: Model, *, inputs: int = 1) -> int:
     return tokens if model.max_model_len is None else min(tokens, model.max_model_len * inputs)
 
@@ -114,10 +102,14 @@ def _wrong_kind(model: Model, kind: ModelKind) -> InvalidRequest:
     return InvalidRequest(f"The model `{model.id}` is a model of kind {model.kind}, not {kind}.", param="model")
 
 
-def _check_message(message: Message, position: int, *, remote_images: bool) -> None:
+def _check_message(message: Message, position: int, *, remote_images: bool) -> int:
+    """The most tokens that its images take besides their bytes, which are counted as tokens already."""
     content = message.content
+    images = 0
     if isinstance(content, list):
         for part in content:
+            if isinstance(part, ImagePart):
+                images += max(0, _TOKENS_OF_IMAGE - len(part.image_url.url))
             if not remote_images and _is_remote_image(part):
                 raise InvalidRequest(
                     "Images must be given as `data:` URLs; this service fetches no addresses.",
@@ -127,6 +119,7 @@ def _check_message(message: Message, position: int, *, remote_images: bool) -> N
         raise InvalidRequest("A message needs content.", param=f"messages[{position}].content")
     if message.role == "tool" and not message.tool_call_id:
         raise InvalidRequest("A tool's message needs 'tool_call_id'.", param=f"messages[{position}].tool_call_id")
+    return images
 
 
 def _is_remote_image(part: object) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from llmaas.domain.ports import Claim, Hold, Limiter, Used
 from llmaas.domain.prices import Price, TokenCounts, bound_nano
 from llmaas.inference.admission import Bounds
@@ -10,22 +12,15 @@ _MARGIN_TOKENS = 512
 """So much before the end of what is held the next step is asked for: engines go on while we ask."""
 
 
-class Allowance:
-    """`enough_until`: output tokens at which `grow()` has to be called. `output_tokens`: what is held by now.
+class Allowance(Struct, eq=False):
+    """`enough_until`: output tokens at which `grow()` has to be called. `output_tokens`: what is held by now."""
 
-    `cap`: output tokens for each choice that an engine has to be told when it does not say how many it has made until its
-    end; None: it is told enough already.
-    """
-
-    __slots__ = ("_limiter", "bounds", "enough_until", "hold", "output_tokens", "price")
-
-    def __init__(self, limiter: Limiter, hold: Hold, price: Price | None, bounds: Bounds) -> None:
-        self._limiter = limiter
-        self.hold = hold
-        self.price = price
-        self.bounds = bounds
-        self.output_tokens = bounds.first_step
-        self.enough_until = self._next_limit()
+    _limiter: Limiter
+    hold: Hold
+    price: Price | None
+    bounds: Bounds
+    output_tokens: int
+    enough_until: int
 
     async def grow(self) -> bool:
         """Hold another step. False: a limit says no, and the answer has to end here."""
@@ -36,24 +31,34 @@ class Allowance:
         if not self.hold.extend(claim) and not await self._limiter.extend(self.hold, claim):
             return False
         self.output_tokens += more
-        self.enough_until = self._next_limit()
+        self.enough_until = _enough_until(self.hold, self.bounds, self.output_tokens)
         return True
 
-    @property
     def cap(self) -> int | None:
+        """Output tokens for each choice that an engine has to be told when it does not say how many it has made until its end;
+        None: it is told enough already.
+        """
         most = self.bounds.output_tokens
         if not self.hold.limited or (most is not None and self.output_tokens >= most):
             return None
         return max(1, self.output_tokens // self.bounds.choices)
 
     def settle(self, tokens: TokenCounts, cost_nano: int) -> None:
-        self.hold.settle(Used(tokens.prompt, tokens.completion, cost_nano))
+        if self.hold.limited:
+            self.hold.settle(Used(tokens.prompt, tokens.completion, cost_nano))
 
-    def _next_limit(self) -> int:
-        most = self.bounds.output_tokens
-        if not self.hold.limited or (most is not None and self.output_tokens >= most):
-            return 2**62  # all that it may make is held
-        return self.output_tokens - min(_MARGIN_TOKENS, self.output_tokens // 8)
+
+def first_allowance(limiter: Limiter, hold: Hold, price: Price | None, bounds: Bounds) -> Allowance:
+    """What a hold for the first claim allows."""
+    held = bounds.first_step
+    return Allowance(limiter, hold, price, bounds, held, _enough_until(hold, bounds, held))
+
+
+def _enough_until(hold: Hold, bounds: Bounds, held: int) -> int:
+    most = bounds.output_tokens
+    if not hold.limited or (most is not None and held >= most):
+        return 2**62  # all that it may make is held
+    return held - min(_MARGIN_TOKENS, held // 8)
 
 
 def first_claim(price: Price | None, bounds: Bounds) -> Claim:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Raw, Struct
+
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed
@@ -12,110 +14,85 @@ from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, give
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.usage import Reported, read_timings, read_usage
 
+_ENGINE = UsageSource.ENGINE
 _BYTES_PER_TOKEN = 4
 _SLACK_PIECES = 64
 _CEILING = 2**21
 """Tokens of one choice where the request sets no bound of its own: more than the window of any model of today."""
 
 
-class Meter:
+class Meter(Struct, eq=False):
     """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece.
 
-    `seen`: pieces with something in them by now, each at least a token.
+    `pieces.seen`: pieces with something in them by now, each at least a token.
     """
 
-    def __init__(self, *, bounds: Bounds, split_thinking: bool, whole: bool) -> None:
-        self._pieces = Pieces(choices=bounds.choices, split_thinking=split_thinking)
-        self._prompt_bytes = bounds.prompt_bytes
-        self._input_bound = bounds.input_tokens
-        self._output_bound = bounds.output_tokens
-        self._ceiling = _CEILING * bounds.choices
-        self._whole = whole
-        self.seen = 0
-        self._text_chars = 0
-        self._after_end = 0
-        self._usage = NOTHING
-        self._timings = NOTHING
+    bounds: Bounds
+    pieces: Pieces
+    whole: bool
+    _text_chars: int = 0
+    _after_end: int = 0
+    _usage: Raw = NOTHING
+    _timings: Raw = NOTHING
 
     def feed(self, answers: Sequence[EngineAnswer]) -> list[Piece]:
         """Raises EngineFailed for an engine that goes on past what it was allowed."""
         out: list[Piece] = []
+        pieces = self.pieces
         for answer in answers:
             if answer.usage is not NOTHING and given(answer.usage):
                 self._usage = answer.usage
             if answer.timings is not NOTHING and given(answer.timings):
                 self._timings = answer.timings
             if answer.choices:
-                self._pieces.feed(answer, out)
-        self.seen = self._pieces.seen
-        if self._whole:
+                pieces.feed(answer, out)
+        if self.whole:
             for piece in out:
                 self._text_chars += len(piece.content or "") + len(piece.reasoning or "")
-        if self._output_bound is not None and self.seen > self._output_bound + _SLACK_PIECES:
+        bound = self.bounds.output_tokens
+        if bound is not None and pieces.seen > bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
-        if not out and self._pieces.finished:
+        if not out and pieces.finished:
             self._after_end += len(answers)
             if self._after_end > _SLACK_PIECES:
                 raise EngineFailed("The engine went on after its end.")
         return out
 
-    def finish(self) -> list[Piece]:
-        return self._pieces.finish()
-
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""
         reported = read_usage(self._usage) or read_timings(self._timings)
-        return max(self._pieces.seen, 0 if reported is None else reported.completion)
-
-    def cut(self) -> list[Piece]:
-        """We end the answer here: what was held back, and a finish for each choice that had none, for its length."""
-        return self._pieces.cut("length")
-
-    @property
-    def began(self) -> bool:
-        return self._pieces.seen > 0
-
-    @property
-    def finished(self) -> bool:
-        return self._pieces.finished
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self._pieces.finish_reason
+        return max(self.pieces.seen, 0 if reported is None else reported.completion)
 
     def counts(self, output_limit: int | None = None) -> tuple[TokenCounts, UsageSource, bool]:
         """Tokens by class, where the numbers come from, and whether they had to be bent. `output_limit`: output tokens that
         are charged for at most, however many the engine made until it heard of its end.
         """
-        seen = self._pieces.seen
         reported = read_usage(self._usage)
         if reported is None or (reported.suspect and not reported.prompt + reported.completion):
             reported = read_timings(self._timings) or reported
         if reported is None or (reported.suspect and not reported.prompt + reported.completion):
             return self._estimate()
-        tokens, bent = settle_counts(
-            reported,
-            seen=seen,
-            seen_reasoning=self._pieces.seen_reasoning,
-            prompt_bound=self._input_bound,
-            completion_bound=self._ceiling if self._output_bound is None else min(self._output_bound, self._ceiling),
-        )
+        bounds, pieces = self.bounds, self.pieces
+        ceiling = _CEILING * bounds.choices
+        if bounds.output_tokens is not None and bounds.output_tokens < ceiling:
+            ceiling = bounds.output_tokens
+        tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, bounds.input_tokens, ceiling)
         if output_limit is not None and tokens.completion > output_limit:
             reasoning = min(tokens.reasoning, output_limit)
             tokens = TokenCounts(tokens.input, tokens.cached_input, output_limit - reasoning, reasoning)
-        return tokens, UsageSource.ENGINE, bent
+        return tokens, _ENGINE, bent
 
     def _estimate(self) -> tuple[TokenCounts, UsageSource, bool]:
-        prompt = max(1, self._prompt_bytes // _BYTES_PER_TOKEN)
-        made = -(-self._text_chars // _BYTES_PER_TOKEN) if self._whole else self._pieces.seen
-        if self._output_bound is not None:
-            made = min(made, self._output_bound)
-        reasoning = min(self._pieces.seen_reasoning, made)
+        prompt = max(1, self.bounds.prompt_bytes // _BYTES_PER_TOKEN)
+        made = -(-self._text_chars // _BYTES_PER_TOKEN) if self.whole else self.pieces.seen
+        if self.bounds.output_tokens is not None:
+            made = min(made, self.bounds.output_tokens)
+        reasoning = min(self.pieces.seen_reasoning, made)
         return TokenCounts(prompt, 0, made - reasoning, reasoning), UsageSource.COUNTED, True
 
 
 def settle_counts(
-    reported: Reported, *, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int | None
+    reported: Reported, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int | None
 ) -> tuple[TokenCounts, bool]:
     """Disjoint classes within what is possible, and whether something had to be bent for it.
 

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from msgspec import Struct
+
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import (
     ClientGone,
@@ -32,114 +34,112 @@ from llmaas.protocol.pieces import Piece
 from llmaas.protocol.usage import usage_json
 from llmaas.upstreams.base import Generation
 
+# Looking up a member of an enumeration takes Python as long as ten other steps, so the usual ones are at hand.
+_COMPLETED: Final = Outcome.COMPLETED
+_ANSWERED: Final = BillingReason.ANSWERED
 _CUT_OFF: Final = "A limit or budget of the key or its project ended while the answer was made."
 _LOOK_PIECES: Final = 32
 """Pieces after which the allowance is looked at again. One may hold several tokens; the allowance's margin covers them."""
 
 
-class Relay:
+class Relay(Struct, eq=False):
     """One request's answer. `head` is made when the target is known."""
 
-    def __init__(
-        self,
-        *,
-        reply: Reply,
-        settlement: Settlement,
-        meter: Meter,
-        allowance: Allowance,
-        explain: Callable[[], dict[str, Any]] | None,
-    ) -> None:
-        self._reply = reply
-        self._settlement = settlement
-        self._meter = meter
-        self._allowance = allowance
-        self._explain = explain
-        self._look_at = _LOOK_PIECES
-        self._cut_off = False
+    _reply: Reply
+    _settlement: Settlement
+    _meter: Meter
+    _allowance: Allowance
+    _explain: Callable[[], dict[str, Any]] | None
+    _look_at: int = _LOOK_PIECES
+    _cut_off: bool = False
 
     async def stream(
         self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer], *, include_usage: bool
     ) -> None:
-        reply, meter = self._reply, self._meter
+        reply, meter, pieces = self._reply, self._meter, self._meter.pieces
         writer = StreamWriter(head)
 
         def pass_on(answers: Sequence[EngineAnswer]) -> bool:
             data = writer.write(meter.feed(answers))
-            return (not data or reply.send(data)) and meter.seen < self._look_at
+            return (not data or reply.send(data)) and pieces.seen < self._look_at
 
         data = writer.write(meter.feed(first))
         self._settlement.first_piece()
         await reply.begin_stream(head.id, head.backend, data)
         while not await generation.each(pass_on):
             await reply.ready()
-            if meter.seen >= self._look_at and not await self._may_go_on(generation):
+            if pieces.seen >= self._look_at and not await self._may_go_on(generation):
                 break
         rest = writer.write(self._last_pieces())
         if self._cut_off:
             rest += writer.limit_reached(_CUT_OFF)
-        usage = await self._completed()
+        usage, durable = self._settle()
+        await durable
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
         await reply.end(rest + DONE_EVENT)
 
     async def whole(self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer]) -> None:
-        meter = self._meter
         answer = WholeAnswer(head)
-
-        def keep(answers: Sequence[EngineAnswer]) -> bool:
-            answer.add(meter.feed(answers))
-            return meter.seen < self._look_at
-
         self._settlement.first_piece()
-        keep(first)
-        while not await generation.each(keep):
-            if not await self._may_go_on(generation):
-                break
+        answer.add(self._meter.feed(first))
+        if not generation.complete:
+            await self._keep_rest(generation, answer)
         answer.add(self._last_pieces())
         if self._cut_off:
             answer.limit_reached = _CUT_OFF
-        usage = await self._completed()
+        usage, durable = self._settle()
+        await durable
         await self._reply.whole(head.id, head.backend, answer.body(usage, self._explain() if self._explain else None))
+
+    async def _keep_rest(self, generation: Generation, answer: WholeAnswer) -> None:
+        def keep(answers: Sequence[EngineAnswer]) -> bool:
+            answer.add(self._meter.feed(answers))
+            return self._meter.pieces.seen < self._look_at
+
+        while not await generation.each(keep):
+            if not await self._may_go_on(generation):
+                break
 
     async def _may_go_on(self, generation: Generation) -> bool:
         """Hold more for an answer that outgrows what is held; without, end the engine's work."""
-        self._look_at = self._meter.seen + _LOOK_PIECES
+        self._look_at = self._meter.pieces.seen + _LOOK_PIECES
         if self._meter.output_so_far() < self._allowance.enough_until or await self._allowance.grow():
             return True
-        self._cut_off = not self._meter.finished
+        self._cut_off = not self._meter.pieces.finished
         if self._cut_off:
             generation.abort(EngineFailed(_CUT_OFF))
         return not self._cut_off
 
     def _last_pieces(self) -> list[Piece]:
+        pieces = self._meter.pieces
         if self._cut_off:
-            return self._meter.cut()
-        if not self._meter.finished:
+            return pieces.cut("length")
+        if not pieces.finished:
             raise EngineFailed("The engine's answer broke off.")
-        return self._meter.finish()
+        return pieces.finish()
 
-    async def _completed(self) -> dict[str, Any]:
-        """Settle a whole answer; gives the `usage` object once the row is durable."""
-        gone = self._reply.gone
-        tokens, source, suspect = self._meter.counts(self._allowance.output_tokens if self._cut_off else None)
-        reason = BillingReason.READ_TO_END if gone else BillingReason.ANSWERED
+    def _settle(self) -> tuple[dict[str, Any], asyncio.Future[None]]:
+        """Settle a whole answer; gives the `usage` object, and what is done when the row is durable."""
+        gone, meter = self._reply.gone, self._meter
+        tokens, source, suspect = meter.counts(self._allowance.output_tokens if self._cut_off else None)
+        reason = BillingReason.READ_TO_END if gone else _ANSWERED
         ending = Ending(
-            Outcome.CLIENT_ABORTED if gone else Outcome.COMPLETED,
+            Outcome.CLIENT_ABORTED if gone else _COMPLETED,
             BillingReason.LIMIT_REACHED if self._cut_off else reason,
             tokens,
             source,
             suspect,
-            self._meter.finish_reason,
+            meter.pieces.finish_reason(),
         )
-        await self._settlement.settle(ending)
-        return usage_json(
-            prompt=tokens.prompt, cached=tokens.cached_input, completion=tokens.completion, reasoning=tokens.reasoning
-        )
+        durable = self._settlement.settle(ending)
+        plain, cached, output, reasoning = tokens.input, tokens.cached_input, tokens.output, tokens.reasoning
+        return usage_json(plain + cached, cached, output + reasoning, reasoning), durable
 
 
 def ending_of(error: BaseException, meter: Meter | None) -> Ending:
     """The terminal state of a request that this error ended."""
-    began = meter is not None and meter.began
+    began = meter is not None and meter.pieces.seen > 0
     code = error.code if isinstance(error, LlmaasError) else "internal_error"
     if isinstance(error, ClientGone):
         outcome = Outcome.CLIENT_ABORTED
@@ -161,7 +161,7 @@ def ending_of(error: BaseException, meter: Meter | None) -> Ending:
     if not began or meter is None:
         return Ending(outcome, reason, error_code=code)
     tokens, source, suspect = meter.counts()
-    return Ending(outcome, reason, tokens, source, suspect, meter.finish_reason, code)
+    return Ending(outcome, reason, tokens, source, suspect, meter.pieces.finish_reason(), code)
 
 
 async def settle_failure(settlement: Settlement, error: BaseException, meter: Meter | None) -> None:

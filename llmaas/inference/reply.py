@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from llmaas.domain.ports import Standing
@@ -38,6 +38,6 @@ class Reply(Protocol):
         """Send the last part of a stream."""
         ...
 
-    async def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> None:
+    def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> Awaitable[None]:
         """Send a whole JSON answer."""
         ...

@@ -16,7 +16,7 @@ from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion, embedding_bounds
-from llmaas.inference.allowance import Allowance, first_claim
+from llmaas.inference.allowance import Allowance, first_allowance, first_claim
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.call import Call
 from llmaas.inference.meter import Meter, embedding_counts
@@ -25,9 +25,13 @@ from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Books, Ending, Settlement
 from llmaas.protocol.answers import AnswerHead, Shape
 from llmaas.protocol.embeddings import render_embeddings
+from llmaas.protocol.pieces import Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members, prompt_list
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
+
+_USE = Permission.INFERENCE_USE
+_NO_MEMBERS: Mapping[str, msgspec.Raw] = {}
 
 
 class CatalogueHolder:
@@ -103,8 +107,10 @@ class InferenceService:
             raise InvalidRequest("'input' must not be empty.", param="input")
         prompt_list(request.input, "input")
         bounds = embedding_bounds(body_bytes=len(call.body))
-        allowance = await self._hold(call, catalogue, entry, bounds, reply)
-        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, endpoint="embedding")
+        allowance = self._try_hold(call, catalogue, entry, bounds, reply)
+        if allowance is None:
+            allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, "embedding")
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
@@ -146,10 +152,11 @@ class InferenceService:
         reply: Reply,
     ) -> None:
         shape: Shape = "chat" if isinstance(request, ChatRequest) else "completion"
-        allowance = await self._hold(call, catalogue, entry, bounds, reply)
-        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, endpoint=shape)
+        allowance = self._try_hold(call, catalogue, entry, bounds, reply)
+        if allowance is None:
+            allowance = await self._hold(call, catalogue, entry, bounds, reply)
+        settlement = Settlement(self._books, call, catalogue, entry, allowance, request, shape)
         meter: Meter | None = None
-        include_usage = bool(request.stream_options and request.stream_options.include_usage)
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
@@ -163,35 +170,22 @@ class InferenceService:
                     _refuse_unsupported(request, traits.unsupported)
                 exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
                 as_stream = bool(request.stream) or exact
-                meter = Meter(
-                    bounds=allowance.bounds,
-                    split_thinking="think-tags" in entry.model.capabilities,
-                    whole=not as_stream,
-                )
-                extra = extra_members(call.body, target.provider.extra_parameters)
-                cap = None if traits.exact_while_streaming and as_stream else allowance.cap
+                meter = Meter(bounds, Pieces(bounds.choices, "think-tags" in entry.model.capabilities), not as_stream)
+                names = target.provider.extra_parameters
+                extra = extra_members(call.body, names) if names else _NO_MEMBERS
+                cap = None if traits.exact_while_streaming and as_stream else allowance.cap()
                 capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
                 generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
                 return generation
 
             first = await self._attempts.run(plan, settlement, reply, start)
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
-            head = AnswerHead(
-                id=call.answer_id,
-                shape=shape,
-                created_s=settlement.created_s,
-                model=entry.model.id,
-                backend=settlement.target.backend.labels,
-            )
-            relay = Relay(
-                reply=reply,
-                settlement=settlement,
-                meter=meter,
-                allowance=allowance,
-                explain=_explainer(settlement) if call.explain else None,
-            )
+            created_s = call.started_ms // 1000
+            head = AnswerHead(call.answer_id, shape, created_s, entry.model.id, settlement.target.backend.labels)
+            relay = Relay(reply, settlement, meter, allowance, _explainer(settlement) if call.explain else None)
             try:
                 if request.stream:
+                    include_usage = bool(request.stream_options and request.stream_options.include_usage)
                     await relay.stream(head, generation, first, include_usage=include_usage)
                 else:
                     await relay.whole(head, generation, first)
@@ -219,7 +213,7 @@ class InferenceService:
         return cause
 
     def _enter(self, call: Call, model: str) -> tuple[Entry, Catalogue]:
-        call.caller.require(Permission.INFERENCE_USE)
+        call.caller.require(_USE)
         if self.draining:
             raise Draining("This service is going down; try again in a moment.", retry_after_s=2)
         if not self._books.log.accepting:
@@ -233,20 +227,32 @@ class InferenceService:
                 return False
         return True
 
-    async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
-        """What the request may use at most, taken from every limit that it is under. Raises RateLimited, QuotaExceeded,
-        Unavailable.
+    def _try_hold(
+        self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply
+    ) -> Allowance | None:
+        """What the request may use at most, taken from every limit that it is under; None: that takes asking (`_hold`).
+        Raises RateLimited, QuotaExceeded, Unavailable.
         """
         tier_id = call.caller.project.tier_id
-        tier = catalogue.tier_of(tier_id)
         price = catalogue.price_of(entry.model.id, tier_id)
-        claim = first_claim(price, bounds)
-        hold = self._limiter.try_hold(call.caller, tier, claim, started_ms=call.started_ms)
+        hold = self._limiter.try_hold(
+            call.caller, catalogue.tier_of(tier_id), first_claim(price, bounds), call.started_ms
+        )
         if hold is None:
-            hold = await self._limiter.hold(call.caller, tier, claim, started_ms=call.started_ms)
+            return None
         if hold.limited:
             reply.show_standing(hold.standing)
-        return Allowance(self._limiter, hold, price, bounds)
+        return first_allowance(self._limiter, hold, price, bounds)
+
+    async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
+        """Like `_try_hold`, asking for what is short."""
+        tier_id = call.caller.project.tier_id
+        price = catalogue.price_of(entry.model.id, tier_id)
+        tier = catalogue.tier_of(tier_id)
+        hold = await self._limiter.hold(call.caller, tier, first_claim(price, bounds), call.started_ms)
+        if hold.limited:
+            reply.show_standing(hold.standing)
+        return first_allowance(self._limiter, hold, price, bounds)
 
     def _begin(self) -> asyncio.Task[Any]:
         task = asyncio.current_task()

@@ -42,9 +42,7 @@ class StreamWriter:
         self._offsets: dict[int, int] = {}
 
     def write(self, pieces: Sequence[Piece]) -> bytes:
-        if len(pieces) == 1:
-            return self._event(pieces[0])
-        return b"".join([self._event(piece) for piece in pieces])
+        return self._event(pieces[0]) if len(pieces) == 1 else b"".join([self._event(piece) for piece in pieces])
 
     def usage(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:
         """The chunk after the last finish, for callers that asked for usage."""
@@ -112,13 +110,12 @@ class _Message(Struct):
     finish: str = "stop"
 
 
-class WholeAnswer:
+class WholeAnswer(Struct, eq=False):
     """Pieces to one JSON body."""
 
-    def __init__(self, head: AnswerHead) -> None:
-        self._head = head
-        self._messages: dict[int, _Message] = {}
-        self.limit_reached: str | None = None
+    _head: AnswerHead
+    _messages: dict[int, _Message] = {}
+    limit_reached: str | None = None
 
     def add(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
@@ -142,13 +139,14 @@ class WholeAnswer:
         head = self._head
         chat = head.shape == "chat"
         make = _chat_choice if chat else _text_choice
+        indexes = self._messages if len(self._messages) == 1 else sorted(self._messages)
         answer: dict[str, Any] = {
             "id": head.id,
             "object": "chat.completion" if chat else "text_completion",
             "created": head.created_s,
             "model": head.model,
             "backend": head.backend,
-            "choices": [make(index, self._messages[index]) for index in sorted(self._messages)],
+            "choices": [make(index, self._messages[index]) for index in indexes],
             "usage": usage,
         }
         if routing is not None:

@@ -55,19 +55,27 @@ class _Choice(Struct):
 
 
 class Pieces:
-    """The regular form of one answer. `seen` and `seen_reasoning` count the engine's pieces that carried something."""
+    """The regular form of one answer, of at most so many `choices`.
 
-    def __init__(self, *, choices: int, split_thinking: bool) -> None:
-        self._limit = choices
-        self._split = split_thinking
-        self._choices: dict[int, _Choice] = {}
+    `seen` and `seen_reasoning` count the engine's pieces that carried something. `finished`: each choice that began has said
+    why it ended, and at least one began.
+    """
+
+    __slots__ = ("_begun", "_choices", "_open", "_split_thinking", "finished", "seen", "seen_reasoning")
+
+    def __init__(self, choices: int, split_thinking: bool) -> None:  # noqa: FBT001 - a choice of the model's
+        self._choices = choices
+        self._split_thinking = split_thinking
+        self._begun: dict[int, _Choice] = {}
+        self._open = 0
+        self.finished = False
         self.seen = 0
         self.seen_reasoning = 0
 
     def feed(self, answer: EngineAnswer, out: list[Piece]) -> None:
         """Add what is new to `out`. Raises EngineFailed for choices that nobody asked for."""
         for choice in answer.choices or ():
-            state = self._choices.get(choice.index)
+            state = self._begun.get(choice.index)
             if state is None:
                 state = self._begin(choice.index)
             if state.finish is not None:
@@ -81,48 +89,39 @@ class Pieces:
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
             if choice.finish_reason:
                 state.finish = choice.finish_reason
+                self._open -= 1
+                self.finished = not self._open
 
     def finish(self) -> list[Piece]:
         """The end of the engine's answer: what was held back and one finish for each choice."""
         out: list[Piece] = []
-        for index, state in self._choices.items():
+        for index, state in self._begun.items():
             if state.splitter is not None:
                 reasoning, content = state.splitter.finish()
                 if reasoning or content:
                     out.append(Piece(index, content=content or None, reasoning=reasoning or None))
-        out += [Piece(index, finish=self._finish_reason(state)) for index, state in sorted(self._choices.items())]
+        begun = self._begun
+        ended = begun if len(begun) == 1 else sorted(begun)
+        out += [Piece(index, None, None, None, None, None, _finish_reason(begun[index])) for index in ended]
         return out
 
     def cut(self, reason: str) -> list[Piece]:
         """Like `finish`, for an answer that is ended from outside: choices that go on end for that reason."""
-        for state in self._choices.values():
+        for state in self._begun.values():
             state.finish = state.finish or reason
         return self.finish()
 
-    @property
-    def finished(self) -> bool:
-        """Whether each choice that began has said why it ended, and at least one began."""
-        for state in self._choices.values():
-            if not state.finish:
-                return False
-        return bool(self._choices)
-
-    @property
     def finish_reason(self) -> str | None:
         """Of the first choice, for the record."""
-        state = self._choices.get(0)
-        return None if state is None or state.finish is None else self._finish_reason(state)
-
-    def _finish_reason(self, state: _Choice) -> str:
-        reason = _FINISH.get(state.finish or "stop", "stop")
-        if state.calls and reason == "stop":
-            return "tool_calls"
-        return "stop" if reason == "tool_calls" and not state.calls else reason
+        state = self._begun.get(0)
+        return None if state is None or state.finish is None else _finish_reason(state)
 
     def _begin(self, index: int) -> _Choice:
-        if not 0 <= index < self._limit:
+        if not 0 <= index < self._choices:
             raise EngineFailed("The engine sent a choice that was not asked for.")
-        state = self._choices[index] = _Choice(ThinkSplitter() if self._split else None)
+        state = self._begun[index] = _Choice(ThinkSplitter() if self._split_thinking else None)
+        self._open += 1
+        self.finished = False
         return state
 
     def _feed_delta(
@@ -164,3 +163,10 @@ class Pieces:
             raise EngineFailed("The engine sent too many tool calls.")
         state.calls += 1
         return ToolPiece(position, call.id or f"call_{uuid.uuid4().hex[:24]}", name or "", arguments)
+
+
+def _finish_reason(state: _Choice) -> str:
+    reason = _FINISH.get(state.finish or "stop", "stop")
+    if state.calls and reason == "stop":
+        return "tool_calls"
+    return "stop" if reason == "tool_calls" and not state.calls else reason

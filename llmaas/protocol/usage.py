@@ -107,7 +107,7 @@ def _object(raw: msgspec.Raw) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {}
 
 
-def usage_json(*, prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
+def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
     """The `usage` object that callers get; `cached` is part of `prompt`, `reasoning` of `completion`."""
     return {
         "prompt_tokens": prompt,

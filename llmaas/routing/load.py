@@ -18,10 +18,8 @@ class Load:
 
     def end(self, target: Target) -> None:
         """Forgets what is idle, so that deployments that are gone leave nothing behind."""
-        for table, name in ((self._by_deployment, target.deployment.id), (self._by_backend, target.backend.id)):
-            table[name] -= 1
-            if table[name] <= 0:
-                del table[name]
+        _count_down(self._by_deployment, target.deployment.id)
+        _count_down(self._by_backend, target.backend.id)
 
     def of_deployment(self, target: Target) -> int:
         return self._by_deployment.get(target.deployment.id, 0)
@@ -32,3 +30,11 @@ class Load:
     def is_full(self, target: Target) -> bool:
         limit = target.backend.max_concurrency
         return limit is not None and self.of_backend(target) >= limit
+
+
+def _count_down(table: defaultdict[str, int], name: str) -> None:
+    left = table[name] - 1
+    if left > 0:
+        table[name] = left
+    else:
+        del table[name]

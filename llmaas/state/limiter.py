@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
+from msgspec import Struct
+
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller
 from llmaas.domain.ports import Claim, Hold, Standing, Used
@@ -42,12 +44,12 @@ class Source(Protocol):
         ...
 
 
-class FreeHold:
+class FreeHold(Struct, frozen=True):
     """For a caller without limits: there is nothing to hold."""
 
-    limited = False
-    standing = NO_RATES
-    held_nano = 0
+    limited: bool = False
+    standing: Standing = NO_RATES
+    held_nano: int = 0
 
     def extend(self, more: Claim) -> bool:
         return True
@@ -121,9 +123,7 @@ class CountingLimiter:
     def now_ms(self) -> int:
         return int(self._clock.monotonic_s() * 1000)
 
-    def try_hold(
-        self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None
-    ) -> Hold | None:
+    def try_hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold | None:
         at_ms = self._clock.now_ms() if started_ms is None else started_ms
         now_ms = self.now_ms()
         chain = self._chain(caller, tier, at_ms, now_ms)
@@ -135,7 +135,7 @@ class CountingLimiter:
         self._refuse_if_final(chain, claim, at_ms, now_ms)
         return None
 
-    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, *, started_ms: int | None = None) -> Hold:
+    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold:
         at_ms = self._clock.now_ms() if started_ms is None else started_ms
         until_s = asyncio.get_running_loop().time() + self._patience_s
         while True:

@@ -82,16 +82,12 @@ class Ledger:
         self._inbox = Inbox()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._accepting = True
+        self.accepting = True
         self._broken = False
         self._away_until_s = 0.0
         self._replay: Iterator[None] | None = None
         self._last_batch = 1
         self._last: asyncio.Future[None] | None = None
-
-    @property
-    def accepting(self) -> bool:
-        return self._accepting
 
     @property
     def backlog(self) -> bool:
@@ -145,7 +141,7 @@ class Ledger:
 
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows that wait now, none when there is something else to do, and whether to stop afterwards."""
-        ailing = not self._accepting or self._away_until_s > 0
+        ailing = not self.accepting or self._away_until_s > 0
         if not self._inbox.wait(1, _RETRY_S if ailing else 0 if self._replay is not None else None):
             return [], False
         if self._last_batch > 1:
@@ -174,8 +170,8 @@ class Ledger:
             _log.warning("ledger_answer_unheard", rows=len(rows))
 
     def _accept(self, accepting: bool) -> None:  # noqa: FBT001 - it is the whole message
-        if accepting != self._accepting:
-            self._accepting = accepting
+        if accepting != self.accepting:
+            self.accepting = accepting
             (_log.info if accepting else _log.critical)("ledger_accepting" if accepting else "ledger_refusing")
 
     def _write(self, rows: Sequence[UsageRow]) -> set[str] | None:
@@ -267,7 +263,7 @@ class Ledger:
             replay = self._replay
             if next(replay, self) is self and self._replay is replay:
                 self._replay = None
-        elif self._away_until_s or not self._accepting:
+        elif self._away_until_s or not self.accepting:
             self._probe()
 
     def _probe(self) -> None:
@@ -283,7 +279,7 @@ class Ledger:
             self._accept(True)
 
     def _probe_spool(self) -> None:
-        if self._accepting:
+        if self.accepting:
             return
         try:
             self._spool.probe()

@@ -46,6 +46,11 @@ class Generation(Protocol):
         """Wait until the engine has accepted the request and given something; nothing of it was relayed before."""
         ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer was in what `first` gave."""
+        ...
+
     async def each(self, take: Take) -> bool:
         """Hand over what has come since and then each part as it comes, until `take` gives False, or to the end of a complete
         answer; says whether that is reached. `take` may be called outside of any task. What it raises is raised here.

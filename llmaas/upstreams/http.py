@@ -123,7 +123,7 @@ class HttpTransport:
         self._exchanges.add(exchange)
         connection = self._take_idle(origin)
         if connection is not None:
-            connection.begin(exchange, reused=True)
+            connection.begin(exchange)
         else:
             self._connect(origin, exchange)
         return exchange
@@ -159,7 +159,7 @@ class HttpTransport:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            if connection.usable():
                 return connection
         return None
 
@@ -178,7 +178,7 @@ class HttpTransport:
         if exchange.over:
             self.give_back(connection)
         else:
-            connection.begin(exchange, reused=False)
+            connection.begin(exchange)
 
     async def _connected(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> _Connection:
         """To the first address of the host that is permitted and answers: what a name leads to may change at any time."""
@@ -342,7 +342,8 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self._end()
+        self._pool.ended(self)
+        self._wake()
 
     def check_limits(self, now_s: float) -> None:
         """Give up when one of the time limits is over. Times are those of a slow clock, hence the grace."""
@@ -379,8 +380,16 @@ class Exchange:
 
     def body_arrived(self, data: bytes) -> bool:
         """Take what a packet had of the body; False when enough is waiting for now."""
-        if self._taker is not None and self._waiter is not None and not self._waiter.done():
-            self._give(data, self._taker, self._waiter)
+        take, waiter = self._taker, self._waiter
+        if take is not None and waiter is not None and not waiter.done():
+            self._phase = "between_chunks"
+            self._since_s = self._pool.now_s
+            try:
+                if not take(data) and not waiter.done():
+                    waiter.set_result(False)
+            except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+                if not waiter.done():  # it is when the answer was given up meanwhile
+                    waiter.set_exception(error)
             return True
         self._chunks.append(data)
         self._buffered += len(data)
@@ -401,17 +410,8 @@ class Exchange:
             self._buffered += len(last)
         self._complete = True
         self._connection = None
-        self._end()
-
-    def _give(self, data: bytes, take: Callable[[bytes], bool], waiter: asyncio.Future[bool]) -> None:
-        self._phase = "between_chunks"
-        self._since_s = self._pool.now_s
-        try:
-            if not take(data) and not waiter.done():
-                waiter.set_result(False)
-        except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
-            if not waiter.done():  # it is when the answer was given up meanwhile
-                waiter.set_exception(error)
+        self._pool.ended(self)
+        self._wake()
 
     def _news(self) -> asyncio.Future[bool]:
         """Done when something has come that the one who waits should look at. False: its `take` wants no more."""
@@ -441,11 +441,6 @@ class Exchange:
             if not waiter.done():
                 waiter.set_result(True)
 
-    def _end(self) -> None:
-        self._pool.ended(self)
-        if self._waiter is not None:
-            self._wake()
-
 
 def _too_long() -> EngineFailed:
     return EngineFailed("The engine's answer is too long.")
@@ -464,19 +459,18 @@ class _Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._reused = False
+        self._paused = False
         self._quiet = True
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._in_head = True
 
-    @property
     def usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def begin(self, exchange: Exchange, *, reused: bool) -> None:
+    def begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._reused = reused
         self._quiet = True
         self._in_head = True
         self._head_bytes = 0
@@ -491,7 +485,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def resume(self) -> None:
-        if self.usable and self._transport is not None:
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # asyncio.Protocol
@@ -514,8 +509,9 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             wrong = error
         if self._body:
-            part = self._taken()
+            part = self._body.pop() if len(self._body) == 1 else self._taken()
             if self._exchange is exchange and not exchange.body_arrived(part) and self._transport is not None:
+                self._paused = True
                 self._transport.pause_reading()
         if wrong is not None:
             if self._exchange is exchange:
@@ -569,14 +565,16 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._status < 200:
             return
-        last = self._taken()
+        last = self._taken() if self._body else b""
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        keep = self._parser is not None and self._parser.should_keep_alive() and self.usable
+        keep = self._parser is not None and self._parser.should_keep_alive() and self.usable()
         exchange.completed(last)
-        if keep and self._transport is not None:
-            self._transport.resume_reading()
+        if keep:
+            self._reused = True
+            if self._paused:
+                self.resume()
             self._pool.give_back(self)
         else:
             self.close()

@@ -15,6 +15,8 @@ from llmaas.upstreams.base import Generation, Take
 class InTurn:
     """Implements `base.Generation`. Choices get the indexes that the whole request gives them; usage is the running sum."""
 
+    complete = False
+
     def __init__(self, starts: Sequence[Callable[[], Generation]], choices_each: int) -> None:
         self._starts = list(starts)
         self._choices_each = choices_each

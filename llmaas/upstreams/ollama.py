@@ -207,6 +207,8 @@ def _arguments(text: str) -> dict[str, Any]:
 class _Lines:
     """Newline-delimited JSON as `base.Generation`."""
 
+    complete = False
+
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._rest = b""

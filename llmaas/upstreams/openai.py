@@ -12,6 +12,7 @@ from functools import partial
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, ProviderKind
@@ -147,6 +148,8 @@ class OpenAiUpstream:
 class _Stream:
     """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself."""
 
+    complete = False
+
     def __init__(self, exchange: Exchange, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
         self._sse = SseDecoder()
@@ -240,18 +243,18 @@ class _Stream:
         self._exchange.abort(error)
 
 
-class _Whole:
+class _Whole(Struct, eq=False):
     """One JSON answer."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._given = False
+    _exchange: Exchange
+    complete: bool = True
 
     async def first(self) -> Sequence[EngineAnswer]:
-        status = await self._exchange.head()
+        exchange = self._exchange
+        status = await exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status)
-        body = await self._exchange.read_all(MAX_ANSWER_BYTES)
+            raise await refusal(exchange, status)
+        body = await exchange.read_all(MAX_ANSWER_BYTES)
         try:
             answer = answer_decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:

@@ -49,6 +49,9 @@ class AsgiChannel:
         body: bytes = message.get("body", b"")
         return body
 
+    def body_at_hand(self) -> bytes | None:
+        return None
+
     def on_gone(self, callback: Callable[[], None]) -> None:
         self._callback = callback
         if self.gone:

@@ -56,6 +56,7 @@ class Authenticator:
     def __init__(self, store: KeyStore, pepper: bytes, clock: Clock, size: int) -> None:
         self._store = store
         self._pepper = pepper
+        self._keyed = blake2b(digest_size=32, key=pepper)
         self._clock = clock
         self._size = size
         self._known: OrderedDict[bytes, Caller] = OrderedDict()
@@ -63,18 +64,34 @@ class Authenticator:
         self._guesses = GuessLimit(clock)
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
 
-    async def caller(self, token: str | None, address: str) -> Caller:
-        """Raises NotAuthenticated with one text for every reason, NotAllowed from a wrong network, RateLimited, or Unavailable
-        when the store is away.
+    def known_caller(self, token: str | None, address: str) -> Caller | None:
+        """From memory, where a key is once it was used; None: ask `caller`. Raises NotAuthenticated with one text for every
+        reason, NotAllowed from a wrong network.
         """
         if not token:
             raise _refused()
-        digest = blake2b(token.encode("latin-1"), digest_size=32, key=self._pepper).digest()
+        digest = self._digest(token)
         caller = self._known.get(digest)
         if caller is None:
-            caller = await self._look_up_once(token, digest, address)
-        else:
-            self._known.move_to_end(digest)
+            return None
+        self._known.move_to_end(digest)
+        return self._usable(caller, address)
+
+    async def caller(self, token: str | None, address: str) -> Caller:
+        """Like `known_caller`, for any key. Raises RateLimited too, and Unavailable when the store is away."""
+        caller = self.known_caller(token, address)
+        if caller is None and token:
+            caller = self._usable(await self._look_up_once(token, self._digest(token), address), address)
+        if caller is None:
+            raise _refused()
+        return caller
+
+    def _digest(self, token: str) -> bytes:
+        keyed = self._keyed.copy()
+        keyed.update(token.encode("latin-1"))
+        return keyed.digest()
+
+    def _usable(self, caller: Caller, address: str) -> Caller:
         if not caller.key.usable_at(self._clock.now_ms()) or caller.project.archived_ms is not None:
             raise _refused()
         if caller.key.networks and not allowed(address, caller.key.networks):

@@ -33,6 +33,10 @@ class Channel(Protocol):
         """
         ...
 
+    def body_at_hand(self) -> bytes | None:
+        """The body, when all of it came in one piece and nothing of it was taken; else None, and `part` gives it."""
+        ...
+
     @property
     def gone(self) -> bool:
         """Whether the caller has hung up."""

@@ -17,12 +17,13 @@ from llmaas.web.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
 from llmaas.web.auth import Authenticator
 from llmaas.web.channel import Channel
 from llmaas.web.cors import Cors
-from llmaas.web.requests import Request
+from llmaas.web.requests import Request, open_request
 from llmaas.web.responses import respond
-from llmaas.web.routes import RouteTable
+from llmaas.web.routes import Route, RouteTable
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.web")
 
+_PREFLIGHT = Route("GET", "*", "public", lambda request, _caller: respond(request, 204, [], b""))
 RenderError = Callable[[LlmaasError], tuple[int, list[tuple[bytes, bytes]], bytes]]
 
 
@@ -49,6 +50,7 @@ class Gateway:
         self._ids = ids
         self._clock = clock
         self._access_log = access_log
+        self._console = Route("GET", "/", "public", self._answer_by_console)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry, for servers other than ours."""
@@ -63,11 +65,23 @@ class Gateway:
     async def answer(self, channel: Channel) -> None:
         """Answer one request."""
         clock = self._clock
-        request = Request(channel, uuid=self._ids.uuid7(), started_ms=clock.now_ms(), started_s=clock.monotonic_s())
+        request = open_request(channel, self._ids.uuid7(), clock.now_ms(), clock.monotonic_s())
         if b"origin" in request.headers:
             request.more_headers = self._cors.headers(request)
         try:
-            await (await self._answering(request))
+            request.check()
+            route = self.routes.at(request.method, request.path)
+            if route is None:
+                route = self._route_elsewhere(request)
+            request.id_prefix = route.id_prefix
+            caller: Caller | None = None
+            if route.access != "public":
+                token = request.bearer()
+                caller = self._authenticator.known_caller(token, channel.address)
+                if caller is None:
+                    caller = await self._authenticator.caller(token, channel.address)
+                caller.require(route.access)
+            await route.handler(request, caller)
         except LlmaasError as error:
             await self._fail(request, error)
         except Exception:  # noqa: BLE001 - the server's edge: a defect must still end as an answer
@@ -84,26 +98,21 @@ class Gateway:
                 request_id=request.request_id,
             )
 
-    async def _answering(self, request: Request) -> Awaitable[None]:
-        """What answers the request, for the caller to await: a frame less between the two while it waits."""
-        request.check()
-        route = self.routes.at(request.method, request.path)
-        if route is None:
-            if self._admin is not None and self._is_for_console(request.path):
-                if "//" in request.path:
-                    # Its router would take several slashes for one, and find another address than the rules were chosen by.
-                    raise UnknownPath("There is nothing at this address.")
-                return run_asgi(self._admin, request.channel, request.head(0, ()))
-            if request.method == "OPTIONS":
-                request.more_headers = self._cors.preflight(request)
-                return respond(request, 204, [], b"")
-            route = self.routes.find(request)
-        request.id_prefix = route.id_prefix
-        caller: Caller | None = None
-        if route.access != "public":
-            caller = await self._authenticator.caller(request.bearer, request.address)
-            caller.require(route.access)
-        return route.handler(request, caller)
+    def _route_elsewhere(self, request: Request) -> Route:
+        """For what is not exactly in the table."""
+        if self._admin is not None and self._is_for_console(request.path):
+            if "//" in request.path:
+                # Its router would take several slashes for one, and find another address than the rules were chosen by.
+                raise UnknownPath("There is nothing at this address.")
+            return self._console
+        if request.method == "OPTIONS":
+            request.more_headers = self._cors.preflight(request)
+            return _PREFLIGHT
+        return self.routes.find(request)
+
+    def _answer_by_console(self, request: Request, _caller: Caller | None) -> Awaitable[None]:
+        assert self._admin is not None  # noqa: S101 - or nothing leads here
+        return run_asgi(self._admin, request.channel, request.head(0, ()))
 
     def _is_for_console(self, path: str) -> bool:
         """Everything but the API for programs and what is in the table."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec import Struct
+
 from llmaas.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from llmaas.web.channel import Channel, Header
 
@@ -16,41 +18,26 @@ _MANY_PARTS = 4096
 _SMALL_PART_BYTES = 64
 
 
-class Request:
+class Request(Struct, eq=False):
     """One request. `uuid` is ours; `request_id` is the caller's own when it is sane, else `uuid`.
 
     `status`: of the answer, 0 until its head is sent. `id_prefix`: what the answer's id has before the `uuid`.
     """
 
-    __slots__ = (
-        "channel",
-        "headers",
-        "id_prefix",
-        "method",
-        "more_headers",
-        "path",
-        "path_rest",
-        "request_id",
-        "started_ms",
-        "started_s",
-        "status",
-        "uuid",
-    )
+    channel: Channel
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    uuid: str
+    request_id: str
+    started_ms: int
+    started_s: float
+    path_rest: str = ""
+    id_prefix: str = "req-"
+    status: int = 0
+    more_headers: list[Header] = []
 
-    def __init__(self, channel: Channel, *, uuid: str, started_ms: int, started_s: float) -> None:
-        self.channel = channel
-        self.method = channel.method
-        self.path = channel.path
-        self.path_rest = ""
-        self.headers = headers = dict(channel.raw_headers)
-        self.uuid = uuid
-        own = headers.get(b"x-request-id")
-        self.request_id = own.decode("ascii") if own is not None and _is_sane(own) else uuid
-        self.id_prefix = "req-"
-        self.status = 0
-        self.more_headers: list[Header] = []
-        self.started_ms = started_ms
-        self.started_s = started_s
+    __repr__ = object.__repr__  # never its headers
 
     def head(self, status: int, headers: Sequence[Header]) -> list[Header]:
         """The headers of the answer, with what every answer carries: `id`, `x-request-id`, cross-origin headers."""
@@ -79,11 +66,6 @@ class Request:
         if not self.headers.get(b"host") and self.channel.version == "1.1":
             raise InvalidRequest("The header 'host' is missing.")
 
-    @property
-    def address(self) -> str:
-        return self.channel.address
-
-    @property
     def bearer(self) -> str | None:
         """The token of `Authorization: Bearer`, the scheme in any case."""
         value = self.headers.get(b"authorization")
@@ -98,12 +80,7 @@ class Request:
         """The body of a JSON request. Type and announced size are judged before a byte is read, so that a caller who
         waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest.
         """
-        kind = self.headers.get(b"content-type", b"")
-        if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
-            raise UnsupportedMediaType("The content type of requests must be 'application/json'.")
-        encoding = self.headers.get(b"content-encoding")
-        if encoding is not None and encoding.lower() not in (b"identity", b""):
-            raise UnsupportedMediaType("Compressed requests are not supported.")
+        self._check_media_type()
         length = self.headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() else -1
         if announced > limit_bytes:
@@ -115,9 +92,21 @@ class Request:
             return b""
         if len(first) > limit_bytes:
             raise _too_large(limit_bytes)
-        if announced == len(first):
-            return first  # all of it: asking the server once more would only cost
         return await self._rest_of_body(first, limit_bytes)
+
+    def json_body_at_hand(self, limit_bytes: int) -> bytes | None:
+        """The same without waiting, when it came in one piece, as most do; None: use `json_body`. Raises UnsupportedMediaType."""
+        self._check_media_type()
+        body = self.channel.body_at_hand()
+        return None if body is None or len(body) > limit_bytes else body
+
+    def _check_media_type(self) -> None:
+        kind = self.headers.get(b"content-type", b"")
+        if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
+            raise UnsupportedMediaType("The content type of requests must be 'application/json'.")
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is not None and encoding.lower() not in (b"identity", b""):
+            raise UnsupportedMediaType("Compressed requests are not supported.")
 
     async def _skip_body(self) -> None:
         """A caller who is cut off while sending sees a broken connection instead of our answer."""
@@ -138,6 +127,14 @@ class Request:
             if size > limit_bytes:
                 raise _too_large(limit_bytes)
             parts.append(part)
+
+
+def open_request(channel: Channel, uuid: str, started_ms: int, started_s: float) -> Request:
+    """The request that came on a channel."""
+    headers = dict(channel.raw_headers)
+    own = headers.get(b"x-request-id")
+    request_id = own.decode("ascii") if own is not None and _is_sane(own) else uuid
+    return Request(channel, channel.method, channel.path, headers, uuid, request_id, started_ms, started_s)
 
 
 def _is_sane(value: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from llmaas.web.channel import Header
 from llmaas.web.requests import Request
@@ -10,6 +10,6 @@ from llmaas.web.requests import Request
 JSON = (b"content-type", b"application/json")
 
 
-async def respond(request: Request, status: int, headers: Sequence[Header], body: bytes) -> None:
+def respond(request: Request, status: int, headers: Sequence[Header], body: bytes) -> Awaitable[None]:
     """Send a whole answer; a HEAD gets the same head without the body."""
-    await request.channel.whole(status, request.head(status, headers), body)
+    return request.channel.whole(status, request.head(status, headers), body)

@@ -199,11 +199,7 @@ class HttpConnection(asyncio.Protocol):
         said = b",".join(value for name, value in headers if name == b"x-forwarded-for")
         return self.server.proxies.caller(self.address, said.decode("latin-1"))
 
-    # The parser calls the next six, in this order.
-
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers = []
+    # The parser calls the next five, in this order.
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -232,9 +228,12 @@ class HttpConnection(asyncio.Protocol):
         self._receiving.feed(data)
 
     def on_message_complete(self) -> None:
-        if self._receiving is not None:
-            self._receiving.feed_end()
+        if self._receiving is None:
+            return  # a head that is declined and read again
+        self._receiving.feed_end()
         self._receiving = None
+        self._url = b""
+        self._headers = []  # those of the next message; a trailer of this one may have added to them
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """We speak nothing else, so the request is read again as one that asks for nothing else (RFC 9110, 7.8). Some
@@ -246,6 +245,7 @@ class HttpConnection(asyncio.Protocol):
             return
         kept = [b"%b: %b\r\n" % (n, v) for n, v in self._headers if n not in (b"upgrade", b"connection")]
         target, self._parser = self._url, httptools.HttpRequestParser(self)
+        self._url, self._headers = b"", []
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, b"".join(kept), rest))
 
     def check_deadline(self, now_s: float) -> None:
@@ -417,6 +417,9 @@ class HttpChannel:
         self._parts.clear()
         return data
 
+    def body_at_hand(self) -> bytes | None:
+        return self._parts.pop() if self.complete and len(self._parts) == 1 else None
+
     async def _wait(self) -> None:
         connection = self._connection
         if self.received == 0 and any(name == b"expect" for name, _ in self.raw_headers):
@@ -456,7 +459,7 @@ class HttpChannel:
             return True
         connection = self._connection
         if data and self.method != "HEAD":
-            connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            connection.transport.write(b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if self._chunked else data)
         return not connection.write_paused
 
     async def ready(self) -> None:
@@ -507,9 +510,15 @@ class HttpChannel:
     def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
         if not self.complete or (self.version == "1.0" and framing == b""):
             self.keep_alive = False
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        close = b"" if self.keep_alive and not self._connection.server.stopping else b"connection: close\r\n"
-        return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], lines, self._connection.server.date, framing, close)
+        server = self._connection.server
+        lines = [_STATUS_LINES[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (server.date, framing)
+        if not self.keep_alive or server.stopping:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
 
 def _too_slow(size: int, waited_s: float) -> bool:
@@ -529,8 +538,9 @@ def _split_target(target: bytes) -> tuple[str, bytes]:
         elif target != b"*":
             raise _MalformedError
     path, _, query = target.partition(b"?")
-    path = path.partition(b"#")[0]
-    if path.find(b"%") >= 0:
+    if b"#" in path:
+        path = path.partition(b"#")[0]
+    if b"%" in path:
         path = unquote_to_bytes(path)
     try:
         return path.decode("utf-8"), query

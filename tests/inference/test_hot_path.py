@@ -1,28 +1,37 @@
-"""Work, not time: what a request costs in SQL statements and transactions once its key is known."""
+"""Work, not time: what a request costs in steps of Python, SQL statements and transactions once its key is known."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sqlite3
+import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+import llmaas
 from llmaas import settings
 from llmaas.app import GatewayWorker
 from llmaas.installation import Installation
 from llmaas.web.asgi import Message
+from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat
 from tests.gateway import fleet_of
 from tests.storage.test_ledger import commits
 
 REQUESTS = 60
+WARM_UP = 20
+STEPS_OF_A_REQUEST = 5_000
+STEPS_OF_AN_EVENT = 560
+"""Bytecodes of ours in the thread of the event loop, without our HTTP server: some 5 % above what was counted."""
 _BY_TIME = {"duties", "follow_changes", "heartbeat"}
 """Tasks of a worker that look at the database now and then, however many requests there are."""
 
@@ -30,8 +39,9 @@ _BY_TIME = {"duties", "follow_changes", "heartbeat"}
 class Worker:
     """A worker in this process, spoken to by ASGI, and each statement of the control plane that it makes."""
 
-    def __init__(self, worker: GatewayWorker, path: Path, key: str) -> None:
+    def __init__(self, worker: GatewayWorker, path: Path, key: str, upstream: FakeUpstream) -> None:
         self.path = path
+        self.upstream = upstream
         self._worker = worker
         self._key = key
         self.statements: Counter[str] = Counter()
@@ -93,7 +103,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         key, _ = await installation.create_key(project_id="default", name="test")
         running = GatewayWorker(installation)
         await running.start()
-        counted = Worker(running, loaded.settings.database_path, key)
+        counted = Worker(running, loaded.settings.database_path, key, upstream)
         yield counted
         counted.forget()
         await running.stop()
@@ -125,3 +135,50 @@ async def test_requests_in_flight_share_transactions(worker: Worker) -> None:
     assert reader.execute("SELECT count(*) FROM usage").fetchone() == (REQUESTS + 1,)
     assert commits(worker.path) - before <= REQUESTS // 2
     reader.close()
+
+
+class Steps:
+    """Bytecodes of the package that ran, by function."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+
+    def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "call":
+            if not frame.f_code.co_filename.startswith(str(Path(llmaas.__file__).parent)):
+                return None
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        elif event == "opcode":
+            self.of[frame.f_code.co_qualname] += 1
+        return self.trace
+
+
+@contextmanager
+def counted_steps() -> Iterator[Steps]:
+    steps, before = Steps(), sys.gettrace()
+    sys.settrace(steps.trace)
+    try:
+        yield steps
+    finally:
+        sys.settrace(before)
+
+
+async def test_a_request_takes_few_steps(worker: Worker) -> None:
+    for _ in range(WARM_UP):
+        await worker.post(chat("m"))
+    with counted_steps() as steps:
+        for _ in range(REQUESTS):
+            await worker.post(chat("m"))
+    assert steps.of.total() / REQUESTS < STEPS_OF_A_REQUEST, steps.of.most_common(20)
+
+
+async def test_an_event_of_a_stream_takes_few_steps(worker: Worker) -> None:
+    async def steps_of(tokens: int) -> int:
+        worker.upstream.script(Behaviour(tokens=tokens))
+        with counted_steps() as steps:
+            await worker.post(chat("m", stream=True))
+        return steps.of.total()
+
+    await steps_of(10)
+    short, long = await steps_of(10), await steps_of(110)
+    assert (long - short) / 100 < STEPS_OF_AN_EVENT

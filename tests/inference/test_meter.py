@@ -15,6 +15,7 @@ from llmaas.errors import EngineFailed
 from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
+from llmaas.protocol.pieces import Pieces
 from llmaas.protocol.usage import Reported
 
 PROMPT_BYTES = 100
@@ -25,7 +26,7 @@ NUMBERS = st.one_of(
 
 def meter(*, bound: int | None = 20, whole: bool = False) -> Meter:
     bounds = Bounds(PROMPT_BYTES, PROMPT_BYTES + 512, bound, 4096 if bound is None else bound, 1)
-    return Meter(bounds=bounds, split_thinking=False, whole=whole)
+    return Meter(bounds, Pieces(1, split_thinking=False), whole)
 
 
 def answer(**fields: Any) -> EngineAnswer:

@@ -72,7 +72,7 @@ def test_tool_calls_become_regular(chunks: list[dict[str, Any]]) -> None:
     pieces, seen = fed(*chunks, END)
     assert calls_of(pieces) == WHOLE
     assert pieces[-1] == Piece(0, finish="tool_calls")
-    assert seen.finish_reason == "tool_calls"
+    assert seen.finish_reason() == "tool_calls"
 
 
 def test_calls_without_ids_get_some() -> None:

@@ -98,6 +98,19 @@ async def test_an_offered_upgrade_is_passed_over() -> None:
         assert (await raw.response()).status == 200
 
 
+async def test_A05_a_trailer_is_no_header_of_the_next_request() -> None:
+    async def name_headers(channel: Channel) -> None:
+        while await channel.part() is not None:
+            pass
+        await channel.whole(200, [], b",".join(name for name, _ in channel.raw_headers))
+
+    chunked = b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-evil: 1\r\n\r\n"
+    async with serving(name_headers) as running, await running.open() as raw:
+        await raw.send(chunked + GET)
+        await raw.response()
+        assert (await raw.response()).body == b"host"
+
+
 async def test_a_body_is_asked_for_when_it_is_wanted() -> None:
     async with serving() as running, await running.open() as raw:
         await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
