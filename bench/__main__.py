@@ -1,8 +1,11 @@
-"""CPU of the gateway for a plain request, a burst stream and an event of a paced stream, beside the floor in the same run.
+"""CPU of the gateway for a plain request, a burst stream and an event of a paced stream, beside others in the same run.
 
-usage: scripts/bench [--rig DIR] [--seconds N]
+usage: scripts/bench [--rig DIR] [--seconds N] [--peer 'NAME=COMMAND'] …
 Needs `wrk` and two cores: the gateway on core 1, load and mock upstreams on core 0. `--rig` is the folder of the measuring tool
-(`cost.py`, `mock_upstream.py`).
+(`cost.py`, `mock_upstream.py`). Beside it in any case: the least relay on our own parts (`bench/floor.py`), and nginx as a proxy
+where it is on PATH. COMMAND starts another gateway, with `{port}` and `{upstream}` for where it has to listen and to ask:
+    --peer 'vllm-router=vllm-router --port {port} --worker-urls http://127.0.0.1:{upstream}'
+Machines differ by more than what is measured, and so does one machine from minute to minute: only ratios of one run mean anything.
 """
 
 from __future__ import annotations
@@ -11,14 +14,17 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +42,8 @@ KINDS = ("plain_us", "burst_us", "paced_event_us")
 @contextmanager
 def running(command: Sequence[str], core: int, environment: dict[str, str]) -> Iterator[int]:
     """A program pinned to a core; its process id."""
-    process = subprocess.Popen(["taskset", "-c", str(core), *command], env=environment, stderr=subprocess.DEVNULL)
+    pinned = ["taskset", "-c", str(core), *command]
+    process = subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process.pid
     finally:
@@ -85,12 +92,57 @@ def measure(rig: Path, name: str, pid: int, port: int, key: str, *, paced: bool,
     return row
 
 
+def peers(given: Sequence[str], folder: Path) -> dict[str, Callable[[int, int], list[str]]]:
+    """By name, what starts it on a port for an upstream's port."""
+    found: dict[str, Callable[[int, int], list[str]]] = {
+        "floor": lambda port, upstream: [sys.executable, "-m", "bench.floor", str(port), str(upstream)]
+    }
+    if shutil.which("nginx"):
+        found["nginx"] = lambda port, upstream: [
+            "nginx",
+            "-c",
+            str(nginx_file(folder / f"nginx-{port}", port, upstream)),
+        ]
+    for peer in given:
+        name, _, command = peer.partition("=")
+        found[name] = partial(peer_command, command)
+    return found
+
+
+def peer_command(template: str, port: int, upstream: int) -> list[str]:
+    return shlex.split(template.format(port=port, upstream=upstream))
+
+
+def nginx_file(folder: Path, port: int, upstream: int) -> Path:
+    """The configuration of one that only passes on, on kept connections and without waiting for more to send."""
+    folder.mkdir()
+    temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
+    file = folder / "nginx.conf"
+    file.write_text(
+        f"""daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; client_body_temp_path {folder}/body; {temporary}
+    upstream engine {{ server 127.0.0.1:{upstream}; keepalive 256; }}
+    server {{
+        listen 127.0.0.1:{port}; keepalive_requests 100000000;
+        location / {{
+            proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+        }}
+    }}
+}}
+"""
+    )
+    return file
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--rig", type=Path, default=ROOT.parent / "shared" / "rig")
     parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     given = parser.parse_args()
-    burst, paced, floor, floor_paced, port = (free_port() for _ in range(5))
+    burst, paced, port = (free_port() for _ in range(3))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder) / "data"
         key = asyncio.run(prepare(data_dir, burst, paced))
@@ -100,30 +152,29 @@ def main() -> None:
             "LLMAAS_DATA_DIR": str(data_dir),
             "LLMAAS_PORT": str(port),
         }
+
+        def start(command: Sequence[str], core: int, at: int) -> int:
+            pid = stack.enter_context(running(command, core, environment))
+            wait_for(at)
+            return pid
+
         mock = [sys.executable, str(given.rig / "mock_upstream.py")]
-        stack.enter_context(running([*mock, str(burst)], 0, environment))
-        stack.enter_context(running([*mock, str(paced), "50", "0.02"], 0, environment))
-        floor_pid = stack.enter_context(
-            running([sys.executable, "-m", "bench.floor", str(floor), str(burst)], 1, environment)
-        )
-        paced_pid = stack.enter_context(
-            running([sys.executable, "-m", "bench.floor", str(floor_paced), str(paced)], 1, environment)
-        )
-        gateway = stack.enter_context(running([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, environment))
-        for open_port in (burst, paced, floor, floor_paced, port):
-            wait_for(open_port)
-        base = measure(given.rig, "floor", floor_pid, floor, key, paced=False, seconds=given.seconds)
-        base |= {
-            name: value
-            for name, value in measure(
-                given.rig, "floor", paced_pid, floor_paced, key, paced=True, seconds=given.seconds
-            ).items()
-            if name.startswith("paced")
-        }
-        row = measure(given.rig, "llmaas", gateway, port, key, paced=True, seconds=given.seconds)
-    print(json.dumps(base))
-    print(json.dumps(row))
-    print(json.dumps({f"{kind} of floor": round(row[kind] / base[kind], 2) for kind in KINDS}))
+        start([*mock, str(burst)], 0, burst)
+        start([*mock, str(paced), "50", "0.02"], 0, paced)
+        rows = []
+        for name, command in peers(given.peer, Path(folder)).items():
+            # Others route by model from one address, or have one upstream; so each kind of load has a process of its own.
+            ports = free_port(), free_port()
+            pids = [start(command(at, upstream), 1, at) for at, upstream in zip(ports, (burst, paced), strict=True)]
+            row = measure(given.rig, name, pids[0], ports[0], key, paced=False, seconds=given.seconds)
+            slow = measure(given.rig, name, pids[1], ports[1], key, paced=True, seconds=given.seconds)
+            rows.append(row | {kind: value for kind, value in slow.items() if kind.startswith("paced")})
+        gateway = start([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, port)
+        ours = measure(given.rig, "llmaas", gateway, port, key, paced=True, seconds=given.seconds)
+    for row in (*rows, ours):
+        print(json.dumps(row))
+    for row in rows:
+        print(json.dumps({f"{kind} of {row['name']}": round(ours[kind] / row[kind], 2) for kind in KINDS}))
 
 
 def wait_for(port: int) -> None:
