@@ -214,6 +214,7 @@ class HttpTransport:
             connection.close()
         else:
             connection.idle_since_s = self.now_s
+            connection.kept = True
             idle.append(connection)
 
     def retry_fresh(self, origin: Origin, exchange: Exchange) -> None:
@@ -452,13 +453,13 @@ class _Connection(asyncio.Protocol):
     def __init__(self, pool: HttpTransport, origin: Origin) -> None:
         self.origin = origin
         self.idle_since_s = 0.0
+        self.kept = False  # whether it has waited in the pool, where its end may go unnoticed for a moment
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._body: list[bytes] = []
         self.on_body = self._body.append  # what the parser does with each part of a body
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
-        self._reused = False
         self._paused = False
         self._quiet = True
         self._status = 0
@@ -531,7 +532,7 @@ class _Connection(asyncio.Protocol):
         self._parser = None  # it knows us: a cycle
         if exchange is None or exchange.over:
             return
-        if self._reused and self._quiet:
+        if self.kept and self._quiet:
             exchange.detached()
             self._pool.retry_fresh(self.origin, exchange)
         elif not self._in_head and error is None and self._ends_with_connection():
@@ -572,7 +573,6 @@ class _Connection(asyncio.Protocol):
         keep = self._parser is not None and self._parser.should_keep_alive() and self.usable()
         exchange.completed(last)
         if keep:
-            self._reused = True
             if self._paused:
                 self.resume()
             self._pool.give_back(self)
