@@ -1,9 +1,10 @@
 """CPU of the gateway for a plain request, a burst stream and an event of a paced stream, beside others in the same run.
 
-usage: scripts/bench [--rig DIR] [--seconds N] [--peer 'NAME=COMMAND'] …
+usage: scripts/bench [--rig DIR] [--seconds N] [--rounds N] [--peer 'NAME=COMMAND'] …
 Needs `wrk` and two cores: the gateway on core 1, load and mock upstreams on core 0. `--rig` is the folder of the measuring tool
 (`cost.py`, `mock_upstream.py`). Beside it in any case: the least relay on our own parts (`bench/floor.py`), and nginx as a proxy
-where it is on PATH. COMMAND starts another gateway, with `{port}` and `{upstream}` for where it has to listen and to ask:
+where it is on PATH. COMMAND starts another gateway, with `{port}` and `{upstream}` for where it has to listen and to ask, and
+`{free}` for another free port:
     --peer 'vllm-router=vllm-router --port {port} --worker-urls http://127.0.0.1:{upstream}'
 Machines differ by more than what is measured, and so does one machine from minute to minute: only ratios of one run mean anything.
 """
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from llmaas import settings
@@ -110,7 +112,7 @@ def peers(given: Sequence[str], folder: Path) -> dict[str, Callable[[int, int], 
 
 
 def peer_command(template: str, port: int, upstream: int) -> list[str]:
-    return shlex.split(template.format(port=port, upstream=upstream))
+    return shlex.split(template.format(port=port, upstream=upstream, free=free_port()))
 
 
 def nginx_file(folder: Path, port: int, upstream: int) -> Path:
@@ -140,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--rig", type=Path, default=ROOT.parent / "shared" / "rig")
     parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3, help="in turn, so that all meet the same moods of the machine")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     given = parser.parse_args()
     burst, paced, port = (free_port() for _ in range(3))
@@ -161,20 +164,26 @@ def main() -> None:
         mock = [sys.executable, str(given.rig / "mock_upstream.py")]
         start([*mock, str(burst)], 0, burst)
         start([*mock, str(paced), "50", "0.02"], 0, paced)
-        rows = []
+        # Others route by model from one address, or have one upstream; so each kind of load has a process of its own.
+        running_ones: dict[str, list[tuple[int, int]]] = {}
         for name, command in peers(given.peer, Path(folder)).items():
-            # Others route by model from one address, or have one upstream; so each kind of load has a process of its own.
-            ports = free_port(), free_port()
-            pids = [start(command(at, upstream), 1, at) for at, upstream in zip(ports, (burst, paced), strict=True)]
-            row = measure(given.rig, name, pids[0], ports[0], key, paced=False, seconds=given.seconds)
-            slow = measure(given.rig, name, pids[1], ports[1], key, paced=True, seconds=given.seconds)
-            rows.append(row | {kind: value for kind, value in slow.items() if kind.startswith("paced")})
-        gateway = start([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, port)
-        ours = measure(given.rig, "llmaas", gateway, port, key, paced=True, seconds=given.seconds)
-    for row in (*rows, ours):
-        print(json.dumps(row))
-    for row in rows:
-        print(json.dumps({f"{kind} of {row['name']}": round(ours[kind] / row[kind], 2) for kind in KINDS}))
+            for upstream in (burst, paced):
+                at = free_port()
+                running_ones.setdefault(name, []).append((start(command(at, upstream), 1, at), at))
+        running_ones["llmaas"] = [(start([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, port), port)] * 2
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in running_ones}
+        for _ in range(given.rounds):
+            for name, ((pid, at), (paced_pid, paced_at)) in running_ones.items():
+                row = measure(given.rig, name, pid, at, key, paced=paced_pid == pid, seconds=given.seconds)
+                if paced_pid != pid:
+                    slow = measure(given.rig, name, paced_pid, paced_at, key, paced=True, seconds=given.seconds)
+                    row |= {kind: value for kind, value in slow.items() if kind.startswith("paced")}
+                found[name].append(row)
+    medians = {name: {kind: median(row[kind] for row in rows) for kind in KINDS} for name, rows in found.items()}
+    for name, rows in found.items():
+        print(name, json.dumps({kind: [row[kind] for row in rows] for kind in KINDS}))
+    for name, row in medians.items():
+        print(f"llmaas / {name}", json.dumps({kind: round(medians["llmaas"][kind] / row[kind], 2) for kind in KINDS}))
 
 
 def wait_for(port: int) -> None:

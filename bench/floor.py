@@ -43,7 +43,7 @@ async def main(port: int, upstream_port: int) -> None:
     server = HttpServer(Floor(upstream_port).answer)
     await server.start(listen("127.0.0.1", port))
     await stop.wait()
-    await server.stop()
+    await server.stop(1)
 
 
 if __name__ == "__main__":
