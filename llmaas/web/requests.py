@@ -95,10 +95,12 @@ class Request(Struct, eq=False):
         return await self._rest_of_body(first, limit_bytes)
 
     def json_body_at_hand(self, limit_bytes: int) -> bytes | None:
-        """The same without waiting, when it came in one piece, as most do; None: use `json_body`. Raises UnsupportedMediaType."""
+        """The same without waiting, when it came in one piece, as most do; None: use `json_body`."""
         self._check_media_type()
         body = self.channel.body_at_hand()
-        return None if body is None or len(body) > limit_bytes else body
+        if body is not None and len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        return body
 
     def _check_media_type(self) -> None:
         kind = self.headers.get(b"content-type", b"")

@@ -27,6 +27,8 @@ from llmaas.web.channel import Header
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 _MAX_BUFFERED_BYTES = 256 * 1024
+_MOST_FRAMING = 16
+"""A chunk of one byte takes six, and some write their lengths with leading zeros."""
 _HEAD_S = 30.0
 _IDLE_S = 75.0
 _GRACE_S = 30.0
@@ -126,6 +128,7 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
+        self._body_bytes = 0
         self._receiving: HttpChannel | None = None
         self._current: HttpChannel | None = None
         self._waiting: deque[HttpChannel] = deque()
@@ -167,6 +170,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._receiving is None:
             self._head_bytes += len(data)
+        else:
+            self._body_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -175,8 +180,12 @@ class HttpConnection(asyncio.Protocol):
         except (httptools.HttpParserError, _MalformedError):
             self._refuse(b"This is not a valid HTTP/1.1 request.")
             return
-        if self._receiving is None and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(b"The head of the request is too large.")
+        receiving = self._receiving
+        if receiving is None:
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(b"The head of the request is too large.")
+        elif self._body_bytes > _MAX_HEAD_BYTES + _MOST_FRAMING * receiving.received:
+            self._refuse(b"The body of the request is all framing.")
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -206,6 +215,8 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
+        if self._receiving is not None and len(self._headers) > _MAX_HEADERS:
+            raise _MalformedError  # a trailer
 
     def on_headers_complete(self) -> None:
         if len(self._headers) > _MAX_HEADERS:
@@ -214,7 +225,10 @@ class HttpConnection(asyncio.Protocol):
             return  # the parser stops behind this head
         path, query = _split_target(self._url)
         channel = HttpChannel(self, self._parser, path, query, self._headers)
+        self._url = b""
+        self._headers = []  # trailers, which are read and dropped (RFC 9110, 6.5.1), then the next head
         self._head_bytes = 0
+        self._body_bytes = 0
         self._since_s = self.server.now_s
         self._receiving = channel
         if self._current is None:
@@ -230,10 +244,11 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._receiving is None:
             return  # a head that is declined and read again
-        self._receiving.feed_end()
-        self._receiving = None
-        self._url = b""
-        self._headers = []  # those of the next message; a trailer of this one may have added to them
+        channel, self._receiving = self._receiving, None
+        channel.feed_end()
+        self._headers = []
+        if channel.held_back and not self._waiting:
+            self.transport.resume_reading()  # or neither another request nor a hang-up would be heard
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """We speak nothing else, so the request is read again as one that asks for nothing else (RFC 9110, 7.8). Some
@@ -366,6 +381,7 @@ class HttpChannel:
         "complete",
         "gone",
         "headers",
+        "held_back",
         "keep_alive",
         "method",
         "over",
@@ -396,6 +412,7 @@ class HttpChannel:
         self.complete = False
         self.over = False
         self.gone = False
+        self.held_back = False
         self.pieces = 0
         self.received = 0
         self._parts: list[bytes] = []
@@ -482,6 +499,7 @@ class HttpChannel:
         if self._waiter is not None:
             self._wake()
         elif self.received > _MAX_BUFFERED_BYTES:
+            self.held_back = True
             self._connection.transport.pause_reading()
 
     def feed_end(self) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import pytest
 
 from llmaas.domain.addresses import Proxies
-from llmaas.errors import InvalidRequest
+from llmaas.errors import BodyTooLarge, InvalidRequest
 from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
 from llmaas.web.channel import Channel
-from llmaas.web.server import HttpServer, listen
+from llmaas.web.requests import open_request
+from llmaas.web.server import HttpChannel, HttpServer, listen
 from tests.fakes.raw_http import Incomplete, RawConnection
+from tests.waiting import until
 
 GET = b"GET /x HTTP/1.1\r\nhost: h\r\n\r\n"
 
@@ -98,7 +100,7 @@ async def test_an_offered_upgrade_is_passed_over() -> None:
         assert (await raw.response()).status == 200
 
 
-async def test_A05_a_trailer_is_no_header_of_the_next_request() -> None:
+async def test_A05_trailers_are_no_headers_of_any_request() -> None:
     async def name_headers(channel: Channel) -> None:
         while await channel.part() is not None:
             pass
@@ -107,8 +109,54 @@ async def test_A05_a_trailer_is_no_header_of_the_next_request() -> None:
     chunked = b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-evil: 1\r\n\r\n"
     async with serving(name_headers) as running, await running.open() as raw:
         await raw.send(chunked + GET)
-        await raw.response()
+        assert (await raw.response()).body == b"host,transfer-encoding"
         assert (await raw.response()).body == b"host"
+
+
+@pytest.mark.parametrize("trailer", [b"x: y\r\n" * 200, b"x: " + b"y" * 600_000], ids=["many", "long"])
+async def test_A08_trailers_are_limited_as_heads_are(trailer: bytes) -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
+        await raw.send(trailer)
+        assert (await raw.response()).status == 400
+
+
+async def test_a_body_in_one_piece_keeps_to_the_limit_too() -> None:
+    async def take(channel: Channel) -> None:
+        request = open_request(channel, "id", 0, 0.0)
+        try:
+            body = request.json_body_at_hand(10) or await request.json_body(10)
+        except BodyTooLarge:
+            body = b"too large"
+        await channel.whole(200, [], body)
+
+    head = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with serving(take) as running:
+        for body, told in ((b"1234567890", b"1234567890"), (b"12345678901", b"too large")):
+            async with await running.open() as raw:
+                await raw.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+                assert (await raw.response()).body == told
+
+
+async def test_B05_a_large_body_that_waits_leaves_the_connection_open_for_more() -> None:
+    wanted = asyncio.Event()
+    seen: list[HttpChannel] = []
+
+    async def wait_first(channel: Channel) -> None:
+        assert isinstance(channel, HttpChannel)
+        seen.append(channel)
+        await wanted.wait()
+        await echo(channel)
+
+    async with serving(wait_first) as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 280000\r\n\r\n" + b"x" * 240_000)
+        await until(lambda: bool(seen) and seen[0].received == 240_000, "most of the body is there")
+        await raw.send(b"x" * 40_000)
+        await until(lambda: seen[0].received > 256 * 1024, "more is there than is kept")
+        wanted.set()
+        assert len((await raw.response()).body) == 280_000
+        await raw.send(GET)
+        assert (await raw.response()).status == 200
 
 
 async def test_a_body_is_asked_for_when_it_is_wanted() -> None:
