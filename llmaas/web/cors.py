@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from llmaas.web.requests import Request
 
-_EXPOSED = b"id, backend, x-request-id, retry-after, x-should-retry"
+_RATES = b", ".join(
+    b"x-ratelimit-%b-%b" % (a, b) for b in (b"requests", b"tokens") for a in (b"limit", b"remaining", b"reset")
+)
+_EXPOSED = b"id, backend, x-request-id, retry-after, x-should-retry, " + _RATES
 _MAX_AGE_S = b"600"
 
 

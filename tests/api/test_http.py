@@ -168,7 +168,7 @@ async def test_errors_and_streams_carry_cors_headers(service: Service) -> None:
         assert answer.header("access-control-allow-origin") == ORIGIN
         assert answer.header("vary") == "origin"
         exposed = (answer.header("access-control-expose-headers") or "").split(", ")
-        assert {"id", "backend", "x-request-id", "retry-after"} <= set(exposed)
+        assert {"id", "backend", "x-request-id", "retry-after", "x-ratelimit-reset-tokens"} <= set(exposed)
 
 
 @pytest.mark.parametrize("given", ["abc-123", "x" * 128, "trace/1:2;3"])
