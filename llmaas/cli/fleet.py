@@ -48,7 +48,8 @@ def apply(
         output.json_list({"action": c.action, "noun": c.noun, "id": c.id} for c in changes)
         return
     for change in changes:
-        print(_SIGNS[change.action], change.noun, change.id)
+        told = f": {', '.join(change.fields)}" if change.fields else ""
+        print(f"{_SIGNS[change.action]} {change.noun} {change.id}{told}")
     counts = {word: sum(c.action == action for c in changes) for action, word in _SUMMARY.items()}
     told = ", ".join(f"{count} {word}" for word, count in counts.items()) if changes else "nothing to change"
     output.note(f"{told}{' (dry run: nothing was changed)' if dry_run and changes else ''}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol, TypeVar
 
 from llmaas.domain.audit import Actor
@@ -88,9 +88,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Change:
+    """`fields`: which of its fields are others after a change."""
+
     action: Literal["add", "change", "remove"]
     noun: Noun
     id: str
+    fields: tuple[str, ...] = field(default=(), compare=False)
 
 
 class FleetStore(Protocol):
@@ -141,7 +144,9 @@ def changes(old: Fleet, new: Fleet) -> list[Change]:
             if thing.id not in before:
                 out.append(Change("add", noun, thing.id))
             elif before[thing.id] != thing:
-                out.append(Change("change", noun, thing.id))
+                was = before[thing.id]
+                names = [f.name for f in fields(thing) if getattr(was, f.name) != getattr(thing, f.name)]
+                out.append(Change("change", noun, thing.id, tuple(names)))
     for noun in reversed(NOUNS):
         kept = {thing.id for thing in new.of(noun)}
         out += [Change("remove", noun, thing.id) for thing in old.of(noun) if thing.id not in kept]

@@ -257,5 +257,5 @@ def test_a_change_of_price_is_a_new_version(llmaas: Cli) -> None:
     llmaas.good("apply", "-", stdin=text)
     assert llmaas.good("apply", "-", stdin=text).err == "nothing to change\n"
     changed = llmaas.good("apply", "-", stdin=text.replace("1.80", "1.90"))
-    assert changed.out == "~ model m\n"
+    assert changed.out == "~ model m: price\n"
     assert llmaas.good("models", "show", "m", "--json").json["price"]["cached_input"] == "1.90"
