@@ -255,6 +255,8 @@ async def _find(installation: Installation, key_id: str) -> Key:
 def _limits(present: Limits, counts: Mapping[str, int | None], budget: str | None, period: Period) -> Limits:
     """The present limits with those that are given over them."""
     given: dict[str, Any] = {limit: count for limit, count in counts.items() if count is not None}
+    if budget is None and period != "total":
+        raise typer.BadParameter("says nothing without --budget", param_hint="--budget-period")
     if budget is not None:
         try:
             given[_BUDGETS[period]] = parse_amount(budget)

@@ -196,6 +196,11 @@ def test_a_rotated_key_goes_on_for_the_overlap(llmaas: Cli) -> None:
     assert llmaas("keys", "rotate", "nobody").errors == ["There is no key `nobody`."]
 
 
+def test_a_period_without_a_budget_is_no_limit(llmaas: Cli) -> None:
+    ran = llmaas("keys", "create", "--name", "k", "--budget-period", "day")
+    assert (ran.code, llmaas.good("keys", "list", "--json").json) == (2, [])
+
+
 def test_two_commands_at_once_on_an_empty_data_directory(start: Start, data_dir: Path) -> None:
     running = [start("keys", "create", "--name", f"k{n}", "--json") for n in range(2)]
     made = [finish(process) for process in running]
