@@ -312,6 +312,11 @@ class GatewayWorker:
     async def stop(self) -> None:
         """Take no new work, wait for what is under way within the drain limit, make all rows durable, let go of everything."""
         self.service.draining = True
+        if self.service.in_flight:
+            within_s = self._installation.settings.drain_timeout_s
+            _log.info(
+                "draining", in_flight=self.service.in_flight, within_s=within_s, hint="stop again to end them at once"
+            )
         try:
             await asyncio.wait_for(self.service.drained(), self._installation.settings.drain_timeout_s)
         except TimeoutError:
