@@ -27,6 +27,9 @@ from llmaas.web.channel import Header
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 _MAX_BUFFERED_BYTES = 256 * 1024
+_MAX_WAITING_BYTES = 32 * 1024
+_MOST_WAITING = 8
+"""Requests that may wait for the one before them while reading goes on: a hang-up is heard by reading only."""
 _MOST_FRAMING = 16
 """A chunk of one byte takes six, and some write their lengths with leading zeros."""
 _HEAD_S = 30.0
@@ -112,7 +115,7 @@ class HttpServer:
 
 
 class HttpConnection(asyncio.Protocol):
-    """Requests of a connection run one after the other; what comes meanwhile waits in `_waiting`, and reading with it."""
+    """Requests of a connection run one after the other; what comes meanwhile waits in `_waiting`, and then reading with it."""
 
     def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
         self.server = server
@@ -142,6 +145,10 @@ class HttpConnection(asyncio.Protocol):
     def heard(self) -> bool:
         """Whether a request, or a part of one, has come since the last answer."""
         return self._head_bytes > 0 or self._current is not None
+
+    def answers(self, channel: HttpChannel) -> bool:
+        """Whether that request's turn has come."""
+        return self._current is channel
 
     @property
     def busy(self) -> bool:
@@ -235,7 +242,8 @@ class HttpConnection(asyncio.Protocol):
             self._run(channel)
         else:
             self._waiting.append(channel)
-            self.transport.pause_reading()
+            if len(self._waiting) >= _MOST_WAITING:
+                self.transport.pause_reading()
 
     def on_body(self, data: bytes) -> None:
         assert self._receiving is not None  # noqa: S101 - the head came first
@@ -498,7 +506,7 @@ class HttpChannel:
         self.received += len(data)
         if self._waiter is not None:
             self._wake()
-        elif self.received > _MAX_BUFFERED_BYTES:
+        elif self.received > (_MAX_BUFFERED_BYTES if self._connection.answers(self) else _MAX_WAITING_BYTES):
             self.held_back = True
             self._connection.transport.pause_reading()
 

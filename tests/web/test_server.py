@@ -121,6 +121,21 @@ async def test_A08_trailers_are_limited_as_heads_are(trailer: bytes) -> None:
         assert (await raw.response()).status == 400
 
 
+async def test_B05_a_hang_up_is_heard_behind_a_request_that_waits() -> None:
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def wait(channel: Channel) -> None:
+        channel.on_gone(gone.set)
+        begun.set()
+        await gone.wait()
+
+    async with serving(wait) as running:
+        async with await running.open() as raw:
+            await raw.send(GET + GET)
+            await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 5)
+
+
 async def test_a_body_in_one_piece_keeps_to_the_limit_too() -> None:
     async def take(channel: Channel) -> None:
         request = open_request(channel, "id", 0, 0.0)
