@@ -182,8 +182,9 @@ def main() -> None:
     medians = {name: {kind: median(row[kind] for row in rows) for kind in KINDS} for name, rows in found.items()}
     for name, rows in found.items():
         print(name, json.dumps({kind: [row[kind] for row in rows] for kind in KINDS}))
+    ours = medians.pop("llmaas")
     for name, row in medians.items():
-        print(f"llmaas / {name}", json.dumps({kind: round(medians["llmaas"][kind] / row[kind], 2) for kind in KINDS}))
+        print(f"llmaas / {name}", json.dumps({kind: round(ours[kind] / row[kind], 2) for kind in KINDS}))
 
 
 def wait_for(port: int) -> None:
