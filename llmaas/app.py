@@ -70,7 +70,6 @@ from llmaas.web.server import HttpServer, listen
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
-_GC_THRESHOLD = 50_000
 _NEVER = -1
 """A revision that no database has."""
 _LOOK_AGAIN_S = 5.0
@@ -100,10 +99,9 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
         server = HttpServer(surface.answer, Proxies(settings.trusted_proxies))
         await server.start(listen(address, door))
         servers.append(server)
-    # What lives as long as the process need not be looked at again, and requests leave few cycles behind.
+    # What lives as long as the process need not be looked at again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 50)
     if ready_fd is not None:
         os.write(ready_fd, b"1")
         os.close(ready_fd)

@@ -20,6 +20,7 @@ from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.engine.probe import free_port
 from llmaas.installation import Installation
 from tests.fakes.raw_http import RawConnection, RawResponse
+from tests.schema import write_schema
 
 ROOT = Path(__file__).parents[1]
 STARTUP_S = 30.0
@@ -48,6 +49,8 @@ class GatewayProcess:
     async def installation(self) -> Installation:
         """The same data directory, opened by the test as another process would."""
         if self._installation is None:
+            if not (self.data_dir / "llmaas.db").exists():
+                write_schema(self.data_dir / "llmaas.db")
             loaded = settings.load({"data_dir": str(self.data_dir)}, {})
             self._installation = await Installation(loaded.settings).open()
         return self._installation

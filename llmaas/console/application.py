@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -66,14 +67,18 @@ def build_litestar(services: Services) -> Litestar:
     """The same without what every answer carries: the table of routes."""
     surroundings = make_surroundings(frozenset(path for route in PAGES for path in route.paths))
     dependencies = _dependencies(services, surroundings)
-    described = describe(dependencies)
-    document = msgspec.json.encode(described)
-    reference = Reference(services.api_document, described)
-    dependencies["reference"] = Provide(lambda: reference, sync_to_thread=False)
+    described = cache(lambda: describe(dependencies))
 
-    @get("/api/openapi.json", opt={"permission": PUBLIC}, media_type=MediaType.JSON, sync_to_thread=False)
+    @cache
+    def reference() -> Reference:
+        return Reference(services.api_document, described())
+
+    # The document takes half a second, so it is made when somebody asks, and not where requests pass.
+    dependencies["reference"] = Provide(reference, sync_to_thread=True)
+
+    @get("/api/openapi.json", opt={"permission": PUBLIC}, media_type=MediaType.JSON, sync_to_thread=True)
     def openapi() -> bytes:
-        return document
+        return msgspec.json.encode(described())
 
     def fail(request: Request[Any, Any, Any], exception: Exception) -> Response[Any]:
         return _render(request, exception, services, surroundings)

@@ -43,10 +43,8 @@ def llmaas(fresh: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monk
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """For programs: none of our settings. Compiled modules are kept, if need be apart, or each start takes seconds."""
+    """For programs: none of our settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMAAS_")}
-    if kept.pop("PYTHONDONTWRITEBYTECODE", ""):
-        kept.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / ".cache" / "compiled"))
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "TERM": "xterm"}
 
 

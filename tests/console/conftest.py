@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from llmaas.clock import ManualClock
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
 from tests.console.browser import chromium, console  # noqa: F401 - fixtures
 from tests.console.lab import Lab, make_lab
 from tests.console.site import Admin, Browser, SignedIn, Site, make_services
+from tests.schema import write_schema
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def site() -> Site:
 
 @pytest.fixture
 async def admin(tmp_path: Path, site: Site) -> AsyncIterator[Admin]:
-    prepare(tmp_path / "llmaas.db")
+    write_schema(tmp_path / "llmaas.db")
     database = Database(tmp_path / "llmaas.db")
     clock = ManualClock()
     made = Admin(site, make_services(database, clock), clock, database)

@@ -9,7 +9,5 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def engine_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the built-in engine inherits: where our code is, and compiled modules, without which each start takes a second."""
+    """What the built-in engine inherits: where our code is."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(ROOT / ".cache" / "compiled"))

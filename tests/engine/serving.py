@@ -17,10 +17,9 @@ DEADLINE_S = 20.0
 
 
 def environment() -> dict[str, str]:
-    """Without our settings, with our code, and with compiled modules, without which a start takes seconds."""
+    """Without our settings, with our code."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMAAS_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(ROOT / ".cache" / "compiled")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 def write_models(data_dir: Path, **models: tuple[Path, str]) -> None:

@@ -28,10 +28,11 @@ from llmaas.notices.webhooks import Webhooks
 from llmaas.settings import Secret
 from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.credit import SqlCreditStore
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
 from llmaas.storage.projects import SqlProjectStore
 from tests.fakes.smtp import FakeSmtp
 from tests.fakes.webhook import FakeReceiver
+from tests.schema import write_schema
 
 NOW_MS = 1_793_620_800_000
 PEPPER = b"p" * 32
@@ -68,7 +69,7 @@ class Post:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    prepare(tmp_path / "llmaas.db")
+    write_schema(tmp_path / "llmaas.db")
     opened = Database(tmp_path / "llmaas.db")
     yield opened
     await opened.close()

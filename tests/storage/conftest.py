@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
+from tests.schema import write_schema
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -23,7 +24,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
     """A database with the schema in it."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres_url"))
-    prepare(tmp_path / "llmaas.db")
+    write_schema(tmp_path / "llmaas.db")
     return tmp_path / "llmaas.db"
 
 

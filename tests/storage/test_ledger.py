@@ -12,18 +12,18 @@ import pytest
 
 from llmaas.domain.usage import UsageRow
 from llmaas.errors import LedgerUnavailable
-from llmaas.storage.database import prepare
 from llmaas.storage.ledger import Inbox, Ledger
 from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool
 from llmaas.storage.sqlite_rows import SqliteRows
+from tests.schema import write_schema
 from tests.storage.rows import row, rows
 from tests.waiting import until
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    prepare(tmp_path / "llmaas.db")
+    write_schema(tmp_path / "llmaas.db")
     return tmp_path / "llmaas.db"
 
 

@@ -14,10 +14,11 @@ from llmaas.domain.access import Caller
 from llmaas.domain.keys import Key
 from llmaas.domain.projects import Project
 from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import Database
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.projects import SqlProjectStore
 from llmaas.web.auth import Authenticator
+from tests.schema import write_schema
 
 PEPPER = bytes(range(32))
 SIZE = 64
@@ -43,7 +44,7 @@ class CountingStore:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[CountingStore]:
-    prepare(tmp_path / "llmaas.db")
+    write_schema(tmp_path / "llmaas.db")
     database = Database(tmp_path / "llmaas.db")
     await SqlProjectStore(database).add(Project("default", "Default", 1))
     yield CountingStore(SqlKeyStore(database))
