@@ -11,7 +11,13 @@ import pytest_asyncio
 
 from tests.fakes.tiny_model import write_tiny_model
 from tests.gateway import GatewayProcess
-from tests.postgres import empty_postgres_url, own_postgres, postgres_server, postgres_url  # noqa: F401 - fixtures
+from tests.postgres import (  # noqa: F401 - fixtures
+    empty_postgres_url,
+    own_postgres,
+    postgres_databases,
+    postgres_server,
+    postgres_url,
+)
 from tests.service import Service, start_service, stop_service
 from tests.valkey import mortal_valkey, valkey_server, valkey_url  # noqa: F401 - fixtures of all tests
 

