@@ -60,7 +60,7 @@ from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
-from llmaas.web.asgi import ASGIApp
+from llmaas.web.asgi import ASGIApp, Receive, Scope, Send
 
 ORIGIN = "http://console.test"
 PASSWORD = "correct horse battery"
@@ -191,20 +191,36 @@ class Browser:
 
 
 class Site:
-    """The application, built once for all tests, since that takes longer than most of them. It works with the services of
-    the test that runs.
-    """
+    """The application, built once for all tests, since that takes longer than most of them."""
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
-        self._services: Services | None = None
+        self._within: Services | None = None
+        self._lent: Services | None = None
+        self._running = 0
 
     def serving(self, services: Services) -> ASGIApp:
-        if self._app is None or self._services is None:
-            self._services = dataclasses.replace(services)
-            self._app = build_admin(self._services)
-        for one in dataclasses.fields(services):
-            object.__setattr__(self._services, one.name, getattr(services, one.name))  # frozen for all but us
+        """The application with these services; requests to two of them must not overlap."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            within = self._lend(services)
+            self._running += 1
+            try:
+                await within(scope, receive, send)
+            finally:
+                self._running -= 1
+
+        return app
+
+    def _lend(self, services: Services) -> ASGIApp:
+        if self._app is None or self._within is None:
+            self._within = dataclasses.replace(services)
+            self._app = build_admin(self._within)
+        if services is not self._lent:
+            assert not self._running
+            self._lent = services
+            for one in dataclasses.fields(services):
+                object.__setattr__(self._within, one.name, getattr(services, one.name))  # frozen for all but us
         return self._app
 
 
@@ -220,7 +236,7 @@ class Admin:
     password_hash: str = ""
 
     def client(self, services: Services | None = None) -> Browser:
-        app: Any = self.site.serving(self.services) if services is None else build_admin(services)
+        app: Any = self.site.serving(services or self.services)
         http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url=ORIGIN, follow_redirects=False
         )

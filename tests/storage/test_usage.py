@@ -197,7 +197,8 @@ async def test_sums_of_any_span_are_those_of_the_rows(database: Database) -> Non
         {"end_user": "ann", "project_id": "lab"},
         {"end_user": "bob", "key_id": "k1"},
     ]
-    for (start, end), by, also in itertools.product(SPANS, GROUPINGS, filters):
+    for at, ((start, end), by) in enumerate(itertools.product(SPANS, GROUPINGS)):
+        also = filters[at % len(filters)]  # 13 groupings: each comes with each filter
         where = UsageFilter(from_ms=start, to_ms=end, **also)
         assert await reader.sums(where, by) == by_group(counted(rows, where, by)), (where, by)
     assert [fault async for fault in rollups.faults()] == []
