@@ -10,7 +10,7 @@ import pytest
 from llmaas.clock import ManualClock
 from llmaas.storage.database import Database
 from tests.console.browser import chromium, console  # noqa: F401 - fixtures
-from tests.console.lab import Lab, make_lab
+from tests.console.lab import Lab, Labs
 from tests.console.site import Admin, Browser, SignedIn, Site, make_services
 from tests.schema import write_schema
 
@@ -45,7 +45,12 @@ def signed_in(admin: Admin) -> SignedIn:
     return _signed_in
 
 
+@pytest.fixture(scope="session")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Labs:
+    return Labs(tmp_path_factory.mktemp("lab") / "llmaas.db")
+
+
 @pytest.fixture
-async def lab(admin: Admin) -> Lab:
+async def lab(admin: Admin, labs: Labs, tmp_path: Path) -> Lab:
     """A project with people, models, keys and credit."""
-    return await make_lab(admin)
+    return await labs.lab_of(admin, tmp_path / "llmaas.db")

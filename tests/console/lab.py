@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmaas.domain.credit import CreditEntry, CreditKind
@@ -117,6 +120,31 @@ class Lab:
         await self.admin.services.keys.add(key, by=TEST)
         self.keys[name] = key
         return key
+
+
+class Labs:
+    """Labs of one test after the other: the first is made, and of the others the database is a copy."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys: dict[str, Key] = {}
+
+    async def lab_of(self, admin: Admin, path: Path) -> Lab:
+        """`path`: of the database."""
+        if not self._keys:
+            lab = await make_lab(admin)
+            self._keys = dict(lab.keys)
+            _copy(path, self._path)
+            return lab
+        _copy(self._path, path)
+        admin.services.live.holder.current = await SqlCatalogueStore(admin.database).load()
+        return Lab(admin, dict(self._keys))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """By SQLite itself, since others have it open."""
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
 
 
 async def make_lab(admin: Admin) -> Lab:
