@@ -24,7 +24,6 @@ GAUGES = {
     "llmaas_ledger_accepting": "1 while usage rows find a durable place.",
 }
 TOKENS = ("input", "cached_input", "output", "reasoning")
-_EACH_TOKEN = range(len(TOKENS))
 TTFT = "llmaas_time_to_first_token_seconds"
 
 
@@ -65,8 +64,10 @@ class Metrics:
         outcomes = ended.outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         sums = ended.tokens
-        for at in _EACH_TOKEN:
-            sums[at] += tokens[at]
+        sums[0] += tokens[0]
+        sums[1] += tokens[1]
+        sums[2] += tokens[2]
+        sums[3] += tokens[3]
         if ttft_ms is not None:
             seconds = ttft_ms / 1000
             ended.ttft[bisect_left(_BOUNDS_S, seconds)] += 1

@@ -11,7 +11,7 @@ from msgspec import Struct
 from llmaas.api.errors import render_event
 from llmaas.api.standing import standing_headers
 from llmaas.domain.ports import Standing
-from llmaas.errors import LlmaasError
+from llmaas.errors import ClientGone, LlmaasError
 from llmaas.protocol.answers import DONE_EVENT, PING
 from llmaas.tasks import TaskSet
 from llmaas.web.channel import Channel
@@ -34,7 +34,7 @@ class HttpReply(Struct, eq=False):
     _tasks: TaskSet
     _ping_interval_s: float
     gone: bool = False
-    _callback: Callable[[], None] | None = None
+    _callback: Callable[[LlmaasError], None] | None = None
     _begun: bool = False
     _ended: bool = False
     _last_sent_s: float = 0.0
@@ -45,10 +45,10 @@ class HttpReply(Struct, eq=False):
         """The request's body must have been read."""
         self._channel.on_gone(self._hung_up)
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
+    def on_gone(self, callback: Callable[[LlmaasError], None]) -> None:
         self._callback = callback
         if self.gone:
-            callback()
+            callback(_gone())
 
     def show_standing(self, standing: Standing) -> None:
         self._request.more_headers += standing_headers(standing)
@@ -94,7 +94,7 @@ class HttpReply(Struct, eq=False):
     def _hung_up(self) -> None:
         self.gone = True
         if not self._ended and self._callback is not None:
-            self._callback()
+            self._callback(_gone())
 
     def _ping(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._ended or self._channel.gone:
@@ -105,3 +105,7 @@ class HttpReply(Struct, eq=False):
                 self._tasks.spawn(self.ready(), name="ping")
             quiet_s = 0.0
         self._ping_timer = loop.call_later(self._ping_interval_s - quiet_s, self._ping, loop)
+
+
+def _gone() -> ClientGone:
+    return ClientGone("The caller hung up.")

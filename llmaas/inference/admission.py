@@ -45,7 +45,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
             overhead += _check_message(message, position, remote_images=remote_images)
     if request.tools:
         overhead += _TOKENS_OF_TOOLS
-    if not request.tools:
+    elif request.tools is not None or request.tool_choice is not None or request.parallel_tool_calls is not None:
         if request.tool_choice not in (None, "none", "auto"):
             raise InvalidRequest("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
         request.tools = request.tool_choice = request.parallel_tool_calls = None

@@ -55,7 +55,8 @@ class Attempts:
         """What the attempt that worked, the last one started, gave first; its target is in the settlement and counts as
         busy until `over()`. Raises the last attempt's error, or ClientGone.
         """
-        self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
+        if self._budget < _BUDGET_LEAST:
+            self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
         settlement.routing_reason = plan.reason
         targets = plan.targets[:_MOST]
         for position, target in enumerate(targets):
@@ -97,7 +98,7 @@ class Attempts:
 
     def _watch(self, reply: Reply, target: Target, handle: Handle[Any]) -> None:
         if target.provider.cancel_stops_billing:
-            reply.on_gone(lambda: handle.abort(ClientGone("The caller hung up.")))
+            reply.on_gone(handle.abort)
         else:
             # It is charged for to its end, so it is read to its end.
             reply.on_gone(_nothing)
@@ -119,5 +120,5 @@ class Attempts:
             )
 
 
-def _nothing() -> None:
+def _nothing(_gone: LlmaasError) -> None:
     return None

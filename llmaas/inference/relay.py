@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import (
@@ -82,12 +82,16 @@ class Relay(Struct, eq=False):
     async def whole(self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer]) -> None:
         answer = WholeAnswer(head)
         self._settlement.first_piece()
-        answer.add(self._meter.feed(first))
-        if not generation.complete:
-            await self._keep_rest(generation, answer)
-        answer.add(self._last_pieces())
-        if self._cut_off:
-            answer.limit_reached = _CUT_OFF
+        text = self._meter.plain_text(first) if generation.complete else None
+        if text is not None:
+            answer.add_plain(text, self._meter.pieces.finish_reason())
+        else:
+            answer.add(self._meter.feed(first))
+            if not generation.complete:
+                await self._keep_rest(generation, answer)
+            answer.add(self._last_pieces())
+            if self._cut_off:
+                answer.limit_reached = _CUT_OFF
         usage, durable = self._settle()
         await durable
         await self._reply.whole(head.id, head.backend, answer.body(usage, self._explain() if self._explain else None))
@@ -119,7 +123,7 @@ class Relay(Struct, eq=False):
             raise EngineFailed("The engine's answer broke off.")
         return pieces.finish()
 
-    def _settle(self) -> tuple[dict[str, Any], asyncio.Future[None]]:
+    def _settle(self) -> tuple[Raw, asyncio.Future[None]]:
         """Settle a whole answer; gives the `usage` object, and what is done when the row is durable."""
         gone, meter = self._reply.gone, self._meter
         tokens, source, suspect = meter.counts(self._allowance.output_tokens if self._cut_off else None)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from llmaas.domain.ports import Standing
+from llmaas.errors import LlmaasError
 
 
 class Reply(Protocol):
@@ -14,8 +15,10 @@ class Reply(Protocol):
         """Whether the caller has hung up."""
         ...
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        """Call back once when the caller hangs up, at once when it has already. A later callback replaces an earlier one."""
+    def on_gone(self, callback: Callable[[LlmaasError], None]) -> None:
+        """Call back once, with ClientGone, when the caller hangs up, at once when it has already. A later callback replaces an
+        earlier one.
+        """
         ...
 
     def show_standing(self, standing: Standing) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from llmaas.domain.access import find_model
 from llmaas.domain.catalogue import Catalogue, Entry, Target
@@ -156,29 +157,12 @@ class InferenceService:
         if allowance is None:
             allowance = await self._hold(call, catalogue, entry, bounds, reply)
         settlement = Settlement(self._books, call, catalogue, entry, allowance, request, shape)
-        meter: Meter | None = None
+        start = _Start(self._upstreams, call, entry, bounds, allowance, request)
         task = self._begin()
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
-            generation: Generation | None = None
-
-            def start(target: Target) -> Generation:
-                nonlocal generation, meter
-                upstream = self._upstreams[target.provider.kind]
-                traits = upstream.traits
-                if traits.unsupported:
-                    _refuse_unsupported(request, traits.unsupported)
-                exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
-                as_stream = bool(request.stream) or exact
-                meter = Meter(bounds, Pieces(bounds.choices, "think-tags" in entry.model.capabilities), not as_stream)
-                names = target.provider.extra_parameters
-                extra = extra_members(call.body, names) if names else _NO_MEMBERS
-                cap = None if traits.exact_while_streaming and as_stream else allowance.cap()
-                capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
-                generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
-                return generation
-
             first = await self._attempts.run(plan, settlement, reply, start)
+            meter, generation = start.meter, start.generation
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
             created_s = call.started_ms // 1000
             head = AnswerHead(call.answer_id, shape, created_s, entry.model.id, settlement.target.backend.labels)
@@ -198,7 +182,7 @@ class InferenceService:
                 raise
         except BaseException as cause:
             error = self._meaning(cause)
-            await settle_failure(settlement, error, meter)
+            await settle_failure(settlement, error, start.meter)
             raise error from cause
         finally:
             self._end(task, settlement)
@@ -266,6 +250,36 @@ class InferenceService:
         if self._idle is not None and not self._running:
             self._idle.set()
             self._idle = None
+
+
+class _Start(Struct, eq=False):
+    """Asks a target for an answer. `meter` and `generation` are those of the last one that was asked."""
+
+    _upstreams: Mapping[ProviderKind, Upstream]
+    _call: Call
+    _entry: Entry
+    _bounds: Bounds
+    _allowance: Allowance
+    _request: ChatRequest | CompletionRequest
+    meter: Meter | None = None
+    generation: Generation | None = None
+
+    def __call__(self, target: Target) -> Generation:
+        request, bounds = self._request, self._bounds
+        upstream = self._upstreams[target.provider.kind]
+        traits = upstream.traits
+        if traits.unsupported:
+            _refuse_unsupported(request, traits.unsupported)
+        exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
+        as_stream = bool(request.stream) or exact
+        pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
+        self.meter = Meter(bounds, pieces, not as_stream)
+        names = target.provider.extra_parameters
+        extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
+        cap = None if traits.exact_while_streaming and as_stream else self._allowance.cap()
+        capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
+        generation = self.generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
+        return generation
 
 
 def _explainer(settlement: Settlement) -> Any:

@@ -44,7 +44,7 @@ class StreamWriter:
     def write(self, pieces: Sequence[Piece]) -> bytes:
         return self._event(pieces[0]) if len(pieces) == 1 else b"".join([self._event(piece) for piece in pieces])
 
-    def usage(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:
+    def usage(self, usage: msgspec.Raw, routing: dict[str, Any] | None) -> bytes:
         """The chunk after the last finish, for callers that asked for usage."""
         extra: dict[str, Any] = {"choices": [], "usage": usage, "backend": self._head.backend}
         if routing is not None:
@@ -117,6 +117,10 @@ class WholeAnswer(Struct, eq=False):
     _messages: dict[int, _Message] = {}
     limit_reached: str | None = None
 
+    def add_plain(self, text: str, finish: str | None) -> None:
+        """All of an answer that is one text."""
+        self._messages[0] = _Message([text], finish=finish or "stop")
+
     def add(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             message = self._messages.get(piece.index)
@@ -135,7 +139,7 @@ class WholeAnswer(Struct, eq=False):
             if piece.finish is not None:
                 message.finish = piece.finish
 
-    def body(self, usage: dict[str, Any], routing: dict[str, Any] | None) -> bytes:
+    def body(self, usage: msgspec.Raw, routing: dict[str, Any] | None) -> bytes:
         head = self._head
         chat = head.shape == "chat"
         make = _chat_choice if chat else _text_choice

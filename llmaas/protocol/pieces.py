@@ -92,6 +92,33 @@ class Pieces:
                 self._open -= 1
                 self.finished = not self._open
 
+    def plain_text(self, answer: EngineAnswer) -> str | None:
+        """All of a whole answer that is one text and its end and needs no mending: it stands as after `feed`, and there is
+        nothing to `finish`. None: it is another one, and nothing has changed.
+        """
+        choices = answer.choices
+        if choices is None or len(choices) != 1 or self._split_thinking:
+            return None
+        choice = choices[0]
+        message = choice.message
+        if (
+            message is None
+            or not message.content
+            or choice.finish_reason not in {"stop", "length"}
+            or choice.index
+            or choice.delta is not None
+            or choice.logprobs is not NOTHING
+            or message.reasoning_content
+            or message.reasoning
+            or message.refusal
+            or message.tool_calls
+        ):
+            return None
+        self._begin(0).finish = choice.finish_reason
+        self.seen = 1
+        self.finished = True
+        return message.content
+
     def finish(self) -> list[Piece]:
         """The end of the engine's answer: what was held back and one finish for each choice."""
         out: list[Piece] = []

@@ -107,16 +107,13 @@ def _object(raw: msgspec.Raw) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {}
 
 
-def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
+def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> msgspec.Raw:
     """The `usage` object that callers get; `cached` is part of `prompt`, `reasoning` of `completion`."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "reasoning_tokens": reasoning,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-    }
+    return msgspec.Raw(
+        b'{"prompt_tokens":%d,"completion_tokens":%d,"reasoning_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":%d},"completion_tokens_details":{"reasoning_tokens":%d}}'
+        % (prompt, completion, reasoning, prompt + completion, cached, reasoning)
+    )
 
 
 def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = False) -> msgspec.Raw:

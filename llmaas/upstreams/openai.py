@@ -123,7 +123,8 @@ class OpenAiUpstream:
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
         if not stream:
-            built.stream_options = None
+            if built.stream_options is not None:
+                built.stream_options = None
         elif self._is_vllm:
             built.stream_options = _CountingOptions(include_usage=True, continuous_usage_stats=True)
         else:

@@ -564,9 +564,9 @@ def _split_target(target: bytes) -> tuple[str, bytes]:
         elif target != b"*":
             raise _MalformedError
     path, _, query = target.partition(b"?")
-    if b"#" in path:
-        path = path.partition(b"#")[0]
-    if b"%" in path:
+    path, _, _ = path.partition(b"#")
+    # `in` takes ten times as long on bytes: it tries whether it was given a number first, and catches the error.
+    if path.partition(b"%")[1]:
         path = unquote_to_bytes(path)
     try:
         return path.decode("utf-8"), query

@@ -44,15 +44,15 @@ class Facts:
 class Caller:
     def __init__(self) -> None:
         self.gone = False
-        self.callback: Callable[[], None] | None = None
+        self.callback: Callable[[LlmaasError], None] | None = None
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
+    def on_gone(self, callback: Callable[[LlmaasError], None]) -> None:
         self.callback = callback
 
     def hang_up(self) -> None:
         self.gone = True
         assert self.callback is not None
-        self.callback()
+        self.callback(ClientGone("The caller hung up."))
 
 
 class Handle:

@@ -75,7 +75,7 @@ def test_sums() -> None:
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
 def test_the_total_is_the_sum(prompt: int, completion: int) -> None:
-    usage = usage_json(prompt=prompt, cached=0, completion=completion, reasoning=0)
+    usage = msgspec.json.decode(usage_json(prompt=prompt, cached=0, completion=completion, reasoning=0))
     assert usage["total_tokens"] == prompt + completion
 
 
