@@ -205,3 +205,15 @@ class ConfigurationError(LlmaasError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Of an error that was dealt with, and of those that led to it. Its tracebacks hold the frames of the request, with its
+    body, and where one of these holds the error in turn, only a search for garbage frees them, which is rare here.
+    """
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            waiting += (one.__cause__, one.__context__)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from llmaas.api.reply import HttpReply
 from llmaas.domain.access import Caller
-from llmaas.errors import ClientGone, InvalidRequest, LlmaasError
+from llmaas.errors import ClientGone, InvalidRequest, LlmaasError, forget_frames
 from llmaas.inference.call import Call
 from llmaas.inference.service import InferenceService
 from llmaas.protocol.decoding import decode
@@ -69,8 +69,9 @@ class InferenceHandlers:
         try:
             await work(call, reply)
         except ClientGone:
-            return
+            raise
         except LlmaasError as error:
             await reply.fail(error)
+            forget_frames(error)
         finally:
             reply.close()

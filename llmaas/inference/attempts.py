@@ -12,7 +12,16 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from llmaas.domain.catalogue import Target
-from llmaas.errors import ClientGone, EngineBusy, EngineError, EngineFailed, LlmaasError, Loading, NoBackend
+from llmaas.errors import (
+    ClientGone,
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    LlmaasError,
+    Loading,
+    NoBackend,
+    forget_frames,
+)
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Settlement
 from llmaas.metrics import Metrics
@@ -82,6 +91,7 @@ class Attempts:
                     raise
                 self._budget -= 1
                 settlement.routing_reason = "failover"
+                forget_frames(error)
             else:
                 self._health.succeeded(target)
                 return result

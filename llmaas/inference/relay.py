@@ -23,6 +23,7 @@ from llmaas.errors import (
     LedgerUnavailable,
     LlmaasError,
     Unavailable,
+    forget_frames,
 )
 from llmaas.inference.allowance import Allowance
 from llmaas.inference.meter import Meter
@@ -175,5 +176,5 @@ async def settle_failure(settlement: Settlement, error: BaseException, meter: Me
         return  # the row is on its way all the same
     try:
         await asyncio.shield(durable)
-    except LedgerUnavailable:
-        return  # the caller gets the first error; the writer has logged its own
+    except LedgerUnavailable as away:
+        forget_frames(away)  # the caller gets the first error; the writer has logged its own

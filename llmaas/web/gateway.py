@@ -11,7 +11,7 @@ import structlog
 
 from llmaas.clock import Clock
 from llmaas.domain.access import Caller
-from llmaas.errors import ClientGone, LlmaasError, UnknownPath
+from llmaas.errors import ClientGone, LlmaasError, UnknownPath, forget_frames
 from llmaas.ids import IdSource
 from llmaas.web.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
 from llmaas.web.auth import Authenticator
@@ -84,9 +84,11 @@ class Gateway:
             await route.handler(request, caller)
         except LlmaasError as error:
             await self._fail(request, error)
-        except Exception:  # noqa: BLE001 - the server's edge: a defect must still end as an answer
+            forget_frames(error)
+        except Exception as error:  # noqa: BLE001 - the server's edge: a defect must still end as an answer
             _log.exception("request_failed", path=request.path, request_id=request.request_id)
             await self._fail(request, LlmaasError("Something went wrong on our side."))
+            forget_frames(error)
         if self._access_log:
             took_ms = round((clock.monotonic_s() - request.started_s) * 1000)
             _log.info(

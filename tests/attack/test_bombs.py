@@ -146,6 +146,44 @@ async def test_A08_heads_are_bounded(target: Service, process: Process) -> None:
     assert process.peak_bytes() - before_bytes <= MEMORY_BYTES
 
 
+FAILING: dict[str, dict[str, object]] = {
+    "refused": {"model": "plain", "temperature": 99},
+    "the engine fails": {"model": "fake-500"},
+    "the engine hangs up": {"model": "fake-cut-head"},
+    "the stream breaks off": {"model": "fake-cut-fin", "stream": True},
+}
+
+
+def _large(**members: object) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": "x" * 8 * MIB}], **members}).encode()
+
+
+@pytest.mark.parametrize("name", FAILING)
+async def test_A08_requests_that_fail_leave_nothing_behind(target: Service, process: Process, name: str) -> None:
+    """Not even until the next search for garbage."""
+    body = _large(**FAILING[name])
+    await target.post(CHAT, body)
+    before_bytes = process.memory_bytes()
+    for _ in range(12):
+        await target.post(CHAT, body)
+    assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
+
+
+async def test_A08_requests_that_are_left_leave_nothing_behind(target: Service, process: Process) -> None:
+    body = _large(model="fake-hang")
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {target.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    before_bytes = process.memory_bytes()
+    for count in range(1, 13):
+        async with await RawConnection.open(target.gateway.url) as raw:
+            await raw.send(head + body)
+            await target.fake().wait_requests(count)
+        await target.fake().wait_cancelled(count)
+    assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
+
+
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 HOSTILE = {
     "html": Behaviour(status=200, content_type="text/html", body=b"<html>secret</html>"),
