@@ -37,7 +37,7 @@ async def _add(tab: Tab, address: str, name: str) -> None:
     await tab.click("main button.primary")
 
 
-@pytest.mark.parametrize(("width", "scripts"), [(DESKTOP, True), pytest.param(PHONE, False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("width", "scripts"), [(DESKTOP, True), (PHONE, False)])
 async def test_a_second_machine_is_added_and_takes_its_share(console: Console, width: int, scripts: bool) -> None:
     name = f"second-{width}"
     async with FakeUpstream() as second, console.tab("root", width=width, scripts=scripts) as tab:

@@ -37,7 +37,6 @@ _HERE = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 async def test_tab_comes_to_all_that_can_be_used(console: Console, reader: str) -> None:
     wrong: list[str] = []

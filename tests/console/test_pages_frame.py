@@ -48,7 +48,6 @@ async def test_every_page_is_sound_on_a_phone(console: Console, spot: Spot) -> N
     await look(console, spot, PHONE, "dark", "es")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spot", SPOTS, ids=str)
 async def test_every_page_is_sound_at_any_size_and_in_both_themes(console: Console, spot: Spot) -> None:
     await look(console, spot, DESKTOP, "light", "en")
@@ -56,6 +55,7 @@ async def test_every_page_is_sound_at_any_size_and_in_both_themes(console: Conso
     await look(console, spot, PHONE, "light", "fr")
 
 
+@pytest.mark.always
 async def test_signing_in_by_keyboard_alone_leads_to_the_wanted_page(console: Console) -> None:
     async with console.tab() as tab:
         await tab.go("/profile/tokens")
@@ -165,6 +165,7 @@ async def test_signing_out_ends_the_session(console: Console) -> None:
         assert tab.path.startswith("/sign-in")
 
 
+@pytest.mark.always
 async def test_pages_work_without_scripts(console: Console) -> None:
     async with console.tab(scripts=False, width=PHONE) as tab:
         await sign_in(tab, "owner@example.org")
