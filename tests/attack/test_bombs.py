@@ -162,9 +162,10 @@ def _large(**members: object) -> bytes:
 async def test_A08_requests_that_fail_leave_nothing_behind(target: Service, process: Process, name: str) -> None:
     """Not even until the next search for garbage."""
     body = _large(**FAILING[name])
-    await target.post(CHAT, body)
-    before_bytes = process.memory_bytes()
-    for _ in range(12):
+    before_bytes = 0
+    for count in range(1, 16):
+        if count == 4:
+            before_bytes = process.memory_bytes()  # with what the C library keeps for the next one
         await target.post(CHAT, body)
     assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
 
@@ -175,8 +176,10 @@ async def test_A08_requests_that_are_left_leave_nothing_behind(target: Service, 
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {target.key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode()
-    before_bytes = process.memory_bytes()
-    for count in range(1, 13):
+    before_bytes = 0
+    for count in range(1, 16):
+        if count == 4:
+            before_bytes = process.memory_bytes()  # with what the C library keeps for the next one
         async with await RawConnection.open(target.gateway.url) as raw:
             await raw.send(head + body)
             await target.fake().wait_requests(count)
