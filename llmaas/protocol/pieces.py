@@ -107,7 +107,7 @@ class Pieces:
             or choice.finish_reason not in {"stop", "length"}
             or choice.index
             or choice.delta is not None
-            or choice.logprobs is not NOTHING
+            or (choice.logprobs is not NOTHING and given(choice.logprobs))
             or message.reasoning_content
             or message.reasoning
             or message.refusal

@@ -66,7 +66,8 @@ def test_a_plain_answer_is_what_it_is_piece_by_piece(said: dict[str, Any], think
 
 
 def test_a_usual_answer_is_plain() -> None:
-    said = {"choices": [{"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}]}
+    message = {"role": "assistant", "content": "hello", "refusal": None, "tool_calls": []}
+    said = {"choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]}
     answer = answer_decoder.decode(msgspec.json.encode(said))
     assert meter(thinks=False).plain_text([answer]) == "hello"
     assert meter(thinks=True).plain_text([answer]) is None
