@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
@@ -27,15 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run slow tests too")
 
 
-_PROVES_A_CHECK = re.compile(r"test_[A-Z][0-9]{2}_")
-
-
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What runs in a browser is slow, but for numbered checks and what says that it is not."""
+    """What runs in a browser is slow."""
     for item in items:
-        in_browser = "chromium" in getattr(item, "fixturenames", ())
-        if in_browser and not _PROVES_A_CHECK.match(item.name) and "always" not in item.keywords:
+        if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
     if not config.getoption("--all"):
         for item in items:

@@ -14,7 +14,7 @@ from tests.console.demo import PASSWORD, answer_slowly
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.always]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 MODEL = "granite"
 
 

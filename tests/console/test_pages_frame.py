@@ -55,7 +55,6 @@ async def test_every_page_is_sound_at_any_size_and_in_both_themes(console: Conso
     await look(console, spot, PHONE, "light", "fr")
 
 
-@pytest.mark.always
 async def test_signing_in_by_keyboard_alone_leads_to_the_wanted_page(console: Console) -> None:
     async with console.tab() as tab:
         await tab.go("/profile/tokens")
@@ -165,7 +164,6 @@ async def test_signing_out_ends_the_session(console: Console) -> None:
         assert tab.path.startswith("/sign-in")
 
 
-@pytest.mark.always
 async def test_pages_work_without_scripts(console: Console) -> None:
     async with console.tab(scripts=False, width=PHONE) as tab:
         await sign_in(tab, "owner@example.org")
