@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
+from threading import Lock
 from typing import Any, cast
 
 import msgspec
@@ -67,18 +68,16 @@ def build_litestar(services: Services) -> Litestar:
     """The same without what every answer carries: the table of routes."""
     surroundings = make_surroundings(frozenset(path for route in PAGES for path in route.paths))
     dependencies = _dependencies(services, surroundings)
-    described = cache(lambda: describe(dependencies))
+    described = _Described(dependencies, services)
 
-    @cache
-    def reference() -> Reference:
-        return Reference(services.api_document, described())
+    def provide_reference() -> Reference:
+        return described.parts()[1]
 
-    # The document takes half a second, so it is made when somebody asks, and not where requests pass.
-    dependencies["reference"] = Provide(reference, sync_to_thread=True)
+    dependencies["reference"] = Provide(provide_reference, sync_to_thread=True)
 
     @get("/api/openapi.json", opt={"permission": PUBLIC}, media_type=MediaType.JSON, sync_to_thread=True)
     def openapi() -> bytes:
-        return msgspec.json.encode(described())
+        return described.parts()[0]
 
     def fail(request: Request[Any, Any, Any], exception: Exception) -> Response[Any]:
         return _render(request, exception, services, surroundings)
@@ -92,6 +91,25 @@ def build_litestar(services: Services) -> Litestar:
         logging_config=None,
         request_max_body_size=MAX_BODY_BYTES,
     )
+
+
+class _Described:
+    """The document of the admin API and the reference made of it: once, when somebody asks, since that takes half a second of
+    a start; for threads, who wait for the one that makes it.
+    """
+
+    def __init__(self, dependencies: Mapping[str, Provide], services: Services) -> None:
+        self._dependencies = dependencies
+        self._services = services
+        self._making = Lock()
+        self._parts: tuple[bytes, Reference] | None = None
+
+    def parts(self) -> tuple[bytes, Reference]:
+        with self._making:
+            if self._parts is None:
+                document = describe(self._dependencies)
+                self._parts = msgspec.json.encode(document), Reference(self._services.api_document, document)
+            return self._parts
 
 
 def _dependencies(services: Services, surroundings: Surroundings) -> dict[str, Provide]:

@@ -23,7 +23,6 @@ from llmaas.errors import (
     LedgerUnavailable,
     LlmaasError,
     Unavailable,
-    forget_frames,
 )
 from llmaas.inference.allowance import Allowance
 from llmaas.inference.meter import Meter
@@ -177,4 +176,4 @@ async def settle_failure(settlement: Settlement, error: BaseException, meter: Me
     try:
         await asyncio.shield(durable)
     except LedgerUnavailable as away:
-        forget_frames(away)  # the caller gets the first error; the writer has logged its own
+        away.__traceback__ = None  # the caller gets the first error; the writer has logged its own

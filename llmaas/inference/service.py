@@ -139,6 +139,8 @@ class InferenceService:
         except BaseException as cause:
             error = self._meaning(cause)
             await settle_failure(settlement, error, None)
+            if error is cause:
+                raise
             raise error from cause
         finally:
             self._end(task, settlement)
@@ -183,6 +185,8 @@ class InferenceService:
         except BaseException as cause:
             error = self._meaning(cause)
             await settle_failure(settlement, error, start.meter)
+            if error is cause:
+                raise
             raise error from cause
         finally:
             self._end(task, settlement)

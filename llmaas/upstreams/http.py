@@ -199,7 +199,10 @@ class HttpTransport:
                 failure = error
             else:
                 return connection
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # or it would hold, by its traceback, the frame that holds it
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

@@ -170,6 +170,17 @@ async def test_A08_requests_that_fail_leave_nothing_behind(target: Service, proc
     assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
 
 
+async def test_A08_answers_that_are_no_text_leave_nothing_behind(target: Service, process: Process) -> None:
+    answer = b'{"choices":[{"message":{"content":"' + b"\xff" * 8 * MIB + b'"}}]}'
+    before_bytes = 0
+    for count in range(1, 16):
+        if count == 4:
+            before_bytes = process.memory_bytes()
+        target.fake().script(Behaviour(status=200, content_type="application/json", body=answer))
+        assert (await target.chat("plain")).status == 502
+    assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
+
+
 async def test_A08_requests_that_are_left_leave_nothing_behind(target: Service, process: Process) -> None:
     body = _large(model="fake-hang")
     head = (

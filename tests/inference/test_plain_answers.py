@@ -66,7 +66,7 @@ def test_a_plain_answer_is_what_it_is_piece_by_piece(said: dict[str, Any], think
 
 
 def test_a_usual_answer_is_plain() -> None:
-    message = {"role": "assistant", "content": "hello", "refusal": None, "tool_calls": []}
+    message: dict[str, Any] = {"role": "assistant", "content": "hello", "refusal": None, "tool_calls": []}
     said = {"choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]}
     answer = answer_decoder.decode(msgspec.json.encode(said))
     assert meter(thinks=False).plain_text([answer]) == "hello"

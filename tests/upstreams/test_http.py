@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from llmaas.domain.addresses import AddressRules
-from llmaas.errors import ClientGone, EngineFailed, EngineTimeout
+from llmaas.engine.probe import free_port
+from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, forget_frames
 from llmaas.settings import Secret
 from llmaas.upstreams import http
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
 from tests.fakes.behaviour import Behaviour, Position
 from tests.fakes.upstream import FakeUpstream
+from tests.waiting import until
 
 PATIENT = Timeouts(5, 5, 5, 5)
 
@@ -376,3 +379,21 @@ async def test_A07_of_several_addresses_a_permitted_one_is_taken(up: FakeUpstrea
     status, _ = await whole(transport.send(origin, build_post(origin, "/v1/chat/completions", body, None), PATIENT))
     await transport.close()
     assert status == 200
+
+
+async def test_an_exchange_without_a_connection_is_let_go_of(transport: HttpTransport) -> None:
+    """With its request, and not only when somebody searches for garbage."""
+    origin = Origin("http", "127.0.0.1", free_port())
+    gc.collect()
+    gc.disable()
+    try:
+        exchange = transport.send(origin, build_post(origin, "/", b"{}", None), PATIENT)
+        try:
+            await exchange.head()
+        except EngineFailed as error:
+            forget_frames(error)
+        del exchange
+        await until(lambda: not transport._connecting, "the attempt is over")  # noqa: SLF001
+        assert not [one for one in gc.get_objects() if type(one) is Exchange]
+    finally:
+        gc.enable()
