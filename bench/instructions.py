@@ -177,7 +177,7 @@ async def run(folder: Path, count: int, *, stream: bool) -> None:
     callers = Callers(HttpServer(worker.gateway.answer), asked, stream=stream)
     await callers.ask(_WARM_UP)
     gc.collect()
-    gc.disable()  # the service searches for garbage once in a thousand requests
+    gc.disable()  # the service rarely searches for garbage
     control("-i", "on")
     await callers.ask(count)
     control("-d")

@@ -146,11 +146,11 @@ async def test_A08_heads_are_bounded(target: Service, process: Process) -> None:
     assert process.peak_bytes() - before_bytes <= MEMORY_BYTES
 
 
-FAILING: dict[str, dict[str, object]] = {
-    "refused": {"model": "plain", "temperature": 99},
-    "the engine fails": {"model": "fake-500"},
-    "the engine hangs up": {"model": "fake-cut-head"},
-    "the stream breaks off": {"model": "fake-cut-fin", "stream": True},
+FAILING: dict[str, tuple[int, dict[str, object]]] = {
+    "refused": (400, {"model": "plain", "temperature": 99}),
+    "the engine fails": (502, {"model": "fake-500"}),
+    "the engine hangs up": (502, {"model": "fake-cut-head"}),
+    "the stream breaks off": (200, {"model": "fake-cut-fin", "stream": True}),
 }
 
 
@@ -161,12 +161,15 @@ def _large(**members: object) -> bytes:
 @pytest.mark.parametrize("name", FAILING)
 async def test_A08_requests_that_fail_leave_nothing_behind(target: Service, process: Process, name: str) -> None:
     """Not even until the next search for garbage."""
-    body = _large(**FAILING[name])
+    status, members = FAILING[name]
+    body = _large(**members)
     before_bytes = 0
     for count in range(1, 16):
         if count == 4:
             before_bytes = process.memory_bytes()  # with what the C library keeps for the next one
-        await target.post(CHAT, body)
+        answer = await target.post(CHAT, body)
+        assert answer.status == status
+        assert b'"error"' in answer.body
     assert process.memory_bytes() - before_bytes <= MEMORY_BYTES
 
 

@@ -263,7 +263,8 @@ async def test_by_keyboard_alone(tab: Tab) -> None:
     assert await page.locator("[data-again]:focus").count() == 1
 
 
-@pytest.mark.parametrize(("width", "theme"), [(PHONE, "dark"), (DESKTOP, "light")])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_a_conversation_is_accessible_and_fits(console: Console, width: int, theme: str) -> None:
     async with console.tab("dev", width=width, theme="dark" if theme == "dark" else "light") as opened:
         await opened.go(PLAYGROUND)

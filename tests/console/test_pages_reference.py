@@ -158,7 +158,7 @@ browser = pytest.mark.asyncio(loop_scope="session")
 
 
 @browser
-@pytest.mark.parametrize(("width", "theme"), [(PHONE, "dark"), (DESKTOP, "light")])
+@pytest.mark.parametrize(("width", "theme"), [(DESKTOP, "light"), (PHONE, "dark"), (PHONE, "light"), (DESKTOP, "dark")])
 async def test_it_is_sound_in_a_browser(console: Console, width: int, theme: Theme) -> None:
     async with console.tab("", width=width, theme=theme, language="fr") as tab:
         for path in ("/docs", "/docs/inference", "/docs/projects"):
