@@ -78,7 +78,8 @@ _PLACE_AGAIN_S = 0.1
 
 
 async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -> None:
-    """Serve HTTP until SIGTERM or SIGINT, then drain. Writes a byte to `ready_fd` when requests are taken.
+    """Serve HTTP until SIGTERM or SIGINT, then drain; another signal ends what is under way. Writes a byte to `ready_fd` when
+    requests are taken.
 
     `number` tells the gateway processes of this host apart, from 0.
     """
@@ -88,8 +89,14 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
     await worker.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def heed() -> None:
+        if stop.is_set():
+            worker.service.interrupt()
+        stop.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, heed)
     doors = [(worker.gateway, settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _GC_THRESHOLD = 50_000
 
 
@@ -21,5 +21,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         code = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = INTERRUPTED
     sys.exit(code)

@@ -15,7 +15,6 @@ from llmaas.domain.values import printable
 from llmaas.errors import InvalidRequest, LlmaasError, Loading
 from llmaas.settings import Secret, read_client_key
 
-_INTERRUPTED = 130
 _LONGEST_WAIT_S = 1800.0
 _SHORTEST_WAIT_S, _LONGEST_STEP_S = 0.1, 5.0
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
@@ -57,7 +56,7 @@ def chat(
     if not question or not question.strip():
         raise InvalidRequest("There is no prompt.")
     if _answer(talk, question).total_s is None:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
 
 
 class Talk:

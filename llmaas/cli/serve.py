@@ -27,6 +27,7 @@ from rich.console import Console
 
 from llmaas import log
 from llmaas.app import serve_engines, serve_gateway
+from llmaas.cli import INTERRUPTED
 from llmaas.errors import ConfigurationError
 from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
 from llmaas.settings import Loaded, Settings
@@ -78,6 +79,8 @@ class Supervisor:
         ]
         self._engines = _Child("engines", [*program, "engines", *arguments])
         self._stopping = asyncio.Event()
+        self._hurried = False
+        self._killed = False
         self._ready = asyncio.Event()
 
     def heed_signals(self) -> None:
@@ -86,7 +89,9 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT. 0 after an orderly stop, else the code with which a gateway refused to run."""
+        """Until SIGTERM or SIGINT. 0 after an orderly stop, also a hurried one; else the code with which a gateway refused to
+        run, or that of an interruption.
+        """
         loop = asyncio.get_running_loop()
         engines = loop.create_task(self._keep(self._engines))
         gateways = [loop.create_task(self._keep(child)) for child in self._gateways]
@@ -94,14 +99,14 @@ class Supervisor:
         await asyncio.wait({stop, *gateways, engines}, return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._kill_all)
+            loop.add_signal_handler(number, self._hurry)
         limit_s = self._settings.drain_timeout_s + _KILL_AFTER_S
         await asyncio.gather(*(self._stop(child, limit_s) for child in self._gateways))
         codes = await asyncio.gather(*gateways)
         await self._stop(self._engines, limit_s)
         await engines
         stop.cancel()
-        return max(codes)
+        return INTERRUPTED if self._killed else max(codes)
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
@@ -168,10 +173,14 @@ class Supervisor:
             _log.error("process_killed", name=child.name)
             process.kill()
 
-    def _kill_all(self) -> None:
-        for child in (*self._gateways, self._engines):
+    def _hurry(self) -> None:
+        """The second signal ends the answers that are under way, the third kills what is still there."""
+        self._killed, self._hurried = self._hurried, True
+        if self._killed:
+            _log.warning("processes_killed", hint="what was not recorded by now is in no row")
+        for child in (*self._gateways, self._engines) if self._killed else self._gateways:
             if child.process is not None:
-                child.process.kill()
+                (child.process.kill if self._killed else child.process.terminate)()
 
 
 def _die_with_parent() -> None:

@@ -16,11 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from llmaas import settings
 from llmaas.domain import keys as keys_domain
-from llmaas.domain.usage import UsageRow
+from llmaas.domain.usage import UsageFilter, UsageRow
+from llmaas.installation import Installation
 from llmaas.storage.spool import Spool
 from tests.engine.serving import Serving, gone, write_models
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import fleet_of
 from tests.postgres import PostgresServer, execute
+from tests.schema import write_schema
 from tests.storage.rows import rows
 from tests.waiting import until
 
@@ -68,6 +74,44 @@ async def test_a_first_start_shows_its_secrets_once_and_stops_drain(serving: Ser
     assert b"data: [DONE]" in begun + rest
     writer.close()
     assert await serving.ended() == 0
+
+
+async def test_a_second_signal_ends_answers_in_order_and_a_third_kills(serving: Serving) -> None:
+    write_schema(serving.data_dir / "llmaas.db")
+    loaded = settings.load({"data_dir": str(serving.data_dir)}, {})
+    async with FakeUpstream() as upstream:
+        installation = await Installation(loaded.settings).open()
+        await installation.catalogue.apply(fleet_of(upstream.base_url, ["m"]), now_ms=0, prune=True)
+        upstream.always(Behaviour(pause_at=(3,)))
+        await serving.start()
+        await serving.greeted()
+        process, children = serving.process, serving.children()
+        assert process is not None
+        os.kill(children["engines"], signal.SIGSTOP)
+        body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "x"}]}'
+        reader, writer = await serving.begin("/v1/chat/completions", body)
+        await upstream.wait_paused(1)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: "draining" in serving.err, "it drains")
+        process.send_signal(signal.SIGINT)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert b'"code":"draining"' in answer
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        (row,) = [row async for row in installation.usage.rows(UsageFilter())]
+        assert (row.outcome, row.cost_nano) == ("interrupted", 0)
+        await installation.close()
+        await gone(children["gateway"])
+
+        def killed() -> bool:
+            if "processes_killed" in serving.err:
+                return True
+            process.send_signal(signal.SIGINT)  # those that come too quickly are one
+            return False
+
+        await until(killed, "one that hangs is killed")
+        assert await serving.ended() == 130
+        await gone(*children.values())
 
 
 async def test_a_start_that_is_broken_off_has_shown_its_secrets(serving: Serving) -> None:
