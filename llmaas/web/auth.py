@@ -63,6 +63,7 @@ class Authenticator:
         self._nobodys: OrderedDict[str, None] = OrderedDict()
         self._guesses = GuessLimit(clock)
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
+        self._refreshes = 0
 
     def known_caller(self, token: str | None, address: str) -> Caller | None:
         """From memory, where a key is once it was used; None: ask `caller`. Raises NotAuthenticated with one text for every
@@ -107,6 +108,7 @@ class Authenticator:
             else:
                 del self._known[digest]
         self._nobodys.clear()
+        self._refreshes += 1
 
     async def _look_up_once(self, token: str, digest: bytes, address: str) -> Caller:
         """Requests that come together with a token that is new here share one look-up: a burst is no guessing."""
@@ -122,7 +124,7 @@ class Authenticator:
         if presented is None or presented.kid in self._nobodys:
             raise _refused()
         self._guesses.spend(address)
-        caller = (await self._store.callers([presented.kid])).get(presented.kid)
+        caller = await self._read(presented.kid)
         if caller is None:
             self._nobodys[presented.kid] = None
             if len(self._nobodys) > self._size:
@@ -135,6 +137,14 @@ class Authenticator:
         if len(self._known) > self._size:
             self._known.popitem(last=False)
         return caller
+
+    async def _read(self, kid: str) -> Caller | None:
+        """From the store. Again when keys changed meanwhile: what was read before must not be held after a refresh."""
+        while True:
+            refreshes = self._refreshes
+            caller = (await self._store.callers([kid])).get(kid)
+            if refreshes == self._refreshes:
+                return caller
 
 
 def _refused() -> NotAuthenticated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,15 +25,22 @@ SIZE = 64
 
 
 class CountingStore:
-    """A real store, and how often it was asked. Implements `KeyStore`."""
+    """A real store, how often it was asked, and what happens once between its next reading and its answer. Implements
+    `KeyStore`.
+    """
 
     def __init__(self, store: SqlKeyStore) -> None:
         self.store = store
         self.asked = 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def callers(self, kids: Sequence[str]) -> dict[str, Caller]:
         self.asked += 1
-        return await self.store.callers(kids)
+        found = await self.store.callers(kids)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return found
 
     async def add(self, **fields: object) -> str:
         token, parts = keys.mint()
@@ -157,6 +164,31 @@ async def test_A01_a_refresh_keeps_what_is_good(
     await authenticator.caller(kept, "10.0.0.1")
     assert await _refused(authenticator, stopped) is NotAuthenticated
     assert store.asked == asked
+
+
+async def test_A01_a_look_up_that_a_revocation_overtakes_finds_it(
+    store: CountingStore, authenticator: Authenticator, clock: ManualClock
+) -> None:
+    token = await store.add()
+
+    async def revoke() -> None:
+        await store.store.revoke(token.split("_")[1], clock.now_ms())
+        await authenticator.refresh()
+
+    store.meanwhile = revoke
+    assert await _refused(authenticator, token) is NotAuthenticated
+    assert await _refused(authenticator, token) is NotAuthenticated
+
+
+async def test_a_look_up_that_a_new_key_overtakes_finds_it(store: CountingStore, authenticator: Authenticator) -> None:
+    token, parts = keys.mint()
+
+    async def make() -> None:
+        await store.store.add(Key(parts.kid, "default", "test", keys.hash_secret(parts, PEPPER), 0))
+        await authenticator.refresh()
+
+    store.meanwhile = make
+    assert (await authenticator.caller(token, "10.0.0.1")).key.id == parts.kid
 
 
 @pytest.mark.parametrize("token", ["", "\x00", "é" * 66, "llmaas__", "llmaas_" + "a" * 59, "\r\n" * 33])
