@@ -75,9 +75,8 @@ def _generation(
 ) -> Json:
     content = {"application/json": _struct(answer)}
     if streams:
-        content["text/event-stream"] = {
-            "schema": {"type": "string", "description": "Server-sent events; the last is `[DONE]`."}
-        }
+        # No type: some take it for that of the whole body, and others for that of each event.
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events; the last is `[DONE]`."}}
     request = {"required": True, "content": {"application/json": _struct(body)}}
     done = _ok("The answer.", content, "backend")
     return _operation(name, summary, done, _GENERATING, description=description, requestBody=request)

@@ -58,6 +58,15 @@ async def test_the_document_is_valid(target: Service) -> None:
     assert len(names) == len(set(names))
 
 
+async def test_a_streams_schema_fits_both_its_text_and_its_events(target: Service) -> None:
+    """Before OpenAPI 3.2 nothing says which of the two it describes, so tools differ."""
+    document = await _document(target)
+    content = document["paths"][CHAT]["post"]["responses"]["200"]["content"]
+    described = jsonschema_rs.Draft202012Validator(content["text/event-stream"]["schema"])
+    for value in ("data: {}\n\n", {"event": "message", "data": "{}"}):
+        described.validate(value)
+
+
 async def test_what_is_ours_alone_is_not_in_it(target: Service) -> None:
     text = json.dumps(await _document(target))
     assert "timings_per_token" not in text
