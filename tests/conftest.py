@@ -28,9 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What runs in a browser is slow."""
+    """What runs in a browser, or in four gateway processes, is slow."""
     for item in items:
-        if "chromium" in getattr(item, "fixturenames", ()):
+        if not {"chromium", "four"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     if not config.getoption("--all"):
         for item in items:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llmaas.cli import INTERRUPTED
 from llmaas.cli.client import Piece, Service, Told, own_url
 from llmaas.cli.output import note
 from llmaas.cli.place import Place, at_place

@@ -272,6 +272,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.slow
 async def test_F12_gateway_processes_share_the_port_and_one_that_is_killed_comes_back(
     serving: Serving, postgres_url: str
 ) -> None:
@@ -312,6 +313,7 @@ async def test_F12_gateway_processes_share_the_port_and_one_that_is_killed_comes
     assert "Traceback" not in serving.err
 
 
+@pytest.mark.slow
 async def test_a_change_reaches_every_gateway_process_within_a_second(serving: Serving, postgres_url: str) -> None:
     environment = shared(postgres_url, LLMAAS_REFRESH_INTERVAL_S="1")
     await serving.start("--no-model", "--workers", "2", env=environment)
@@ -331,6 +333,7 @@ async def test_a_change_reaches_every_gateway_process_within_a_second(serving: S
     await until(refused, "no process takes the key", 1.0)
 
 
+@pytest.mark.slow
 async def test_F11_known_keys_go_on_without_postgresql_and_all_heals(
     serving: Serving, own_postgres: PostgresServer
 ) -> None:

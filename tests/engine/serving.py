@@ -13,7 +13,7 @@ from llmaas.engine.probe import free_port
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def environment() -> dict[str, str]:

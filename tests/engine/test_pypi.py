@@ -106,6 +106,7 @@ def _words(process: Path) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_without_pip_and_uv_a_pip_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -133,7 +133,7 @@ async def test_an_act_that_is_not_done_leaves_no_line_and_no_gap(database: Datab
 
 async def test_acts_at_once_are_one_chain(place: str | Path) -> None:
     """Each on a connection of its own, as those of several workers are, also where other writes do not wait."""
-    databases = [Database(place) for _ in range(4)]
+    databases = [Database(place, limit_s=60) for _ in range(4)]
 
     async def work(database: Database) -> None:
         for n in range(10):

@@ -31,7 +31,7 @@ async def empty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     postgres = request.param == "to-postgresql"
     place = str(request.getfixturevalue("empty_postgres_url")) if postgres else tmp_path / "restored.db"
     await asyncio.to_thread(prepare, place)
-    opened = Database(place)
+    opened = Database(place, limit_s=60)
     yield opened
     await opened.close()
 

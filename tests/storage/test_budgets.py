@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from llmaas.domain.budgets import project_total
@@ -136,6 +137,7 @@ async def test_B01_fifty_parallel_requests_on_a_cap_for_twenty(place: str | Path
     assert await take_each(place, "a", 20 * COST, 50) == 20
 
 
+@pytest.mark.slow
 async def test_B01_four_processes_share_a_cap_to_the_last_unit(place: str | Path) -> None:
     cap = 137 * COST
     database = Database(place, limit_s=60)
