@@ -5,7 +5,8 @@ Needs `wrk` and two cores: the gateway on core 1, load and mock upstreams on cor
 (`cost.py`, `mock_upstream.py`). Beside it in any case: the least relay on our own parts (`bench/floor.py`), and nginx as a proxy
 where it is on PATH. COMMAND starts another gateway, with `{port}` and `{upstream}` for where it has to listen and to ask, and
 `{free}` for another free port:
-    --peer 'vllm-router=vllm-router --port {port} --worker-urls http://127.0.0.1:{upstream}'
+    --peer 'vllm-router=vllm-router --port {port} --worker-urls http://127.0.0.1:{upstream} --prometheus-port {free}'
+Name its policy with the figure: `--policy round_robin` costs that one half of what its own default does.
 Machines differ by more than what is measured, and so does one machine from minute to minute: only ratios of one run mean anything.
 """
 
