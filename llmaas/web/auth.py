@@ -15,11 +15,13 @@ from llmaas.domain import keys
 from llmaas.domain.access import Caller
 from llmaas.domain.addresses import allowed
 from llmaas.domain.ports import KeyStore
-from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited
+from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, Unavailable
 
 _GUESSES = 100.0
 _GUESSES_PER_S = 2.0
 _ADDRESSES = 10_000
+_LOOK_UPS = 32
+"""At once. Each counts as a guess until it has found a key, so first uses of many good keys of one address must not run at once."""
 
 
 class GuessLimit:
@@ -63,6 +65,7 @@ class Authenticator:
         self._nobodys: OrderedDict[str, None] = OrderedDict()
         self._guesses = GuessLimit(clock)
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
+        self._turns = asyncio.Semaphore(_LOOK_UPS)
         self._refreshes = 0
 
     def known_caller(self, token: str | None, address: str) -> Caller | None:
@@ -123,16 +126,21 @@ class Authenticator:
         presented = keys.parse(token)
         if presented is None or presented.kid in self._nobodys:
             raise _refused()
-        self._guesses.spend(address)
-        caller = await self._read(presented.kid)
-        if caller is None:
-            self._nobodys[presented.kid] = None
-            if len(self._nobodys) > self._size:
-                self._nobodys.popitem(last=False)
-            raise _refused()
-        if not hmac.compare_digest(keys.hash_secret(presented, self._pepper), caller.key.secret_hash):
-            raise _refused()
-        self._guesses.refund(address)
+        async with self._turns:
+            self._guesses.spend(address)
+            try:
+                caller = await self._read(presented.kid)
+            except Unavailable:
+                self._guesses.refund(address)
+                raise
+            if caller is None:
+                self._nobodys[presented.kid] = None
+                if len(self._nobodys) > self._size:
+                    self._nobodys.popitem(last=False)
+                raise _refused()
+            if not hmac.compare_digest(keys.hash_secret(presented, self._pepper), caller.key.secret_hash):
+                raise _refused()
+            self._guesses.refund(address)
         self._known[digest] = caller
         if len(self._known) > self._size:
             self._known.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from llmaas.domain import keys
 from llmaas.domain.access import Caller
 from llmaas.domain.keys import Key
 from llmaas.domain.projects import Project
-from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited
+from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, Unavailable
 from llmaas.storage.database import Database
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.projects import SqlProjectStore
@@ -124,6 +125,28 @@ async def test_A09_a_known_id_with_a_wrong_secret_is_limited_too(
         kinds.append(await _refused(authenticator, body + keys._checksum(body)))  # noqa: SLF001 - forgers know it
     assert kinds.count(NotAuthenticated) == 100
     assert store.asked == 100
+
+
+async def test_many_good_keys_of_one_address_get_in_at_once(store: CountingStore, clock: ManualClock) -> None:
+    authenticator = Authenticator(store, PEPPER, clock, 1_000)
+    tokens = [await store.add() for _ in range(150)]
+    callers = await asyncio.gather(*(authenticator.caller(token, "10.0.0.1") for token in tokens))
+    assert len({caller.key.id for caller in callers}) == 150
+
+
+async def test_a_store_that_is_away_makes_no_guess_of_a_good_key(
+    store: CountingStore, authenticator: Authenticator
+) -> None:
+    token = await store.add()
+
+    async def away() -> None:
+        raise Unavailable("The database does not answer.")
+
+    for _ in range(150):
+        store.meanwhile = away
+        with pytest.raises(Unavailable):
+            await authenticator.caller(token, "10.0.0.1")
+    assert (await authenticator.caller(token, "10.0.0.1")).key.project_id == "default"
 
 
 async def test_A01_the_cache_is_bounded(store: CountingStore, authenticator: Authenticator) -> None:
