@@ -31,6 +31,7 @@ _POLL_S = 0.1
 _HUNG_AFTER = 3
 _SPINS_AFTER = 30
 _GIVE_UP_AFTER = 3
+_TOLD_EACH_PERCENT = 5
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
 
@@ -75,6 +76,7 @@ class EngineProcess:
         self._stopped = False
         self._wanted_at_s = 0.0
         self._failed_at_s = 0.0
+        self._told_percent = -_TOLD_EACH_PERCENT
         self.state = EngineState(spec.name, "idle")
 
     def want(self) -> None:
@@ -165,7 +167,8 @@ class EngineProcess:
         return self._puller.pull(self._spec, progress)
 
     def _pulling(self, percent: int, eta_s: float | None) -> None:
-        if percent % 5 == 0:
+        if percent == 100 or not 0 <= percent - self._told_percent < _TOLD_EACH_PERCENT:
+            self._told_percent = percent
             _log.info("model_pulling", model=self._spec.name, percent=percent, eta_s=eta_s)
         self._set("pulling", progress=percent / 100, eta_s=eta_s)
 

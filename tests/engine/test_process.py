@@ -16,18 +16,33 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import CapturingLogger
 
 from llmaas.clock import SystemClock
-from llmaas.engine import probe
+from llmaas.engine import probe, process
 from llmaas.engine.child import engine_command
 from llmaas.engine.manifest import FileSource, ModelSpec
 from llmaas.engine.process import EngineOptions, EngineProcess
+from llmaas.engine.pull import Progress, Puller
 from llmaas.engine.states import EngineState
 from tests.engine.stores import digest_of, puller_at
 from tests.fakes.raw_http import RawConnection, request_bytes
 
 pytestmark = pytest.mark.usefixtures("engine_environment")
 PROMPT = "a prompt that nobody else may read"
+
+
+class InSteps(Puller):
+    """Tells of these percents before it pulls, if there are any."""
+
+    def __init__(self, puller: Puller, percents: Sequence[int]) -> None:
+        self._puller = puller
+        self._percents = percents
+
+    def pull(self, spec: ModelSpec, progress: Progress) -> Path:
+        for percent in self._percents:
+            progress(percent, 100)
+        return self._puller.pull(spec, (lambda _done, _total: None) if self._percents else progress)
 
 
 class Watched:
@@ -38,6 +53,7 @@ class Watched:
             name: options.pop(name) for name in ("kind", "sha256", "context") if name in options
         }
         digest = spec_options.pop("sha256", None)
+        puller = InSteps(puller_at(folder / "models"), options.pop("percents", ()))
         self.folder = folder
         self.states: list[EngineState] = []
         self._changed = asyncio.Event()
@@ -56,9 +72,7 @@ class Watched:
             failed_pause_s=0,
             backoff_s=(0.05, 0.1),
         )
-        self.engine = EngineProcess(
-            self.spec, puller_at(folder / "models"), replace(defaults, **options), SystemClock(), self._heard
-        )
+        self.engine = EngineProcess(self.spec, puller, replace(defaults, **options), SystemClock(), self._heard)
 
     def _heard(self, state: EngineState) -> None:
         self.states.append(state)
@@ -129,6 +143,17 @@ async def ask(state: EngineState, path: str, body: dict[str, Any], key: str | No
 
 def chat(max_tokens: int = 3, **more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": max_tokens, **more}
+
+
+async def test_the_log_tells_of_a_pull_in_whatever_steps_it_comes(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = CapturingLogger()
+    monkeypatch.setattr(process, "_log", logger)
+    async with watched(tmp_path, tiny_model, percents=[4, 9, 14, 18, 23, 99, 100]) as one:
+        await one.ready()
+    told = [call.kwargs["percent"] for call in logger.calls if call.args == ("model_pulling",)]
+    assert told == [4, 9, 14, 23, 99, 100]
 
 
 async def test_it_comes_up_answers_and_ends(tmp_path: Path, tiny_model: Path) -> None:
