@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 import typer
 
 from llmaas import settings
+from llmaas.cli.output import note
+from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -53,9 +55,14 @@ class Place:
         log.configure("warning")
 
         async def within() -> T:
-            installation = Installation(self.load().settings)
+            present = self.load().settings
+            is_new = not present.data_dir.exists()
+            installation = Installation(present)
             try:
-                return await work(await installation.open())
+                await installation.open()
+                if is_new:
+                    note(f"made a new data directory: {printable(str(present.data_dir))}")
+                return await work(installation)
             finally:
                 await installation.close()
 

@@ -78,7 +78,8 @@ def test_the_place_may_stand_before_or_after_the_command(llmaas: Cli, tmp_path: 
     assert [k["id"] for k in by_environment.json] == [made["id"]]
 
 
-def test_codes_and_messages_of_the_real_program(start: Start, tmp_path: Path) -> None:
+def test_codes_and_messages_of_the_real_program(start: Start, tmp_path: Path, data_dir: Path) -> None:
+    data_dir.mkdir()
     fleet = tmp_path / "fleet.toml"
     fleet.write_text('[[models]]\nid = "m"\nprise = {}\n')
     failed = start("keys", "revoke", "nobody")
