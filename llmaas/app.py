@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
@@ -32,7 +33,7 @@ from llmaas.engine.host import run_engine_host
 from llmaas.errors import ConfigurationError, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
-from llmaas.inference.service import CatalogueHolder, InferenceService
+from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceService
 from llmaas.inference.settlement import Books
 from llmaas.installation import Installation
 from llmaas.metrics import Metrics
@@ -78,7 +79,7 @@ _PLACE_AGAIN_S = 0.1
 
 
 async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -> None:
-    """Serve HTTP until SIGTERM or SIGINT, then drain; another signal ends what is under way. Writes a byte to `ready_fd` when
+    """Serve HTTP until SIGTERM or SIGINT, then drain; another SIGINT ends what is under way. Writes a byte to `ready_fd` when
     requests are taken.
 
     `number` tells the gateway processes of this host apart, from 0.
@@ -89,19 +90,23 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
     await worker.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    servers: list[HttpServer] = []
 
-    def heed() -> None:
-        if stop.is_set():
+    def heed(*, again: bool) -> None:
+        if again and stop.is_set():
             worker.service.interrupt()
+            for server in servers:
+                server.hurry(LAST_WORDS_S)
+        worker.service.draining = True
         stop.set()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, heed)
+    # Whoever stops the service may send SIGTERM to all its processes, and the supervisor sends it too: it is one stop.
+    loop.add_signal_handler(signal.SIGTERM, partial(heed, again=False))
+    loop.add_signal_handler(signal.SIGINT, partial(heed, again=True))
     doors = [(worker.gateway, settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         doors.append((worker.metrics_only, host, int(port) + number))
-    servers = []
     for surface, address, door in doors:
         server = HttpServer(surface.answer, Proxies(settings.trusted_proxies))
         await server.start(listen(address, door))
@@ -113,9 +118,10 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
         os.write(ready_fd, b"1")
         os.close(ready_fd)
     await stop.wait()
+    until_s = loop.time() + settings.drain_timeout_s
     await worker.stop()
     for server in servers:
-        await server.stop(settings.drain_timeout_s)
+        await server.stop(max(until_s - loop.time(), LAST_WORDS_S))
     await installation.close()
 
 

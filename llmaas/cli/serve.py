@@ -178,9 +178,11 @@ class Supervisor:
         self._killed, self._hurried = self._hurried, True
         if self._killed:
             _log.warning("processes_killed", hint="what was not recorded by now is in no row")
+        else:
+            _log.warning("hurrying", hint="answers under way are ended; stop again to kill what is still there")
         for child in (*self._gateways, self._engines) if self._killed else self._gateways:
             if child.process is not None:
-                (child.process.kill if self._killed else child.process.terminate)()
+                child.process.send_signal(signal.SIGKILL if self._killed else signal.SIGINT)
 
 
 def _die_with_parent() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,8 @@ from llmaas.upstreams.base import Embedding, Generation, Upstream
 
 _USE = Permission.INFERENCE_USE
 _NO_MEMBERS: Mapping[str, msgspec.Raw] = {}
+LAST_WORDS_S: Final = 2.0
+"""Time for callers to take what an interrupted answer ends with."""
 
 
 class CatalogueHolder:
@@ -61,9 +63,10 @@ class InferenceService:
         self._books = books
         self._limiter = limiter
         self._remote_images = remote_images
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any], Settlement | None] = {}
         self._idle: asyncio.Event | None = None
         self._interrupted = False
+        self._given_up = False
         self.draining = False
 
     @property
@@ -71,16 +74,31 @@ class InferenceService:
         return len(self._running)
 
     async def drained(self) -> None:
-        """Wait until no request is under way."""
-        if self._running:
+        """Wait until no request is under way; after `interrupt`, until all are settled and have had a moment for their last words."""
+        while self._running and not self._given_up:
             self._idle = self._idle or asyncio.Event()
             await self._idle.wait()
 
     def interrupt(self) -> None:
-        """End what is under way: begun streams get an error event, all of it is settled."""
+        """End what is under way: begun streams get an error event, all of it is settled. What is settled already only has to reach
+        its caller, and is left to it. Acts once: a second cancellation would catch requests while they end.
+        """
+        if self._interrupted:
+            return
         self._interrupted = True
-        for task in self._running:
-            task.cancel()
+        for task, settlement in self._running.items():
+            if settlement is None or not settlement.settled:
+                task.cancel()
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
 
     def chat(self, call: Call, request: ChatRequest, reply: Reply) -> Awaitable[None]:
         """Answer through `reply`. Raises an LlmaasError for whatever else has to be said to the caller, here or when awaited."""
@@ -112,7 +130,7 @@ class InferenceService:
         if allowance is None:
             allowance = await self._hold(call, catalogue, entry, bounds, reply)
         settlement = Settlement(self._books, call, catalogue, entry, allowance, request, "embedding")
-        task = self._begin()
+        task = self._begin(settlement)
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
 
@@ -160,7 +178,7 @@ class InferenceService:
             allowance = await self._hold(call, catalogue, entry, bounds, reply)
         settlement = Settlement(self._books, call, catalogue, entry, allowance, request, shape)
         start = _Start(self._upstreams, call, entry, bounds, allowance, request)
-        task = self._begin()
+        task = self._begin(settlement)
         try:
             plan = self._policy.plan(entry.model.id, entry.targets)
             first = await self._attempts.run(plan, settlement, reply, start)
@@ -233,27 +251,38 @@ class InferenceService:
         return first_allowance(self._limiter, hold, price, bounds)
 
     async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
-        """Like `_try_hold`, asking for what is short."""
+        """Like `_try_hold`, asking for what is short. Who waits for that is under way too."""
         tier_id = call.caller.project.tier_id
         price = catalogue.price_of(entry.model.id, tier_id)
         tier = catalogue.tier_of(tier_id)
-        hold = await self._limiter.hold(call.caller, tier, first_claim(price, bounds), call.started_ms)
+        task = self._begin(None)
+        try:
+            hold = await self._limiter.hold(call.caller, tier, first_claim(price, bounds), call.started_ms)
+        except asyncio.CancelledError as cause:
+            error = self._meaning(cause)
+            if error is cause:
+                raise
+            raise error from cause
+        finally:
+            self._leave(task)
         if hold.limited:
             reply.show_standing(hold.standing)
         return first_allowance(self._limiter, hold, price, bounds)
 
-    def _begin(self) -> asyncio.Task[Any]:
+    def _begin(self, settlement: Settlement | None) -> asyncio.Task[Any]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers run each request in a task
-        self._running.add(task)
+        self._running[task] = settlement
         return task
 
     def _end(self, task: asyncio.Task[Any], settlement: Settlement) -> None:
         self._attempts.over(settlement)
-        self._running.discard(task)
-        if self._idle is not None and not self._running:
-            self._idle.set()
-            self._idle = None
+        self._leave(task)
+
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        del self._running[task]
+        if not self._running:
+            self._wake()
 
 
 class _Start(Struct, eq=False):

@@ -65,6 +65,10 @@ class Settlement(Struct, eq=False):
     def request_id(self) -> str:
         return self._call.request_id
 
+    @property
+    def settled(self) -> bool:
+        return self._durable is not None
+
     def first_piece(self) -> None:
         if self._ttft_ms is None:
             self._ttft_ms = self._elapsed_ms()

@@ -44,11 +44,15 @@ class Inbox:
         self._bell = threading.Lock()
         self._bell.acquire()
 
-    def put(self, item: _Item) -> None:
+    def put(self, item: _Item) -> bool:
+        """False after `close`."""
         with self._lock:
+            if self._closed:
+                return False
             self._items.append(item)
             if len(self._items) == self._wanted and self._bell.locked():
                 self._bell.release()
+        return True
 
     def close(self) -> None:
         """Nothing more comes, so nobody waits for it."""
@@ -110,7 +114,9 @@ class Ledger:
     def append(self, row: UsageRow) -> asyncio.Future[None]:
         assert self._loop is not None  # noqa: S101 - started by the composition root
         future = self._last = self._loop.create_future()
-        self._inbox.put((row, future))
+        if not self._inbox.put((row, future)):
+            _log.critical("usage_row_too_late", row=row.id)
+            _fail(future)
         return future
 
     async def flushed(self) -> bool:
@@ -304,7 +310,11 @@ def _resolve(batch: Sequence[_Item], lost: set[str]) -> None:
         if row.id not in lost:
             future.set_result(None)
         else:
-            future.set_exception(
-                LedgerUnavailable("Usage cannot be recorded right now, so no answer can be given.", retry_after_s=5)
-            )
-            future.exception()  # an abandoned answer has nobody to look at it
+            _fail(future)
+
+
+def _fail(future: asyncio.Future[None]) -> None:
+    future.set_exception(
+        LedgerUnavailable("Usage cannot be recorded right now, so no answer can be given.", retry_after_s=5)
+    )
+    future.exception()  # an abandoned answer has nobody to look at it

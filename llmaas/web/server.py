@@ -83,13 +83,15 @@ class HttpServer:
         self._server = await loop.create_server(lambda: HttpConnection(self, loop), sock=listener, backlog=1024)
 
     async def stop(self, within_s: float) -> None:
-        """Take no more connections and end those that wait for a request; answers under way have so long to end."""
+        """Take no more connections and end those that wait for a request; answers under way, and what callers have not taken of
+        those that are complete, have so long.
+        """
         self.stopping = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
             connection.end_if_idle()
-        if any(connection.busy for connection in self.connections):
+        if self._unfinished():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), within_s)
         unfinished = [connection.task for connection in self.connections if connection.busy and connection.task]
@@ -101,9 +103,16 @@ class HttpServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
+    def hurry(self, within_s: float) -> None:
+        """A stop, under way or to come, waits so long from now on at most."""
+        asyncio.get_running_loop().call_later(within_s, self._quiet.set)
+
     def note_finished(self) -> None:
-        if self.stopping and not any(connection.busy for connection in self.connections):
+        if self.stopping and not self._unfinished():
             self._quiet.set()
+
+    def _unfinished(self) -> bool:
+        return any(connection.busy or connection.holds_back for connection in self.connections)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all deadlines, and the clock of the connections."""
@@ -154,6 +163,11 @@ class HttpConnection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._current is not None
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether its reader has yet to take something."""
+        return self.transport.get_write_buffer_size() > 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
@@ -164,6 +178,8 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self.lost = True
         self.server.connections.discard(self)
+        if self.server.stopping:
+            self.server.note_finished()
         self._waiting.clear()
         self.resume_writing()
         for channel in (self._receiving, self._current):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
+from llmaas.domain.keys import Permission
+from llmaas.domain.limits import Limits
 from tests.fakes.behaviour import Behaviour
+from tests.fakes.raw_http import RawConnection
 from tests.fakes.upstream import FakeUpstream
-from tests.faults.caller import DONE, ask, chat
+from tests.faults.caller import DONE, ask, chat, wire
 from tests.faults.test_ledger import locked
 from tests.gateway import GatewayProcess, fleet_of
+from tests.waiting import until
 
 
 async def test_B13_a_stop_drains_and_the_next_one_interrupts(gateway: GatewayProcess) -> None:
@@ -68,6 +73,92 @@ async def test_B13_a_stop_drains_and_the_next_one_interrupts(gateway: GatewayPro
         await gateway.start()
         await gateway.wait_rows(7)
         assert await gateway.ledger_faults() == []
+
+
+async def test_B13_a_stop_waits_for_those_who_wait_for_their_hold(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        installation = await gateway.installation()
+        free = await gateway.create_key(permissions=(Permission.INFERENCE_USE, Permission.METRICS_READ))
+        limits = Limits(output_tokens_per_hour=1_000_000)
+        limited, _ = await installation.create_key(project_id="default", name="limited", limits=limits)
+        gateway.key = limited
+        await gateway.start()
+        assert (await gateway.get("/v1/models")).status == 200  # the key is known, what it used this hour is not
+        with locked(gateway.data_dir / "llmaas.db"):
+            gateway.key = free
+            assert (
+                await ask(gateway, chat("m"))
+            ).complete  # its row is spooled, so the database does not know all that was used
+            gateway.key = limited
+            asked = [asyncio.create_task(ask(gateway, chat("m", stream=stream))) for stream in (True, False)]
+            await until(lambda: in_flight(gateway, free, 2), "they wait")
+            stopping = asyncio.create_task(gateway.terminate())
+            await until(lambda: is_draining(gateway), "it drains")
+        heard = await asyncio.gather(*asked)
+        assert await stopping == 0
+        await gateway.start()
+        rows = {row.id for row in await gateway.wait_rows(3)}
+        assert all(h.complete for h in heard), heard
+        assert {h.answer_id for h in heard} < rows
+        assert len(upstream.requests) == len(rows)
+
+
+async def test_B13_one_stop_may_be_told_twice_and_a_hurry_thrice(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        await gateway.start()
+        assert gateway.process is not None
+        upstream.always(Behaviour(pause_at=(3,)))
+        asked = [asyncio.create_task(ask(gateway, chat("m", stream=stream))) for stream in (True, False)]
+        await upstream.wait_paused(2)
+        stopping = asyncio.create_task(gateway.terminate())
+        await until(lambda: is_draining(gateway), "it drains")
+        gateway.process.terminate()
+        assert await is_draining(gateway)
+        await upstream.release(2)
+        assert all(h.complete for h in await asyncio.gather(*asked))
+        assert await stopping == 0
+
+        # While those who were ended wait for their rows, they are not ended again.
+        await gateway.start()
+        asked = [asyncio.create_task(ask(gateway, chat("m", stream=stream))) for stream in (True, False)]
+        await upstream.wait_paused(2)
+        with locked(gateway.data_dir / "llmaas.db"):
+            stopping = asyncio.create_task(gateway.terminate())
+            await until(lambda: is_draining(gateway), "it drains")
+            for _ in range(2):
+                gateway.process.send_signal(signal.SIGINT)
+                assert await is_draining(gateway)
+            streamed, whole = await asyncio.gather(*asked)
+        assert [error["code"] for error in streamed.errors] == ["draining"]
+        assert streamed.body.endswith(DONE)
+        assert (whole.status, whole.ended) == (503, True)
+        assert await stopping == 0
+
+
+async def test_B13_a_hurry_waits_for_no_slow_reader(gateway: GatewayProcess) -> None:
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.base_url, ["m"]))
+        await gateway.start()
+        assert gateway.process is not None
+        upstream.always(Behaviour(tokens=1_000, pieces=("x" * 16_000,), burst=True))
+        async with await RawConnection.open(gateway.url, receive_buffer=4096) as reader:
+            await reader.send(wire(gateway, chat("m", stream=True)))
+            await reader.read_until(b"data: ")
+            stopping = asyncio.create_task(gateway.terminate())
+            await until(lambda: is_draining(gateway), "it drains")
+            gateway.process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(stopping, 15) == 0
+        assert [row.outcome for row in await gateway.rows()] == ["interrupted"]
+
+
+async def in_flight(gateway: GatewayProcess, key: str, count: int) -> bool:
+    return f"\nllmaas_in_flight {count}.0\n" in (await gateway.get("/metrics", key=key)).body.decode()
+
+
+async def is_draining(gateway: GatewayProcess) -> bool:
+    return (await gateway.get("/readyz")).status == 503
 
 
 @pytest.mark.slow

@@ -140,6 +140,14 @@ async def test_a_stop_writes_what_was_handed_over(path: Path) -> None:
     await asyncio.gather(*futures)
 
 
+async def test_B13_a_row_that_comes_after_the_stop_is_refused_at_once(path: Path) -> None:
+    ledger = Ledger(SqliteRows(path, SHARED), Spool(path.parent / "spool"))
+    ledger.start()
+    await ledger.stop()
+    with pytest.raises(LedgerUnavailable):
+        await ledger.append(row())
+
+
 async def test_the_writer_is_woken_once_for_as_many_rows_as_it_waits_for() -> None:
     inbox, loop = Inbox(), asyncio.get_running_loop()
     items = [(one, loop.create_future()) for one in rows(5)]

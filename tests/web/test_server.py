@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,6 +53,38 @@ async def serving(
         yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
     finally:
         await server.stop(5)
+
+
+async def test_B13_a_stop_waits_for_readers_of_complete_answers() -> None:
+    body = b"x" * 60_000  # more than the kernel's buffers here, less than what makes a handler wait
+
+    async def answer(channel: Channel) -> None:
+        await channel.whole(200, [], body)
+
+    listener = listen("127.0.0.1", 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = HttpServer(answer)
+    await server.start(listener)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with await RawConnection.open(url, receive_buffer=2048) as raw:
+        await raw.send(GET)
+        await until(lambda: any(one.holds_back and not one.busy for one in server.connections), "it is answered")
+        stopping = asyncio.create_task(server.stop(10))
+        await until(lambda: server.stopping, "it stops")
+        assert (await raw.response()).body == body
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_stop_that_hurries_does_not_wait_for_readers() -> None:
+    async def answer(channel: Channel) -> None:
+        await channel.whole(200, [], b"x" * 10_000_000)
+
+    async with serving(answer) as running, await running.open(receive_buffer=2048) as raw:
+        await raw.send(GET)
+        await until(lambda: any(one.holds_back for one in running.server.connections), "it is answered")
+        stopping = asyncio.create_task(running.server.stop(60))
+        running.server.hurry(0.1)
+        await asyncio.wait_for(stopping, 5)
 
 
 @pytest.mark.parametrize(
