@@ -201,7 +201,7 @@ def _show_progress(loading: Loading) -> None:
     done = f" {loading.progress:.0%}" if isinstance(loading.progress, int | float) else ""
     left = f", about {loading.eta_s:.0f} s left" if isinstance(loading.eta_s, int | float) else ""
     if sys.stderr.isatty():
-        sys.stderr.write(f"{_CLEAR_LINE}model is {printable(loading.state)}{done}{left} ")
+        sys.stderr.write(f"{_CLEAR_LINE}model: {printable(loading.state)}{done}{left} ")
         sys.stderr.flush()
 
 

@@ -205,7 +205,12 @@ class Ledger:
             return None
         except StoreAway as error:
             self._store_away()
-            _log.warning("ledger_database_failed", error=str(error), rows=len(rows))
+            _log.warning(
+                "ledger_database_failed",
+                error=str(error),
+                rows=len(rows),
+                hint="they go to the spool, and from there to the database when it is back",
+            )
             return None
         self._store_back()
         return unstorable
