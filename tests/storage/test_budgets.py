@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from llmaas.domain.budgets import project_total
 from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
+from llmaas.errors import Unavailable
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.database import Database
 from llmaas.storage.postgres_rows import PostgresRows
@@ -118,8 +120,14 @@ async def take_each(place: str | Path, worker_id: str, cap: int, times: int) -> 
     database = Database(place, limit_s=60)
     store = SqlBudgetStore(database, worker_id)
 
+    async def taken() -> Grant:
+        while True:
+            with contextlib.suppress(Unavailable):  # those who wait for SQLite have no queue: some may wait too long
+                (grant,) = await store.take([BudgetWant(KEY, cap, COST, COST)])
+                return grant
+
     async def once(number: int) -> bool:
-        (grant,) = await store.take([BudgetWant(KEY, cap, COST, COST)])
+        grant = await taken()
         if grant.granted_nano == COST and number % 2 and database.file is None:
             await spend(str(place), worker_id, [COST], first=number)
         return grant.granted_nano == COST
