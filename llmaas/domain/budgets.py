@@ -1,6 +1,7 @@
 """Budgets: what money is counted by. An id says whose and for which time; days and months are those of UTC.
 
-`key:ID:total`, `key:ID:2026-11`, `key:ID:2026-11-23`, `project:ID:total`, `project:ID:2026-11`.
+`key:ID:total`, `key:ID:2026-11`, `key:ID:2026-11-23`, `project:ID:total`, `project:ID:2026-11`. The ID of a key is that of the
+first key of its rotation (`Key.limits_id`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ def day_name(day: int) -> str:
     return datetime.fromtimestamp(day * DAY_MS // 1000, UTC).strftime("%Y-%m-%d")
 
 
-def budget_ids(key_id: str, project_id: str, day: str) -> tuple[str, str, str, str, str]:
+def budget_ids(limits_id: str, project_id: str, day: str) -> tuple[str, str, str, str, str]:
     """All budgets that a request of the key on that UTC day counts in."""
-    key, project, month = f"key:{key_id}:", f"project:{project_id}:", day[:7]
+    key, project, month = f"key:{limits_id}:", f"project:{project_id}:", day[:7]
     return f"{key}total", f"{key}{month}", f"{key}{day}", f"{project}total", f"{project}{month}"
 
 

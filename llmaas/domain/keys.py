@@ -39,6 +39,7 @@ class Key:
     """`secret_hash`: 32 bytes of keyed BLAKE2b. Times in ms since 1970. `allowed_models` empty: every model of the catalogue.
 
     `owner_id`: the member who made it. `networks`: addresses it works from, as CIDR; empty: from everywhere.
+    `first_id`: the first key of those that were rotated into this one; None: this one is the first.
     """
 
     id: str
@@ -54,6 +55,14 @@ class Key:
     owner_id: str | None = None
     limits: Limits = UNLIMITED
     networks: tuple[str, ...] = ()
+    first_id: str | None = None
+
+    @property
+    def limits_id(self) -> str:
+        """The key under whose id rates, windows and budgets are counted. All keys of a rotation share one set of limits: a key
+        of the same caller under a new secret must not have twice the money.
+        """
+        return self.first_id or self.id
 
     def usable_at(self, now_ms: int) -> bool:
         """Both ends are instants at which the key no longer works."""
@@ -88,7 +97,10 @@ class KeyRegister(Protocol):
         ...
 
     async def change(self, seen: Key, changes: Mapping[str, Any], *, by: Actor) -> Key:
-        """Change fields of `CHANGEABLE` and no others. Raises NotFound, Outdated when the key is not as `seen` any more."""
+        """Change fields of `CHANGEABLE` and no others. Changed limits hold for all keys of the rotation.
+
+        Raises NotFound, Outdated when the key is not as `seen` any more.
+        """
         ...
 
     async def revoke(self, kid: str, at_ms: int, *, by: Actor) -> Key:
@@ -98,7 +110,7 @@ class KeyRegister(Protocol):
     async def rotate(self, kid: str, successor: Key, stop_ms: int, *, by: Actor) -> Key:
         """Add the successor and stop the old key at `stop_ms`, together; gives the successor as it is stored.
 
-        What the old key has left of its total budget is what the successor gets.
+        Both spend the same budgets and rates, also while both work.
         Raises NotFound, Conflict when the old key is stopped already.
         """
         ...
@@ -147,7 +159,8 @@ def successor_of(key: Key, now_ms: int, pepper: bytes) -> tuple[str, Key]:
     """A token with the same rights and limits, and its key. Raises Conflict when the old one has expired."""
     if key.expires_ms is not None and key.expires_ms <= now_ms:
         raise Conflict(f"Key `{key.id}` has expired; make a new one.", param="key")
-    return issue(replace(key, created_ms=now_ms, revoked_ms=None, rotated_from=key.id), pepper)
+    draft = replace(key, created_ms=now_ms, revoked_ms=None, rotated_from=key.id, first_id=key.limits_id)
+    return issue(draft, pepper)
 
 
 def hash_secret(presented: PresentedKey, pepper: bytes) -> bytes:

@@ -29,7 +29,8 @@ class Kind(StrEnum):
 class Rule:
     """`limit`: requests, tokens or nano-units; None: the project's credit. `text`: for the caller, with the number left out.
 
-    `scope`: `key:ID` or `project:ID`. `from_ms`, `until_ms`: the window of time, None where there is none.
+    `scope`: `key:ID`, of the first key of a rotation, or `project:ID`. `from_ms`, `until_ms`: the window of
+    time, None where there is none.
     """
 
     id: str
@@ -43,7 +44,7 @@ class Rule:
 
 def rules(caller: Caller, tier: Tier | None, at_ms: int) -> Iterator[Rule]:
     """Everything that limits a request of the caller that starts at `at_ms`, in the order in which counters are taken."""
-    yield from _rules_of(f"key:{caller.key.id}", caller.key.limits, at_ms)
+    yield from _rules_of(f"key:{caller.key.limits_id}", caller.key.limits, at_ms)
     if tier is not None:
         scope = f"project:{caller.project.id}"
         yield from _rules_of(scope, tier.limits, at_ms)

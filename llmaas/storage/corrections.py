@@ -12,7 +12,7 @@ from llmaas.errors import Conflict, NotFound
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database, bump, upsert
 from llmaas.storage.row_store import SHARED, shard_of
-from llmaas.storage.tables import budget_shares, usage, usage_hours
+from llmaas.storage.tables import budget_shares, keys, usage, usage_hours
 from llmaas.storage.tally import HOUR_KEY, HOUR_SUMS, Tally
 
 
@@ -58,9 +58,11 @@ async def _write(connection: AsyncConnection, row: UsageRow) -> None:
         index_elements=["budget_id", "worker_id"],
         set_={"spent_nano": budget_shares.c.spent_nano + raise_share.excluded.spent_nano},
     )
+    first_id = await connection.scalar(sa.select(keys.c.first_id).where(keys.c.id == row.key_id))
+    first_ids = {} if first_id is None else {row.key_id: first_id}
     shares = [
         {"budget_id": budget_id, "worker_id": SHARED, "spent_nano": nano, "leased_nano": 0}
-        for budget_id, nano in tally.shares([row])
+        for budget_id, nano in tally.shares([row], first_ids)
     ]
     await connection.execute(raise_share, shares)
     raise_hour = upsert(connection, usage_hours)

@@ -24,7 +24,7 @@ from llmaas.domain.projects import Project, unknown_project
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database, bump
-from llmaas.storage.tables import budget_shares, keys, projects
+from llmaas.storage.tables import keys, projects
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.keys")
 _IN_CHUNK = 500
@@ -100,6 +100,8 @@ class SqlKeyStore:
                 values = {name: row[name] for name in changes}
                 await connection.execute(sa.update(keys).where(keys.c.id == seen.id).values(**values))
                 await _record(connection, "key.change", by, seen, changed)
+                if changed.limits != seen.limits:
+                    await _change_of_rotation(connection, changed, by)
                 await bump(connection, "keys")
         return changed
 
@@ -120,7 +122,6 @@ class SqlKeyStore:
                 raise Conflict(f"Key `{kid}` is revoked or rotated already.", param="key")
             stopped = await _stop(connection, key, stop_ms)
             await _record(connection, "key.rotate", by, key, stopped)
-            successor = await _with_rest_of_budget(connection, key, successor)
             await _insert(connection, successor, by)
             await bump(connection, "keys")
         return successor
@@ -144,14 +145,17 @@ async def _stop(connection: AsyncConnection, key: Key, at_ms: int) -> Key:
     return dataclasses.replace(key, revoked_ms=at_ms)
 
 
-async def _with_rest_of_budget(connection: AsyncConnection, key: Key, successor: Key) -> Key:
-    total = key.limits.budget_total
-    if total is None:
-        return successor
-    used = sa.func.coalesce(sa.func.sum(budget_shares.c.spent_nano), 0)
-    spent = await connection.scalar(sa.select(used).where(budget_shares.c.budget_id == f"key:{key.id}:total"))
-    limits = dataclasses.replace(successor.limits, budget_total=max(0, total - int(spent or 0)))
-    return dataclasses.replace(successor, limits=limits)
+async def _change_of_rotation(connection: AsyncConnection, changed: Key, by: Actor) -> None:
+    """Give the other keys of a rotation the same limits: they count together, so one number has to hold for all."""
+    of = sa.func.coalesce(keys.c.first_id, keys.c.id)
+    query = sa.select(*_COLUMNS).where(of == changed.limits_id, keys.c.id != changed.id).order_by(keys.c.id)
+    others = _readable((await connection.execute(query)).mappings().all())
+    for other in others:
+        after = dataclasses.replace(other, limits=changed.limits)
+        if after != other:
+            limits = _from_key(after)["limits"]
+            await connection.execute(sa.update(keys).where(keys.c.id == other.id).values(limits=limits))
+            await _record(connection, "key.change", by, other, after)
 
 
 async def _record(connection: AsyncConnection, action: str, by: Actor, before: Key | None, after: Key) -> None:
@@ -195,4 +199,5 @@ def _from_key(key: Key) -> dict[str, Any]:
         "owner_id": key.owner_id,
         "limits": {k: v for k, v in dataclasses.asdict(key.limits).items() if v is not None},
         "networks": list(key.networks),
+        "first_id": key.first_id,
     }

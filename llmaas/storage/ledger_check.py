@@ -87,17 +87,18 @@ def _shares_differ(dialect: str) -> sa.Select[Any]:
     """Hours stand in for the rows here, since they stay when retention takes these."""
     costs = (
         sa.select(
-            usage_hours.c.key_id,
+            sa.func.coalesce(keys.c.first_id, usage_hours.c.key_id).label("limits_id"),
             usage_hours.c.project_id,
             sa.literal_column(_DAYS[dialect], sa.String).label("day"),
             sa.func.sum(usage_hours.c.cost_nano).label("nano"),
         )
+        .select_from(usage_hours.outerjoin(keys, keys.c.id == usage_hours.c.key_id))
         .where(usage_hours.c.cost_nano != 0)
-        .group_by(usage_hours.c.key_id, usage_hours.c.project_id, sa.literal_column("3"))
+        .group_by(sa.literal_column("1"), usage_hours.c.project_id, sa.literal_column("3"))
         .cte("costs")
     )
     month = sa.func.substr(costs.c.day, 1, 7)
-    key, project = sa.literal("key:") + costs.c.key_id, sa.literal("project:") + costs.c.project_id
+    key, project = sa.literal("key:") + costs.c.limits_id, sa.literal("project:") + costs.c.project_id
     names = [key + ":total", key + ":" + month, key + ":" + costs.c.day, project + ":total", project + ":" + month]
     spent = [sa.select(name.label("id"), costs.c.nano.label("nano")) for name in names]
     shares = sa.select(budget_shares.c.budget_id, -budget_shares.c.spent_nano)
@@ -130,7 +131,8 @@ async def _capped(connection: AsyncConnection, now_ms: int) -> list[_Standing]:
 
 
 async def _caps(connection: AsyncConnection, day: str) -> AsyncIterator[tuple[str, int]]:
-    for key_id, limits in (await connection.execute(sa.select(keys.c.id, keys.c.limits))).all():
+    limits_id = sa.func.coalesce(keys.c.first_id, keys.c.id)
+    for key_id, limits in (await connection.execute(sa.select(limits_id, keys.c.limits).order_by(keys.c.id))).all():
         total, month, today, _, _ = budget_ids(key_id, "", day)
         named = {"budget_total": total, "budget_per_month": month, "budget_per_day": today}
         for pair in _given(limits, named):

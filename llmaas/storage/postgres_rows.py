@@ -39,9 +39,12 @@ WITH told AS (
     ON CONFLICT (id) DO NOTHING RETURNING {", ".join(dict.fromkeys(_NEEDED))}
 ), spent AS (
     SELECT id, sum(cost_nano) AS nano, coalesce(sum(cost_nano) FILTER (WHERE hold_nano > 0), 0) AS leased
-    FROM (SELECT *, to_char(to_timestamp(started_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day FROM fresh) AS f,
-        LATERAL (VALUES ('key:' || key_id || ':total'), ('key:' || key_id || ':' || substr(day, 1, 7)),
-            ('key:' || key_id || ':' || day), ('project:' || project_id || ':total'),
+    FROM (
+        SELECT fresh.*, to_char(to_timestamp(started_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
+            coalesce(first_id, key_id) AS limits_id
+        FROM fresh LEFT JOIN keys ON keys.id = key_id
+    ) AS f, LATERAL (VALUES ('key:' || limits_id || ':total'), ('key:' || limits_id || ':' || substr(day, 1, 7)),
+            ('key:' || limits_id || ':' || day), ('project:' || project_id || ':total'),
             ('project:' || project_id || ':' || substr(day, 1, 7))) AS budget(id)
     WHERE cost_nano <> 0 GROUP BY id
 ), shares AS (

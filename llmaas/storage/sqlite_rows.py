@@ -68,6 +68,8 @@ class SqliteRows:
         self._shard = shard_of(worker_id)
         self._connection: sqlite3.Connection | None = None
         self._tally = Tally()
+        self._first_ids: dict[str, str] = {}
+        self._known_keys: set[str] = set()
         self._usage: dict[tuple[str, ...], _Insert] = {}
         self._shares = _Insert(
             "budget_shares",
@@ -113,10 +115,23 @@ class SqliteRows:
             connection.execute("BEGIN IMMEDIATE")
             rows = _not_there(connection, rows)
             self._insert_usage(connection, rows)
-        shares = [(budget_id, worker_id, nano, 0) for budget_id, nano in self._tally.shares(rows)]
+        shares = [
+            (budget_id, worker_id, nano, 0)
+            for budget_id, nano in self._tally.shares(rows, self._first_of(connection, rows))
+        ]
         self._shares.run(connection, shares)
         shard = (self._shard,)
         self._hours.run(connection, [(*key, *shard, *sums) for key, sums in self._tally.hours(rows)])
+
+    def _first_of(self, connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> dict[str, str]:
+        """The first keys of rotations. Which one that is never changes, so each key is looked up once."""
+        for key_id in {row.key_id for row in rows} - self._known_keys:
+            found = connection.execute("SELECT first_id FROM keys WHERE id = ?", (key_id,)).fetchone()
+            if found is not None:
+                self._known_keys.add(key_id)
+                if found[0] is not None:
+                    self._first_ids[key_id] = found[0]
+        return self._first_ids
 
     def _insert_usage(self, connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> int:
         """How many were not there yet. The driver looks for an adapter of each None and bool, which takes longer than all else

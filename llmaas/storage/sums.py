@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from llmaas.storage.database import Database
-from llmaas.storage.tables import usage_hours
+from llmaas.storage.tables import keys, usage_hours
 
 
 class SqlUsageSums:
@@ -16,8 +16,12 @@ class SqlUsageSums:
 
     async def output_tokens_since(self, scope: str, from_ms: int) -> int:
         kind, _, name = scope.partition(":")
-        whose = usage_hours.c.key_id if kind == "key" else usage_hours.c.project_id
+        if kind == "key":
+            rotated = sa.select(keys.c.id).where(keys.c.first_id == name)
+            whose = sa.or_(usage_hours.c.key_id == name, usage_hours.c.key_id.in_(rotated))
+        else:
+            whose = usage_hours.c.project_id == name
         made = sa.func.sum(usage_hours.c.output_tokens + usage_hours.c.reasoning_tokens)
-        query = sa.select(made).where(usage_hours.c.hour_ms >= from_ms, whose == name)
+        query = sa.select(made).where(usage_hours.c.hour_ms >= from_ms, whose)
         async with self._database.connect() as connection:
             return int((await connection.execute(query)).scalar() or 0)

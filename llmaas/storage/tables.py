@@ -122,6 +122,7 @@ keys = Table(
     Column("owner_id", String),
     Column("limits", JSON, nullable=False, server_default="{}"),
     Column("networks", JSON, nullable=False, server_default="[]"),
+    Column("first_id", String),
 )
 
 tiers = Table(

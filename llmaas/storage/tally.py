@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from llmaas.domain.budgets import DAY_MS, budget_ids, day_name
@@ -27,8 +27,11 @@ class Tally:
     def __init__(self) -> None:
         self._day = (-1, "")
 
-    def shares(self, rows: Iterable[UsageRow]) -> list[tuple[str, int]]:
-        """Budget ids with the money spent on them, in nano-units. Rows that cost nothing have none."""
+    def shares(self, rows: Iterable[UsageRow], first_ids: Mapping[str, str]) -> list[tuple[str, int]]:
+        """Budget ids with the money spent on them, in nano-units. Rows that cost nothing have none.
+
+        `first_ids`: the first key of a rotation, by the id of each later one (`Key.first_id`); a key that is not there is the first itself.
+        """
         spent: dict[tuple[str, str, int], int] = {}
         for row in rows:
             if row.cost_nano:
@@ -36,7 +39,7 @@ class Tally:
                 spent[of] = spent.get(of, 0) + row.cost_nano
         shares: dict[str, int] = {}
         for (key_id, project_id, day), nano in spent.items():
-            for budget_id in budget_ids(key_id, project_id, self._name(day)):
+            for budget_id in budget_ids(first_ids.get(key_id, key_id), project_id, self._name(day)):
                 shares[budget_id] = shares.get(budget_id, 0) + nano
         return sorted(shares.items())
 

@@ -213,3 +213,17 @@ async def test_B07_what_was_spooled_before_a_kill_is_counted_before_more_is_spen
     assert 200 not in said
     assert said[-1] == 429
     assert await gateway.ledger_faults() == []
+
+
+@pytest.mark.parametrize("period", ["budget_per_day", "budget_per_month", "budget_total"])
+async def test_B14_a_key_rotated_twice_spends_its_budget_once(gateway: GatewayProcess, period: str) -> None:
+    installation = await gateway.installation()
+    token, key = await installation.create_key(project_id="default", name=period, limits=Limits(**{period: 20 * NANO}))
+    assert (await post(gateway, token)).status == 200
+    second, key = await installation.rotate_key(key, overlap_ms=3_600_000)
+    third, _ = await installation.rotate_key(key, overlap_ms=3_600_000)
+    answers = [await post(gateway, used) for used in (token, second, third) for _ in range(4)]
+    kids = {used.split("_")[1] for used in (token, second, third)}
+    cost = sum(row.cost_nano for row in await gateway.rows() if row.key_id in kids)
+    assert cost == 20 * NANO
+    assert Counter(answer.status for answer in answers)[429] == 9

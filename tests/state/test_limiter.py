@@ -94,6 +94,25 @@ async def test_a_refusal_takes_nothing(world: World) -> None:
     await world.limiter.hold(who, tier, ONE)
 
 
+async def test_B14_keys_of_a_rotation_share_rates_slots_and_budgets(world: World) -> None:
+    for limits, most in (
+        (Limits(requests_per_minute=3), 3),
+        (Limits(tokens_per_minute=30), 3),
+        (Limits(concurrent_requests=3), 3),
+        (Limits(output_tokens_per_day=30), 3),
+        (Limits(budget_per_day=30), 3),
+        (Limits(budget_per_month=30), 3),
+        (Limits(budget_total=30), 3),
+    ):
+        name = str(limits)
+        first, second = caller(limits, key=name), caller(limits, key=f"{name}-2", first=name)
+        third = caller(limits, key=f"{name}-3", first=name)
+        claim = Claim(0, 10, 10)
+        admitted_all = [len(await admitted(world.limiter, who, None, claim, 1)) for who in (first, second, third)]
+        assert admitted_all == [1] * most, limits
+        assert [len(await admitted(world.limiter, who, None, claim, 1)) for who in (first, second, third)] == [0] * 3
+
+
 async def test_keys_of_a_project_share_its_limit(world: World) -> None:
     tier = Tier("t", requests_per_minute=3)
     first, second = caller(), caller(key="k2")

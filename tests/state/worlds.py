@@ -24,8 +24,14 @@ ONE = Claim(0, 0, 0)
 NOTHING = Used(0, 0, 0)
 
 
-def caller(limits: Limits = Limits(), *, key: str = "k1", project: str = "p1") -> Caller:  # noqa: B008 - frozen
-    return Caller(Key(key, project, key, b"", 0, limits=limits), Project(project, project, 0))
+def caller(
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    *,
+    key: str = "k1",
+    project: str = "p1",
+    first: str | None = None,
+) -> Caller:
+    return Caller(Key(key, project, key, b"", 0, limits=limits, first_id=first), Project(project, project, 0))
 
 
 class Money:

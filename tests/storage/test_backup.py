@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llmaas.domain.usage import UsageFilter
 from llmaas.errors import Conflict, InvalidRequest, LlmaasError
 from llmaas.storage.backup import master_key_id, restore_backup, write_backup
-from llmaas.storage.database import Database, prepare
+from llmaas.storage.database import SCHEMA, Database, prepare
 from llmaas.storage.rollups import DAY_MS, SqlRollups
 from llmaas.storage.tables import metadata, prices
 from llmaas.storage.usage import SqlUsageReader
@@ -189,7 +189,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "no backup": lambda _: b'{"some": "JSON"}\n',
     "no JSON": lambda _: b"hello\n",
     "nothing": lambda _: b"",
-    "another schema": lambda text: text.replace(b'"schema":"0002"', b'"schema":"0001"', 1),
+    "another schema": lambda text: text.replace(f'"schema":"{SCHEMA}"'.encode(), b'"schema":"0001"', 1),
 }
 
 

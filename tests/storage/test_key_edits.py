@@ -1,4 +1,4 @@
-"""Edits of keys: limits come back, only some fields ever change, a successor gets what is left, each edit is recorded."""
+"""Edits of keys: limits come back, only some fields ever change, a rotation shares its limits, each edit is recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.database import Database
 from llmaas.storage.keys import SqlKeyStore
 from llmaas.storage.projects import SqlProjectStore
-from llmaas.storage.tables import budget_shares, keys
+from llmaas.storage.tables import keys
 
 ADA = Actor("user", "user-ada", "10.0.0.7")
 PEPPER = b"p" * 32
@@ -79,27 +79,26 @@ async def test_who_has_an_old_picture_changes_nothing(store: SqlKeyStore) -> Non
         await store.change(dataclasses.replace(KEY, id="nobody"), {"name": "x"}, by=ADA)
 
 
-async def test_a_successor_gets_what_is_left_of_the_total_budget(store: SqlKeyStore, database: Database) -> None:
-    async with database.begin() as connection:
-        shares = [{"worker_id": worker, "spent_nano": 2 * NANO, "leased_nano": NANO} for worker in ("", "w1")]
-        rows = [{"budget_id": f"key:{KEY.id}:total", **share} for share in shares]
-        await connection.execute(sa.insert(budget_shares), rows)
+async def test_B14_keys_of_a_rotation_have_one_set_of_limits(store: SqlKeyStore, database: Database) -> None:
     _, drafted = successor_of(KEY, 2_000, PEPPER)
-    successor = await store.rotate(KEY.id, drafted, 3_000, by=ADA)
-    assert successor.limits == dataclasses.replace(LIMITS, budget_total=6 * NANO)
-    assert (successor.networks, successor.owner_id, successor.rotated_from) == (KEY.networks, KEY.owner_id, KEY.id)
-    assert await store.get(successor.id) == successor
+    second = await store.rotate(KEY.id, drafted, 3_000, by=ADA)
+    assert (second.limits, second.limits_id) == (LIMITS, KEY.id)
+    assert (second.networks, second.owner_id, second.rotated_from) == (KEY.networks, KEY.owner_id, KEY.id)
+    assert await store.get(second.id) == second
     stopped = await store.get(KEY.id)
     assert stopped is not None
     assert stopped.revoked_ms == 3_000
-
-
-async def test_a_spent_budget_is_not_made_new_by_a_rotation(store: SqlKeyStore, database: Database) -> None:
-    async with database.begin() as connection:
-        row = {"budget_id": f"key:{KEY.id}:total", "worker_id": "w", "spent_nano": 11 * NANO, "leased_nano": 0}
-        await connection.execute(sa.insert(budget_shares).values(**row))
-    _, drafted = successor_of(KEY, 2_000, PEPPER)
-    assert (await store.rotate(KEY.id, drafted, 2_000, by=ADA)).limits.budget_total == 0
+    _, drafted = successor_of(second, 2_500, PEPPER)
+    third = await store.rotate(second.id, drafted, 4_000, by=ADA)
+    assert (third.rotated_from, third.limits_id, third.limits) == (second.id, KEY.id, LIMITS)
+    other = dataclasses.replace(KEY, id="o" * 12)
+    await store.add(other, by=ADA)
+    await store.change(third, {"limits": Limits(budget_total=NANO)}, by=ADA)
+    changed = await store.get_many([KEY.id, second.id, third.id, other.id])
+    assert [changed[k.id].limits for k in (KEY, second, third)] == [Limits(budget_total=NANO)] * 3
+    assert changed[other.id].limits == LIMITS
+    await store.change(changed[KEY.id], {"limits": Limits()}, by=ADA)
+    assert (await store.get_many([third.id]))[third.id].limits == Limits()
 
 
 async def test_every_edit_is_recorded_without_the_secret(store: SqlKeyStore, database: Database) -> None:

@@ -13,16 +13,20 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from llmaas.domain.audit import SYSTEM
 from llmaas.domain.ports import BudgetWant
 from llmaas.domain.usage import UsageRow
 from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.database import Database, sqlite_path
 from llmaas.storage.ledger import Ledger
+from llmaas.storage.ledger_check import SqlLedgerCheck
 from llmaas.storage.postgres_rows import PostgresRows
 from llmaas.storage.row_store import SHARED, RowStore, StoreAway
 from llmaas.storage.spool import Spool
 from llmaas.storage.sqlite_rows import SqliteRows
-from llmaas.storage.tables import budget_shares, usage, usage_hours
+from llmaas.storage.sums import SqlUsageSums
+from llmaas.storage.tables import budget_shares, keys, projects, usage, usage_hours
 from tests.postgres import PostgresServer
 from tests.storage.rows import row
 from tests.waiting import until
@@ -64,6 +68,29 @@ async def budgets(database: Database) -> dict[tuple[str, str], tuple[int, int]]:
 async def count(database: Database, column: sa.Table) -> int:
     async with database.connect() as connection:
         return int((await connection.execute(sa.select(sa.func.count()).select_from(column))).scalar_one())
+
+
+async def test_B14_rows_of_a_rotated_key_spend_the_budgets_of_the_first(store: RowStore, database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(sa.insert(projects).values(id="p", name="P", created_ms=1))
+        common = {"project_id": "p", "name": "k", "secret_hash": b"h", "created_ms": 1}
+        lists: dict[str, list[str]] = {"allowed_models": [], "permissions": []}
+        for name, first in (("first", None), ("second", "first"), ("third", "first"), ("alone", None)):
+            await connection.execute(sa.insert(keys).values(id=name, first_id=first, **common, **lists))
+    batch = [charged(f"r-{name}", 10, key_id=name) for name in ("first", "second", "third", "alone")]
+    await asyncio.to_thread(store.write, batch)
+    await asyncio.to_thread(store.write, [charged("again", 5, key_id="third")])
+    spent = {budget: numbers[0] for (budget, _), numbers in (await budgets(database)).items() if "key:" in budget}
+    assert spent == {
+        **dict.fromkeys(("key:first:total", "key:first:2026-05", "key:first:2026-05-01"), 35),
+        **dict.fromkeys(("key:alone:total", "key:alone:2026-05", "key:alone:2026-05-01"), 10),
+    }
+    made = await SqlUsageSums(database).output_tokens_since("key:first", MAY_1)
+    assert made == sum(row.output_tokens + row.reasoning_tokens for row in [*batch[:3], batch[2]])
+    await SqlCorrections(database).correct("again", 3, note="n", correction_id="put-right", now_ms=MAY_1 + 5, by=SYSTEM)
+    standing = await SqlBudgetStore(database).standing(["key:first:total", "key:third:total"])
+    assert [standing[name].spent_nano for name in ("key:first:total", "key:third:total")] == [33, 0]
+    assert [fault async for fault in SqlLedgerCheck(database).faults(MAY_1)] == []
 
 
 async def test_rows_raise_their_budgets_and_hours_once(store: RowStore, database: Database) -> None:

@@ -120,7 +120,7 @@ async def recent_of(
 
 async def limits_of(services: Services, key: Key) -> KeyLimits:
     """With what is spent of each budget in its present day, month or ever."""
-    total, month, day, *_ = budget_ids(key.id, key.project_id, day_name(services.clock.now_ms() // DAY_MS))
+    total, month, day, *_ = budget_ids(key.limits_id, key.project_id, day_name(services.clock.now_ms() // DAY_MS))
     ids = {"budget_per_day": day, "budget_per_month": month, "budget_total": total}
     caps = {name: cap for name in BUDGETS if (cap := getattr(key.limits, name)) is not None}
     standing = await services.budgets.standing([ids[name] for name in caps]) if caps else {}
