@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -125,11 +125,8 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
     await installation.close()
 
 
-async def serve_engines(settings: Settings, ready_fd: int | None) -> None:
-    """Own the embedded engines until SIGTERM or SIGINT."""
-    installation = await Installation(settings).open()
-    preload = await installation.preload()
-    await installation.close()
+async def serve_engines(settings: Settings, preload: Sequence[str], ready_fd: int | None) -> None:
+    """Own the embedded engines until SIGTERM or SIGINT. `preload`: models that are brought up unasked."""
     await run_engine_host(settings, preload, ready_fd)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import difflib
+import fnmatch
 import ipaddress
 import math
 import os
@@ -27,14 +28,47 @@ from llmaas.errors import ConfigurationError
 
 PREFIX = "LLMAAS_"
 SECRET_MASK = "***"
+_ENGINE_KEY = "LLAMA_API_KEY"
+"""Where llama.cpp's server finds the key that it asks its callers for."""
 _CLIENT_KEY = "LLMAAS_KEY"
 _SQLITE = "sqlite:///"
 _POSTGRES = "postgresql://"
 _MAIL = ("smtp://", "smtps://")
 _STATES = ("valkey://", "valkeys://", "redis://", "rediss://")
 _KEY_BYTES = 32
-_NO_SETTINGS = frozenset({"LLMAAS_CONFIG", _CLIENT_KEY})
+_CONFIG = "LLMAAS_CONFIG"
+_NO_SETTINGS = frozenset({_CONFIG, _CLIENT_KEY})
 """Variables of ours that are no settings: where the settings are, and what `llmaas chat` sends as its key."""
+_EVERY_PROGRAM = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*", "TMPDIR", "TMP", "TEMP"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8"),
+    *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER"),
+)
+_ENGINES = (
+    *("CUDA_*", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE"),
+    *("HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "AMD_LOG_LEVEL", "GPU_MAX_*", "GPU_DEVICE_ORDINAL"),
+    *("VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_LAYER_PATH", "VK_LOADER_*"),
+    *("SYCL_*", "ZE_*", "ZES_*", "ONEAPI_ROOT", "ONEAPI_DEVICE_SELECTOR"),
+    *("GGML_*", "LLAMA_ARG_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*"),
+)
+_DOWNLOADS = (
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+)
+_INSTALLERS = (
+    *(
+        "PIP_*",
+        "UV_INDEX*",
+        "UV_DEFAULT_INDEX",
+        "UV_EXTRA_INDEX_URL",
+        "UV_FIND_LINKS",
+        "UV_CONFIG_FILE",
+        "UV_NO_CONFIG",
+    ),
+    *("UV_CACHE_DIR", "UV_HTTP_*", "UV_OFFLINE", "UV_INSECURE_HOST", "UV_PYTHON", "UV_PYTHON_INSTALL_DIR"),
+)
+_HUB = ("HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_*_TIMEOUT", "HF_HUB_DISABLE_*", "HF_HUB_ENABLE_*", "HF_XET_*")
 
 
 class Secret(str):
@@ -426,11 +460,35 @@ def read_client_key() -> Secret | None:
     return _from_environment(_CLIENT_KEY)
 
 
+def read_engine_key() -> Secret | None:
+    """The key that the built-in engine asks its callers for."""
+    return _from_environment(_ENGINE_KEY)
+
+
 def _from_environment(variable: str) -> Secret | None:
     value = os.environ.get(variable)
     return Secret(value) if value else None
 
 
-def child_environment(**more: str) -> dict[str, str]:
-    """The environment for a child process: ours, with more."""
-    return {**os.environ, **more}
+def engine_environment(api_key: str = "") -> dict[str, str]:
+    """What an engine gets of our environment: what it needs to run and to find its processors, and the key that it asks for."""
+    return {**_passed(*_EVERY_PROGRAM, *_ENGINES), **({_ENGINE_KEY: api_key} if api_key else {})}
+
+
+def installer_environment(**more: str) -> dict[str, str]:
+    """What pip and uv get of it: also the way to their index."""
+    return {**_passed(*_EVERY_PROGRAM, *_DOWNLOADS, *_INSTALLERS), **more}
+
+
+def engine_host_environment() -> dict[str, str]:
+    """What the engine host gets of it: what the programs that it starts need, and of our settings no secret but that of the hub."""
+    hints = typing.get_type_hints(Settings)
+    own = [f"{PREFIX}{name}".upper() for name, kind in hints.items() if kind is not Secret or name == "hub_token"]
+    return _passed(_CONFIG, *own, *_EVERY_PROGRAM, *_ENGINES, *_DOWNLOADS, *_INSTALLERS, *_HUB)
+
+
+def _passed(*patterns: str) -> dict[str, str]:
+    """A program of others may print, send or leave lying about what is in its environment, so it gets no more than it needs."""
+    return {
+        name: value for name, value in os.environ.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    }

