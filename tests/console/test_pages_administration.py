@@ -14,6 +14,7 @@ from tests.console.lab import Lab
 from tests.console.reading import Reader, Shown, values_of
 from tests.console.site import PASSWORD
 
+MODEL_FORM = "/admin/fleet/edit-model/granite3.3%3A8b"
 PROJECT = "/admin/projects/lab"
 PAGES = (
     "/admin/projects",
@@ -95,7 +96,7 @@ async def test_credit_is_added_once_however_often_the_form_is_sent(lab: Lab) -> 
     reader = await lab.reader("root")
     page = await reader.get(PROJECT)
     form = page.main.findall(".//form")[1]
-    values = {**values_of(form), "amount": "12,50", "note": "Order 9"}
+    values = {**values_of(form), "amount": "12,50", "note": "Order 9", "sure": "12.50"}
     for _ in range(2):
         assert (await reader.post(f"{PROJECT}/credit", values)).status == 200
     entries = await lab.admin.services.credit.page("lab", limit=9)
@@ -109,10 +110,78 @@ async def test_credit_is_added_once_however_often_the_form_is_sent(lab: Lab) -> 
     assert (await lab.admin.services.credit.balance("lab")).credited_nano == 32_500_000_000
 
 
+async def test_credit_is_shown_as_it_was_understood_before_it_is_made(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    form = (await reader.get(PROJECT)).main.findall(".//form")[1]
+    sure = await reader.post(f"{PROJECT}/credit", {**values_of(form), "amount": "1 000,50", "note": "Order 9"})
+    assert sure.facts()["Amount"] == "1,000.50 EUR = 1000 + 50/100 EUR"
+    assert (sure.facts()["Left now"], sure.facts()["Left then"]) == ("20.00 EUR", "1,020.50 EUR")
+    assert (await lab.admin.services.credit.balance("lab")).credited_nano == 20 * NANO
+    changed = await reader.send(sure, again="on")
+    assert values_of(changed.main.findall(".//form")[1])["amount"] == "1 000,50"
+    other = await reader.send(sure, amount="2000")  # what was agreed to is the amount that was shown
+    assert other.facts()["Amount"].startswith("2,000.00 EUR")
+    for _ in range(2):
+        assert "1,000.50 EUR" in (await reader.send(sure)).text
+    assert (await lab.admin.services.credit.balance("lab")).credited_nano == 1_020 * NANO + NANO // 2
+
+
+@pytest.mark.parametrize(("language", "smaller"), [("en", "1.0000"), ("es", "1,0000"), ("fr", "1,0000")])
+async def test_no_form_takes_an_amount_that_can_be_two(lab: Lab, language: str, smaller: str) -> None:
+    reader = await lab.reader("root", language)
+    forms = {
+        "amount": (f"{PROJECT}/credit", (await reader.get(PROJECT)).main.findall(".//form")[1]),
+        "low_credit": ("/projects/lab/billing", (await reader.get("/projects/lab/billing")).form()),
+        "budget_total": ("/projects/lab/keys/new", (await reader.get("/projects/lab/keys/new")).form()),
+        "monthly_cap": ("/admin/tiers/basic", (await reader.get("/admin/tiers/basic")).form()),
+        "model_0_output": ("/admin/tiers/basic", (await reader.get("/admin/tiers/basic")).form()),
+        "price_output": (MODEL_FORM, (await reader.get(MODEL_FORM)).form()),
+        "card_energy_kwh_per_mtok": (MODEL_FORM, (await reader.get(MODEL_FORM)).form()),
+    }
+    for name, (path, form) in forms.items():
+        for typed in ("1,000", "1.000"):
+            page = await reader.post(path, {**values_of(form), name: typed})
+            assert page.status == 422, name
+            assert "1000" in page.fault(name)
+            assert smaller in page.fault(name)
+
+
+@pytest.mark.parametrize("language", ["en", "es", "fr"])
+async def test_a_form_that_is_sent_untouched_changes_nothing(lab: Lab, language: str) -> None:
+    reader, services = await lab.reader("root", language), lab.admin.services
+    await reader.post(
+        "/projects/lab/billing",
+        {**values_of((await reader.get("/projects/lab/billing")).form()), "low_credit": "19999"},
+    )
+    tier = await reader.get("/admin/tiers/basic")
+    await reader.send(tier, monthly_cap="1.1250", model_0_output="0,125", tokens_per_minute="20000")
+    await reader.send(await reader.get(MODEL_FORM), price_output="1,1250", card_energy_kwh_per_mtok="0,125")
+
+    async def stored() -> object:
+        fleet = (await services.fleet.state()).fleet
+        key = await services.keys.get(lab.keys["bot"].id)
+        assert key is not None
+        return fleet, await services.projects.get("lab"), key.limits
+
+    before = await stored()
+    for path in (
+        "/projects/lab/billing",
+        "/admin/tiers/basic",
+        MODEL_FORM,
+        f"/projects/lab/keys/{lab.keys['bot'].id}/edit",
+    ):
+        page = await reader.send(await reader.get(path))
+        assert page.status == 200, path
+    assert await stored() == before
+    project = await services.projects.get("lab")
+    assert project is not None
+    assert project.low_credit_nano == 19_999 * NANO
+
+
 async def test_more_than_is_left_is_taken_only_with_a_tick(lab: Lab) -> None:
     reader = await lab.reader("root")
     form = (await reader.get(PROJECT)).main.findall(".//form")[1]
-    values = {**values_of(form), "amount": "-5000", "kind": "correction"}
+    values = {**values_of(form), "amount": "-5000", "kind": "correction", "sure": "-5000.00"}
     refused = await reader.post(f"{PROJECT}/credit", values)
     assert (refused.status, bool(refused.fault("amount"))) == (422, True)
     assert (await reader.post(f"{PROJECT}/credit", {**values, "below_zero": "on"})).status == 200

@@ -8,7 +8,7 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.credit import NewEntry, add_entry
+from llmaas.console.admin.credit import NewEntry, add_entry, signed_amount
 from llmaas.console.admin.projects import (
     NewProject,
     Terms,
@@ -21,11 +21,13 @@ from llmaas.console.admin.projects import (
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.pages.fields import Fields, read_fields
-from llmaas.console.pages.form_values import whole_numbers
+from llmaas.console.pages.form_values import signed_decimal, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.spans import day_of, month_of
+from llmaas.console.typed import spelled
 from llmaas.domain.credit import CreditKind
 from llmaas.domain.permissions import Permission
+from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import Project
 from llmaas.domain.usage import Grouping, UsageFilter
 
@@ -95,14 +97,20 @@ async def set_terms(
 async def add_credit(
     page: ThePage, services: TheServices, principal: ThePrincipal, tenant_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
-    """The form carries a key of its own, so that one that is sent twice counts once."""
+    """The form carries a key of its own, so that one that is sent twice counts once. An entry can never be changed: the amount is
+    shown as it was understood before it is made.
+    """
     project, fields = await read_project(services, tenant_id), await read_fields(request, page.t)
     fields.need("amount")
     kind = next((kind for kind in _KINDS if kind == fields.value("kind")), CreditKind.TOP_UP)
-    if fields.good:
+    amount = signed_decimal(fields, "amount")
+    if fields.good and fields.value("again") != "on":
         with fields.noting("amount", "note", otherwise="amount"):
+            nano = signed_amount(amount, kind)
+            if fields.value("sure") != amount:
+                return await _ask_credit(page, services, project, fields, nano)
             entry = NewEntry(
-                amount=fields.value("amount").strip().replace(",", "."),
+                amount=amount,
                 kind=kind,
                 note=fields.value("note").strip(),
                 idempotency_key=fields.value("once") or None,
@@ -113,6 +121,20 @@ async def add_credit(
                 _path(tenant_id), flash="administration.credit_added", amount=page.money(made.amount_nano)
             )
     return await _one(page, services, project, credit=fields)
+
+
+async def _ask_credit(page: Page, services: Services, project: Project, fields: Fields, nano: int) -> Response[Any]:
+    balance = await services.credit.balance(project.id)
+    return page.render(
+        "administration/credit_sure.html",
+        project=project,
+        fields=fields,
+        path=f"{_path(project.id)}/credit",
+        amount=nano,
+        plain=format_amount(nano),
+        spelled=spelled(format_amount(abs(nano))),
+        left=balance.left_nano,
+    )
 
 
 @get("/admin/projects/{tenant_id:str}/archive", opt={"permission": Permission.PROJECTS_ARCHIVE})

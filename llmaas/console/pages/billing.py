@@ -12,11 +12,13 @@ from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId
 from llmaas.console.charts import Chart, Series, stacked_bars
+from llmaas.console.pages.fields import Fields, read_fields
+from llmaas.console.pages.form_values import amount_field, amounts
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.terms import bars_of, pace_of
 from llmaas.console.spans import day_of, month_of, months_before
 from llmaas.domain.permissions import RULES, Permission
-from llmaas.domain.prices import format_amount, parse_amount
+from llmaas.domain.prices import parse_amount
 from llmaas.domain.projects import Project, unknown_project
 from llmaas.domain.usage import Grouping, UsageFilter
 
@@ -42,11 +44,11 @@ async def set_threshold(
 ) -> Response[Any]:
     """The balance to warn at."""
     project = await _project(services, project_id)
-    text = str((await request.form()).get("low_credit", "")).strip().replace(",", ".")
-    try:
-        threshold = parse_amount(text) if text else None
-    except ValueError:
-        return await _render(page, services, principal, project, threshold=text, fault="billing.bad_amount")
+    fields = await read_fields(request, page.t)
+    typed = amounts(fields, ["low_credit"]).get("low_credit")
+    if not fields.good:
+        return await _render(page, services, principal, project, fields=fields)
+    threshold = None if typed is None else parse_amount(typed)
     changed = dataclasses.replace(project, low_credit_nano=threshold)
     await services.projects.change(project, changed, by=principal.actor)
     return page.redirect(f"/projects/{project_id}/billing", flash="billing.warn_saved")
@@ -59,18 +61,16 @@ async def _render(
     project: Project,
     *,
     after: str | None = None,
-    threshold: str | None = None,
-    fault: str = "",
+    fields: Fields | None = None,
 ) -> Response[Any]:
     tier = services.live.catalogue.tier_of(project.tier_id)
     entries = await services.credit.page(project.id, before=after, limit=_ENTRIES + 1)
     balance = await services.credit.balance(project.id)
-    if threshold is None:
-        threshold = "" if project.low_credit_nano is None else format_amount(project.low_credit_nano)
+    fields = fields or Fields(page.t, {"low_credit": amount_field(project.low_credit_nano, page.t)})
     rule = RULES[Permission.PROJECTS_CHANGE]
     return page.render(
         "billing/page.html",
-        status=422 if fault else 200,
+        status=200 if fields.good else 422,
         project=project,
         tier=tier,
         is_prepaid=balance.credited_nano != 0 or (tier is not None and tier.prepaid_credit is not None),
@@ -82,8 +82,7 @@ async def _render(
         is_first=after is None,
         following=entries[_ENTRIES - 1].id if len(entries) > _ENTRIES else None,
         alerts=await services.alerts.latest(project.id, limit=_ALERTS),
-        threshold=threshold,
-        fault=fault,
+        fields=fields,
         may_change=rule.allows(admin=principal.user.is_admin, role=principal.role),
     )
 

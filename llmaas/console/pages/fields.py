@@ -23,6 +23,7 @@ class Fields:
     t: Words
     values: Mapping[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -30,6 +31,10 @@ class Fields:
 
     def value(self, name: str, otherwise: str = "") -> str:
         return self.values.get(name, otherwise)
+
+    def listed(self, name: str) -> tuple[str, ...]:
+        """All that were chosen of a field with many."""
+        return self.lists.get(name, ())
 
     def fault(self, name: str = "") -> str:
         return self.faults.get(name, "")
@@ -53,5 +58,7 @@ class Fields:
 
 
 async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:
-    form = await request.form()
-    return Fields(t, {name: value[:_MAX_CHARS] for name, value in form.items() if isinstance(value, str)})
+    form, lists = await request.form(), {}
+    for name in form:
+        lists[name] = tuple(value[:_MAX_CHARS] for value in form.getall(name) if isinstance(value, str))
+    return Fields(t, {name: values[-1] for name, values in lists.items() if values}, lists=lists)

@@ -39,7 +39,7 @@ async def show_model(page: ThePage, services: TheServices, thing_id: ThingId) ->
 async def edit_model(page: ThePage, services: TheServices, thing_id: ThingId) -> Response[Any]:
     thing = view_of(await services.fleet.state(), "model", _id(thing_id))
     return await _form(
-        page, services, _id(thing_id), Fields(page.t, {**shown_model(thing.values), "etag": etag(thing)})
+        page, services, _id(thing_id), Fields(page.t, {**shown_model(thing.values, page.t.point), "etag": etag(thing)})
     )
 
 

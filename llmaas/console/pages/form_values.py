@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmaas.console.pages.fields import Fields
-from llmaas.domain.prices import PRICE_CLASSES, parse_amount
+from llmaas.console.texts import Words
+from llmaas.console.typed import Unclear, read_decimal, read_whole, shown
+from llmaas.domain.prices import PRICE_CLASSES, format_amount, parse_amount
 
 _MOST = 10**12
-_MOST_DIGITS = 15
 
 
 def whole_numbers(fields: Fields, names: Iterable[str]) -> dict[str, int]:
@@ -19,27 +20,69 @@ def whole_numbers(fields: Fields, names: Iterable[str]) -> dict[str, int]:
         text = fields.value(name).strip()
         if not text:
             continue
-        if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and 1 <= int(text) <= _MOST:
-            found[name] = int(text)
+        try:
+            number = read_whole(text, fields.t.group)
+        except Unclear as unclear:
+            fields.faults[name] = asking(fields.t, text, unclear)
+            continue
+        except ValueError:
+            number = 0
+        if 1 <= number <= _MOST:
+            found[name] = number
         else:
-            fields.faults[name] = fields.t("fleet.whole_number")
+            fields.faults[name] = fields.t("frame.whole_number")
     return found
+
+
+def decimal(fields: Fields, name: str) -> str:
+    """The plain decimal that a field means; "" when it is empty or has a fault now."""
+    text = fields.value(name).strip()
+    try:
+        return read_decimal(text) if text else ""
+    except Unclear as unclear:
+        fields.faults[name] = asking(fields.t, text, unclear)
+    except ValueError:
+        fields.faults[name] = wanted(fields.t)
+    return ""
+
+
+def signed_decimal(fields: Fields, name: str) -> str:
+    """The same of an amount that may be negative, in the one form that an amount has: "-5.00"."""
+    typed = fields.value(name).strip()
+    negative = typed.startswith(("-", "\N{MINUS SIGN}"))
+    number = Fields(fields.t, {name: typed[negative:]})
+    plain = amounts(number, [name]).get(name, "")
+    fields.faults.update(number.faults)
+    return f"{'-' if negative else ''}{format_amount(parse_amount(plain))}" if plain else ""
 
 
 def amounts(fields: Fields, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-    """Decimals of those that were filled in; a comma is taken for a point."""
+    """Plain decimals of those that were filled in."""
     found = {}
     for name in names:
-        text = fields.value(prefix + name).strip().replace(",", ".")
-        if not text:
-            continue
+        text = decimal(fields, prefix + name)
         try:
-            parse_amount(text)
+            if text:
+                parse_amount(text)
+                found[name] = text
         except ValueError:
-            fields.faults[prefix + name] = fields.t("fleet.decimal")
-        else:
-            found[name] = text
+            fields.faults[prefix + name] = wanted(fields.t)
     return found
+
+
+def asking(t: Words, text: str, unclear: Unclear) -> str:
+    larger, smaller = (shown(reading, t.point) for reading in unclear.readings)
+    return t("frame.unclear", typed=text, larger=larger, smaller=smaller)
+
+
+def wanted(t: Words) -> str:
+    """What an amount has to look like."""
+    return t("frame.amount", example=shown("1234.50", t.point))
+
+
+def amount_field(nano: int | None, t: Words) -> str:
+    """Money as a field shows it, so that it is read as what it is; "" for none."""
+    return "" if nano is None else shown(format_amount(nano), t.point)
 
 
 def price(fields: Fields, prefix: str = "price_") -> dict[str, str]:

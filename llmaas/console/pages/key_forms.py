@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-from litestar.datastructures import FormMultiDict
 
-from llmaas.console.admin.keys import KeyChanges, LimitsForm, NewKey, limits_form
+from llmaas.console.admin.keys import KeyChanges, LimitsForm, NewKey
+from llmaas.console.pages.fields import Fields
+from llmaas.console.pages.form_values import amount_field, amounts, whole_numbers
+from llmaas.console.texts import Words
 from llmaas.domain.addresses import parse_network
 from llmaas.domain.keys import Key
 from llmaas.domain.prices import parse_amount
@@ -25,25 +27,27 @@ BUDGETS = ("budget_per_day", "budget_per_month", "budget_total")
 EXPIRIES = ("30", "90", "365")
 """Days that are offered, besides never."""
 UNCHANGED = "unchanged"
-_MOST = 10**12
-_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class KeyForm:
-    """`faults`: by field, the key of the text that says what is wrong. `etag`: of the key that is changed."""
+    """`typed`: limits as they stand in their fields; `limits`: as they were read. `faults`: by field, what is wrong with it.
+    `etag`: of the key that is changed. `owner`: the user that it is to belong to; "" for who makes it.
+    """
 
     name: str = ""
     expires: str = ""
     models: tuple[str, ...] = ()
     networks: str = ""
-    limits: Mapping[str, str] = field(default_factory=dict)
-    faults: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
+    typed: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int | str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     etag: str = ""
 
     @property
     def is_limited(self) -> bool:
-        return bool(self.networks.strip()) or any(self.limits.values())
+        return bool(self.networks.strip()) or any(self.typed.values())
 
     def new_key(self) -> NewKey:
         """Only of a form without faults."""
@@ -72,54 +76,45 @@ class KeyForm:
 
     @property
     def _limits(self) -> LimitsForm:
-        rates = {name: int(text) for name in RATES if (text := self.limits.get(name, ""))}
-        budgets = {name: text for name in BUDGETS if (text := self.limits.get(name, ""))}
-        return LimitsForm(**rates, **budgets)  # type: ignore[arg-type]
+        return LimitsForm(**self.limits)  # type: ignore[arg-type]
 
 
-def read_form(sent: FormMultiDict) -> KeyForm:
+def read_form(fields: Fields) -> KeyForm:
     """What was filled in, with the faults that a look at each field finds."""
-    limits = {name: str(sent.get(name, "")).strip() for name in (*RATES, *BUDGETS)}
+    t, numbers, budgets = fields.t, whole_numbers(fields, RATES), amounts(fields, BUDGETS)
     form = KeyForm(
-        name=str(sent.get("name", "")),
-        expires=str(sent.get("expires", "")),
-        models=tuple(map(str, sent.getall("models", []))),
-        networks=str(sent.get("networks", "")),
-        etag=str(sent.get("etag", "")),
-        limits={name: text.replace(",", ".") if name in BUDGETS else text for name, text in limits.items()},
+        name=fields.value("name"),
+        expires=fields.value("expires"),
+        models=fields.listed("models"),
+        networks=fields.value("networks"),
+        owner=fields.value("owner"),
+        etag=fields.value("etag"),
+        typed={name: fields.value(name).strip() for name in (*RATES, *BUDGETS)},
+        limits={**numbers, **budgets},
+        faults=fields.faults,
     )
-    faults = {name: "whole_number" for name in RATES if limits[name] and not _is_whole(limits[name])}
-    faults |= {name: "amount" for name in BUDGETS if form.limits[name] and not _is_amount(form.limits[name])}
+    for name, text in budgets.items():
+        if not parse_amount(text):
+            form.faults[name] = t("keys.amount")
     if not all(map(_is_network, form.ranges)):
-        faults["networks"] = "network"
+        form.faults["networks"] = t("keys.network")
     if not form.name.strip():
-        faults["name"] = "name_missing"
-    if form.expires and form.expires != UNCHANGED and not _is_whole(form.expires):
-        faults["expires"] = "whole_number"
-    return dataclasses.replace(form, faults=faults)
+        form.faults["name"] = t("keys.name_missing")
+    if form.expires not in {"", UNCHANGED, *EXPIRIES}:
+        form.faults["expires"] = t("frame.whole_number")
+    return form
 
 
-def form_of(key: Key) -> KeyForm:
+def form_of(key: Key, t: Words) -> KeyForm:
     """As it is filled in to be changed."""
-    limits = msgspec.structs.asdict(limits_form(key.limits))
+    limits = {name: value for name, value in dataclasses.asdict(key.limits).items() if value is not None}
     return KeyForm(
         name=key.name,
         expires="" if key.expires_ms is None else UNCHANGED,
         models=tuple(sorted(key.allowed_models)),
         networks="\n".join(key.networks),
-        limits={name: "" if value is None else str(value) for name, value in limits.items()},
+        typed={name: amount_field(n, t) if name in BUDGETS else str(n) for name, n in limits.items()},
     )
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and 1 <= int(text) <= _MOST
-
-
-def _is_amount(text: str) -> bool:
-    try:
-        return parse_amount(text) > 0
-    except ValueError:
-        return False
 
 
 def _is_network(text: str) -> bool:

@@ -15,6 +15,7 @@ from llmaas.console.admin.keys import Rotation, alter_key, key_view, make_key, o
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.charts import Series, stacked_bars
+from llmaas.console.pages.fields import read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, form_of, read_form
 from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limits_of, may_make
@@ -70,13 +71,13 @@ async def create_key(
     project_id: PathId,
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
-    form = read_form(await request.form())
+    form = read_form(await read_fields(request, page.t))
     if form.faults:
         return _form(page, services, form, key=None)
     try:
         token, key = await make_key(services, principal, project_id, form.new_key())
     except (Conflict, InvalidRequest) as error:
-        return _form(page, services, _faulty(form, error), key=None)
+        return _form(page, services, _faulty(page, form, error), key=None)
     return page.render("keys/made.html", token=token, key=key, old=None, program=_program(page, services, key, token))
 
 
@@ -98,7 +99,7 @@ async def edit_key(
 ) -> Response[Any]:
     key = await own_key(services, principal, project_id, key_id)
     version = etag(key_view(key, services.clock.now_ms()))
-    return _form(page, services, dataclasses.replace(form_of(key), etag=version), key=key)
+    return _form(page, services, dataclasses.replace(form_of(key, page.t), etag=version), key=key)
 
 
 @post("/projects/{project_id:str}/keys/{key_id:str}/edit", opt={"permission": Permission.KEYS_CHANGE, **FORM})
@@ -110,14 +111,15 @@ async def change_key(
     key_id: PathId,
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
-    key, form = await own_key(services, principal, project_id, key_id), read_form(await request.form())
+    key = await own_key(services, principal, project_id, key_id)
+    form = read_form(await read_fields(request, page.t))
     if form.faults:
         return _form(page, services, form, key=key)
     try:
         check_match(form.etag or None, key_view(key, services.clock.now_ms()))
         await alter_key(services, principal, key, form.changes())
     except (InvalidRequest, Outdated) as error:
-        return _form(page, services, _faulty(form, error), key=key)
+        return _form(page, services, _faulty(page, form, error), key=key)
     return page.redirect(f"/projects/{project_id}/keys/{key_id}", flash="keys.saved")
 
 
@@ -139,7 +141,7 @@ async def rotate_key(
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
     key = await own_key(services, principal, project_id, key_id)
-    overlap_s = _OVERLAPS.get(str((await request.form()).get("overlap", "")), _OVERLAPS[_USUAL_OVERLAP])
+    overlap_s = _OVERLAPS.get((await read_fields(request, page.t)).value("overlap"), _OVERLAPS[_USUAL_OVERLAP])
     token, successor = await replace_key(services, principal, key, Rotation(overlap_s=overlap_s))
     old = await read_key(services, project_id, key_id)
     return page.render(
@@ -192,12 +194,12 @@ def _program(page: Page, services: Services, key: Key, token: str) -> str:
     return " \\\n  ".join([*lines, '-H "content-type: application/json"', f"-d '{quoted}'"])
 
 
-def _faulty(form: KeyForm, error: Conflict | InvalidRequest | Outdated) -> KeyForm:
+def _faulty(page: Page, form: KeyForm, error: Conflict | InvalidRequest | Outdated) -> KeyForm:
     """With what the service said, beside the field that it is about."""
     if isinstance(error, Outdated):
-        return dataclasses.replace(form, faults={"name": "outdated"})
+        return dataclasses.replace(form, faults={"": page.t("keys.outdated")})
     param = "name" if isinstance(error, Conflict) else (error.param or "name").removeprefix("limits.")
-    return dataclasses.replace(form, faults={_FIELDS.get(param, param): error.message})
+    return dataclasses.replace(form, faults={_FIELDS.get(param, param): page.t.said(error.message)})
 
 
 async def _has_any(services: Services, project_id: str) -> bool:

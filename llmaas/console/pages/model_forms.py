@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from llmaas.console.pages.fields import Fields
-from llmaas.console.pages.form_values import filled, price, whole_numbers, words
+from llmaas.console.pages.form_values import decimal, filled, price, wanted, whole_numbers, words
+from llmaas.console.typed import shown
 from llmaas.domain.energy import CARD_KEY, parse_rate
 from llmaas.domain.prices import PRICE_CLASSES
 
@@ -17,19 +19,20 @@ NAMES = ("aliases", "kind", "owned_by", *_COUNTS, "capabilities", *LIFECYCLE)
 """Fields that a service may name in what it refuses."""
 
 
-def shown_model(values: Mapping[str, Any]) -> dict[str, str]:
+def shown_model(values: Mapping[str, Any], point: str) -> dict[str, str]:
     """A declaration as it is filled in to be changed."""
     card, lifecycle, amounts = (values.get(name, {}) for name in ("card", "lifecycle", "price"))
-    shown = {name: str(values.get(name, "")) for name in ("kind", "owned_by", *_COUNTS)}
-    shown["aliases"] = "\n".join(values.get("aliases", []))
-    shown["capabilities"] = ", ".join(values.get("capabilities", []))
-    shown |= {f"price_{name}": amounts.get(name, "") for name in PRICE_CLASSES}
+    filled_in = {name: str(values.get(name, "")) for name in ("kind", "owned_by", *_COUNTS)}
+    filled_in["aliases"] = "\n".join(values.get("aliases", []))
+    filled_in["capabilities"] = ", ".join(values.get("capabilities", []))
+    filled_in |= {f"price_{name}": shown(amounts.get(name, ""), point) for name in PRICE_CLASSES}
     for name in ("price_request", "price_documents"):  # other classes mean something else when they are empty
-        shown[name] = "" if shown[name] == "0.00" else shown[name]
-    shown |= {f"card_{name}": str(card.get(name, "")) for name in (*CARD_TEXTS, "description", CARD_KEY)}
+        filled_in[name] = "" if amounts.get(name) == "0.00" else filled_in[name]
+    filled_in |= {f"card_{name}": str(card.get(name, "")) for name in (*CARD_TEXTS, "description")}
+    filled_in[f"card_{CARD_KEY}"] = shown(_rate(card), point)
     languages = card.get("languages", [])
-    shown["card_languages"] = ", ".join(map(str, languages)) if isinstance(languages, list) else str(languages)
-    return shown | {name: str(lifecycle.get(name, "")) for name in LIFECYCLE}
+    filled_in["card_languages"] = ", ".join(map(str, languages)) if isinstance(languages, list) else str(languages)
+    return filled_in | {name: str(lifecycle.get(name, "")) for name in LIFECYCLE}
 
 
 def read_model(fields: Fields, present: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,14 +52,24 @@ def read_model(fields: Fields, present: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _card(fields: Fields, present: Mapping[str, Any]) -> dict[str, Any]:
-    rate = fields.value(f"card_{CARD_KEY}").strip().replace(",", ".")
+    rate = decimal(fields, f"card_{CARD_KEY}")
     if rate:
         try:
             parse_rate(rate)
         except ValueError:
-            fields.faults[f"card_{CARD_KEY}"] = fields.t("fleet.decimal")
+            fields.faults[f"card_{CARD_KEY}"] = wanted(fields.t)
     typed: dict[str, Any] = {name: fields.value(f"card_{name}").strip() for name in (*CARD_TEXTS, "description")}
     typed["languages"] = words(fields.value("card_languages"))
-    typed[CARD_KEY] = rate
+    unchanged = bool(rate) and Decimal(rate) == Decimal(_rate(present) or -1)
+    typed[CARD_KEY] = present[CARD_KEY] if unchanged else rate
     kept = {name: value for name, value in present.items() if name not in typed}
     return {**kept, **filled(typed)}
+
+
+def _rate(card: Mapping[str, Any]) -> str:
+    """Energy as a plain decimal, however the card writes it; "" when it says nothing that is a number."""
+    try:
+        parse_rate(value := card[CARD_KEY])
+    except (KeyError, ValueError):
+        return ""
+    return f"{Decimal(str(value)):f}"

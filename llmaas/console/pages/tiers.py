@@ -18,6 +18,7 @@ from llmaas.console.admin.shapes import PathId, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import amounts, filled, price, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.console.typed import shown
 from llmaas.domain.models import Model
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import PRICE_CLASSES, Price
@@ -80,12 +81,14 @@ async def add_tier(
 async def edit_tier(page: ThePage, services: TheServices, tier_id: PathId) -> Response[Any]:
     state = await services.fleet.state()
     thing = view_of(state, "tier", tier_id)
-    shown = {name: str(thing.values.get(name, "")) for name in (*COUNTS, *MONEY)}
+    filled_in = {name: str(thing.values.get(name, "")) for name in COUNTS}
+    filled_in |= {name: shown(thing.values.get(name, ""), page.t.point) for name in MONEY}
     prices: Mapping[str, Mapping[str, str]] = thing.values.get("prices", {})
     for number, model in enumerate(state.fleet.models):
-        shown[_field(number, "id")] = model.id
-        shown |= {_field(number, name): prices.get(model.id, {}).get(name, "") for name in PRICE_CLASSES}
-    return await _form(page, services, Fields(page.t, {**shown, "etag": etag(thing)}), tier_id)
+        filled_in[_field(number, "id")] = model.id
+        for name in PRICE_CLASSES:
+            filled_in[_field(number, name)] = shown(prices.get(model.id, {}).get(name, ""), page.t.point)
+    return await _form(page, services, Fields(page.t, {**filled_in, "etag": etag(thing)}), tier_id)
 
 
 @post("/admin/tiers/{tier_id:str}", opt=_CHANGE)
@@ -127,11 +130,11 @@ async def list_prices(page: ThePage, services: TheServices, model: AModel = "") 
     if not model:
         overrides = {one.id: _tiers_with(one.id, fleet.tiers) for one in fleet.models}
         return page.render("administration/prices.html", models=fleet.models, overrides=overrides)
-    shown = next((one for one in fleet.models if one.id == model), None)
-    if shown is None:
+    chosen = next((one for one in fleet.models if one.id == model), None)
+    if chosen is None:
         raise NotFound(f"There is no model `{model[:200]}`.", param="model")
-    lines = price_lines(shown, fleet.tiers, list((await services.fleet.price_versions()).values()))
-    return page.render("administration/price_versions.html", model=shown, lines=lines, classes=PRICE_CLASSES)
+    lines = price_lines(chosen, fleet.tiers, list((await services.fleet.price_versions()).values()))
+    return page.render("administration/price_versions.html", model=chosen, lines=lines, classes=PRICE_CLASSES)
 
 
 def price_lines(model: Model, tiers: Sequence[Tier], versions: Sequence[Price]) -> list[PriceLine]:

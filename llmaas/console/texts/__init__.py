@@ -52,6 +52,11 @@ class Words:
         """Before the places of a number."""
         return _POINTS[self.language]
 
+    @property
+    def group(self) -> str:
+        """Between the thousands of a number."""
+        return _SEPARATORS[self.language]
+
     def _shown(self, value: object) -> str:
         return self.number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
