@@ -177,7 +177,11 @@ class GatewayWorker:
         self._authenticator = Authenticator(installation.keys, installation.pepper, clock, settings.key_cache_size)
         health_handlers = HealthHandlers(self.service, self.ledger, self.metrics)
         inference = InferenceHandlers(
-            self.service, self._tasks, max_body_bytes=settings.max_body_bytes, ping_interval_s=settings.ping_interval_s
+            self.service,
+            self._authenticator,
+            self._tasks,
+            max_body_bytes=settings.max_body_bytes,
+            ping_interval_s=settings.ping_interval_s,
         )
         table = routes(inference, ModelHandlers(self._catalogue), health_handlers)
         self.routes = RouteTable([*table, openapi.Document(table).route])

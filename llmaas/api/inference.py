@@ -13,14 +13,22 @@ from llmaas.protocol.decoding import decode
 from llmaas.protocol.engine import given
 from llmaas.protocol.requests import chat_decoder, completion_decoder, disguise_decoder, embedding_decoder
 from llmaas.tasks import TaskSet
+from llmaas.web.auth import Authenticator
 from llmaas.web.requests import Request
 
 
 class InferenceHandlers:
     def __init__(
-        self, service: InferenceService, tasks: TaskSet, *, max_body_bytes: int, ping_interval_s: float
+        self,
+        service: InferenceService,
+        authenticator: Authenticator,
+        tasks: TaskSet,
+        *,
+        max_body_bytes: int,
+        ping_interval_s: float,
     ) -> None:
         self._service = service
+        self._authenticator = authenticator
         self._tasks = tasks
         self._max_body_bytes = max_body_bytes
         self._ping_interval_s = ping_interval_s
@@ -55,6 +63,8 @@ class InferenceHandlers:
         body = request.json_body_at_hand(self._max_body_bytes)
         if body is None:
             body = await request.json_body(self._max_body_bytes)
+            # The body may have taken minutes to arrive: a key that was revoked meanwhile runs nothing.
+            caller = await self._authenticator.caller(request.bearer(), request.channel.address)
         call = Call(
             caller,
             prefix + request.uuid,

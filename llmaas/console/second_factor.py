@@ -41,7 +41,7 @@ class SecondFactor:
     async def begin(self, user: User, *, by: Actor) -> tuple[str, str]:
         """A new secret, in force once it is confirmed, and the `otpauth://` address for a QR code. Raises Conflict."""
         secret = pyotp.random_base32()
-        await self._users.begin_second_factor(user.id, self._sealer.seal(_owner(user), secret), by=by)
+        await self._users.begin_second_factor(user, self._sealer.seal(_owner(user), secret), by=by)
         return secret, pyotp.TOTP(secret).provisioning_uri(name=user.email, issuer_name=_ISSUER)
 
     async def confirm(self, user: User, code: str, *, keep_session: str, by: Actor) -> list[str]:
@@ -53,9 +53,7 @@ class SecondFactor:
             "".join(secrets.choice(_RECOVERY_ALPHABET) for _ in range(_RECOVERY_CHARS)) for _ in range(_RECOVERY_CODES)
         ]
         hashes = [self._hash(user, code) for code in codes]
-        await self._users.confirm_second_factor(
-            user.id, user.totp_secret, step, hashes, keep_session=keep_session, by=by
-        )
+        await self._users.confirm_second_factor(user, user.totp_secret, step, hashes, keep_session=keep_session, by=by)
         return codes
 
     async def passes(self, user: User, code: str) -> bool:

@@ -81,13 +81,13 @@ class SignIn:
         try:
             with _guess(counts):
                 if not await self._knows(user, password, code) or user is None:
-                    raise NotAuthenticated("The e-mail address, the password or the code is wrong.")
+                    raise _wrong()
+                return await self.open_session(user, browser), user
         except (NotAuthenticated, RateLimited) as error:
             # Who watches the log may shut an address out. Whose account it is about is left out: it may be a password.
-            reason = "too_many" if isinstance(error, RateLimited) else "wrong"
-            _log.warning("sign_in_failed", address=browser.address, reason=reason)
-            raise
-        return await self.open_session(user, browser), user
+            wrong = isinstance(error, NotAuthenticated)
+            _log.warning("sign_in_failed", address=browser.address, reason="wrong" if wrong else "too_many")
+            raise (_wrong() if wrong else error) from None
 
     async def confirm(self, user: User, password: str) -> None:
         """Ask somebody who is signed in for the password again. Raises NotAuthenticated, RateLimited."""
@@ -118,7 +118,9 @@ class SignIn:
         return blake2b(proved.encode(), digest_size=16, key=self._pepper).hexdigest()
 
     async def open_session(self, user: User, browser: Browser) -> str:
-        """A new session for somebody who is known; its token. The browser's earlier session ends: none can be planted."""
+        """A new session for `user`, as read when the credentials were verified; its token. The browser's earlier session ends:
+        none can be planted. Raises NotAuthenticated when the user's credentials were changed meanwhile.
+        """
         token = sessions.mint()
         now_ms = self._clock.now_ms()
         session = Session(
@@ -132,7 +134,8 @@ class SignIn:
             user_agent="".join(c for c in browser.user_agent if c.isprintable())[:_MAX_AGENT_CHARS],
         )
         replaces = sessions.hash_token(browser.token, self._pepper) if browser.token else None
-        await self._sessions.add(session, replaces=replaces, by=Actor("user", user.id, browser.address))
+        by = Actor("user", user.id, browser.address)
+        await self._sessions.add(session, verified=user, replaces=replaces, by=by)
         return token
 
     async def _knows(self, user: User | None, password: str, code: str) -> bool:
@@ -140,6 +143,11 @@ class SignIn:
         if not good or user is None or user.disabled_ms is not None:
             return False
         return not user.has_second_factor or await self.second_factor.passes(user, code)
+
+
+def _wrong() -> NotAuthenticated:
+    """One text for every reason, a password that was changed while it was checked among them."""
+    return NotAuthenticated("The e-mail address, the password or the code is wrong.")
 
 
 @contextmanager

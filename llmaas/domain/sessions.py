@@ -38,8 +38,12 @@ class SessionStore(Protocol):
 
     async def of_user(self, user_id: str) -> list[Session]: ...
 
-    async def add(self, session: Session, *, replaces: bytes | None, by: Actor) -> None:
-        """`replaces`: the hash of the token that the browser had before; its session ends."""
+    async def add(self, session: Session, *, verified: User, replaces: bytes | None, by: Actor) -> None:
+        """`replaces`: the hash of the token that the browser had before; its session ends.
+
+        `verified`: the session's user as read when the credentials were checked. Raises NotAuthenticated when they are others
+        by now: a password that was changed meanwhile opens nothing.
+        """
         ...
 
     async def seen(self, session_id: str, at_ms: int) -> None: ...

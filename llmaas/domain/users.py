@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmaas.domain.audit import Actor
+from llmaas.errors import NotAuthenticated
 
 MIN_PASSWORD_CHARS = 12
 _MAX_PASSWORD_CHARS = 200
@@ -36,9 +37,19 @@ class User:
     def has_second_factor(self) -> bool:
         return self.totp_last_step is not None
 
+    @property
+    def credentials(self) -> tuple[object, ...]:
+        """What a sign-in verifies. When any of it changes, nothing that was verified before holds any more."""
+        factor = self.totp_secret if self.has_second_factor else None
+        return self.password_hash, factor, self.oidc_issuer, self.oidc_subject, self.disabled_ms
+
 
 class UserStore(Protocol):
-    """What changes sessions or secrets of a user is all in one transaction with its line in the audit."""
+    """What changes sessions or secrets of a user is all in one transaction with its line in the audit.
+
+    `verified`: the user as read when the password was checked, which takes a while. NotAuthenticated is raised, and nothing
+    changed, when the credentials are others by now. None: an admin's word needs no password of the user's.
+    """
 
     async def get(self, user_id: str) -> User | None: ...
 
@@ -62,7 +73,14 @@ class UserStore(Protocol):
         ...
 
     async def set_password(
-        self, user_id: str, password_hash: str, *, must_change: bool, keep_session: str | None, by: Actor
+        self,
+        user_id: str,
+        password_hash: str,
+        *,
+        must_change: bool,
+        keep_session: str | None,
+        by: Actor,
+        verified: User | None = None,
     ) -> None:
         """All sessions of the user end but `keep_session`. Raises NotFound."""
         ...
@@ -71,17 +89,17 @@ class UserStore(Protocol):
         """Raises Conflict when the user or the identity is linked already."""
         ...
 
-    async def begin_second_factor(self, user_id: str, sealed: bytes, *, by: Actor) -> None:
+    async def begin_second_factor(self, verified: User, sealed: bytes, *, by: Actor) -> None:
         """Keep a secret that is not confirmed yet. Raises Conflict when there is a confirmed one."""
         ...
 
     async def confirm_second_factor(
-        self, user_id: str, sealed: bytes, step: int, recovery: Sequence[bytes], *, keep_session: str, by: Actor
+        self, verified: User, sealed: bytes, step: int, recovery: Sequence[bytes], *, keep_session: str, by: Actor
     ) -> None:
         """From now on a sign-in needs a code; other sessions end. Raises Conflict when `sealed` is not the pending one."""
         ...
 
-    async def end_second_factor(self, user_id: str, *, by: Actor) -> None: ...
+    async def end_second_factor(self, user_id: str, *, by: Actor, verified: User | None = None) -> None: ...
 
     async def spend_step(self, user_id: str, step: int) -> bool:
         """Note that the code of a time step was used; False when it or a later one was used already."""
@@ -90,6 +108,11 @@ class UserStore(Protocol):
     async def spend_recovery_code(self, user_id: str, code_hash: bytes) -> bool:
         """Use up a recovery code; False when there is no such one."""
         ...
+
+
+def changed_meanwhile() -> NotAuthenticated:
+    """What was verified of a user is not so any more."""
+    return NotAuthenticated("The account was changed meanwhile. Sign in again.")
 
 
 def valid_email(text: str) -> bool:

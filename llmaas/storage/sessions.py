@@ -13,6 +13,7 @@ from llmaas.errors import NotFound
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
 from llmaas.storage.tables import sessions, users
+from llmaas.storage.users import require_unchanged
 
 
 class SqlSessionStore:
@@ -34,10 +35,11 @@ class SqlSessionStore:
         async with self._database.connect() as connection:
             return [Session(**row) for row in (await connection.execute(query)).mappings()]
 
-    async def add(self, session: Session, *, replaces: bytes | None, by: Actor) -> None:
+    async def add(self, session: Session, *, verified: User, replaces: bytes | None, by: Actor) -> None:
         own = sessions.c.user_id == session.user_id
         over = sa.and_(own, sessions.c.expires_ms <= session.created_ms)
         async with self._database.begin() as connection:
+            await require_unchanged(connection, verified)
             ended = over if replaces is None else sa.or_(over, sessions.c.token_hash == replaces)
             await connection.execute(sa.delete(sessions).where(ended))
             await connection.execute(sa.insert(sessions).values(**dataclasses.asdict(session)))

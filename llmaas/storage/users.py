@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.audit import SYSTEM, Act, Actor
 from llmaas.domain.members import Role
-from llmaas.domain.users import User
+from llmaas.domain.users import User, changed_meanwhile
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
@@ -63,10 +63,19 @@ class SqlUserStore:
             await record(connection, Act(by, "user.change", "user", seen.id, None, _shown(seen), _shown(changed)))
 
     async def set_password(
-        self, user_id: str, password_hash: str, *, must_change: bool, keep_session: str | None, by: Actor
+        self,
+        user_id: str,
+        password_hash: str,
+        *,
+        must_change: bool,
+        keep_session: str | None,
+        by: Actor,
+        verified: User | None = None,
     ) -> None:
         async with self._database.begin() as connection:
             await _read(connection, user_id)
+            if verified is not None:
+                await require_unchanged(connection, verified)
             await _update(connection, user_id, password_hash=password_hash, must_change_password=must_change)
             await _end_sessions(connection, user_id, keep_session)
             await record(connection, Act(by, "user.set-password", "user", user_id))
@@ -81,18 +90,19 @@ class SqlUserStore:
             after = {"oidc_issuer": issuer, "oidc_subject": subject}
             await record(connection, Act(by, "user.link", "user", user_id, None, None, after))
 
-    async def begin_second_factor(self, user_id: str, sealed: bytes, *, by: Actor) -> None:
+    async def begin_second_factor(self, verified: User, sealed: bytes, *, by: Actor) -> None:
         async with self._database.begin() as connection:
-            if (await _read(connection, user_id)).has_second_factor:
+            if (await require_unchanged(connection, verified)).has_second_factor:
                 raise Conflict("There is a second factor already. Remove it first.")
-            await _update(connection, user_id, totp_secret=sealed)
-            await record(connection, Act(by, "user.begin-second-factor", "user", user_id))
+            await _update(connection, verified.id, totp_secret=sealed)
+            await record(connection, Act(by, "user.begin-second-factor", "user", verified.id))
 
     async def confirm_second_factor(
-        self, user_id: str, sealed: bytes, step: int, recovery: Sequence[bytes], *, keep_session: str, by: Actor
+        self, verified: User, sealed: bytes, step: int, recovery: Sequence[bytes], *, keep_session: str, by: Actor
     ) -> None:
+        user_id = verified.id
         async with self._database.begin() as connection:
-            present = await _read(connection, user_id)
+            present = await require_unchanged(connection, verified)
             if present.has_second_factor or present.totp_secret != sealed:
                 raise Conflict("Another second factor was set up meanwhile. Start again.")
             await _update(connection, user_id, totp_last_step=step)
@@ -102,9 +112,11 @@ class SqlUserStore:
             await _end_sessions(connection, user_id, keep_session)
             await record(connection, Act(by, "user.confirm-second-factor", "user", user_id))
 
-    async def end_second_factor(self, user_id: str, *, by: Actor) -> None:
+    async def end_second_factor(self, user_id: str, *, by: Actor, verified: User | None = None) -> None:
         async with self._database.begin() as connection:
             await _read(connection, user_id)
+            if verified is not None:
+                await require_unchanged(connection, verified)
             await _update(connection, user_id, totp_secret=None, totp_last_step=None)
             await connection.execute(sa.delete(recovery_codes).where(recovery_codes.c.user_id == user_id))
             await record(connection, Act(by, "user.end-second-factor", "user", user_id))
@@ -136,6 +148,17 @@ async def add_user(connection: AsyncConnection, user: User, by: Actor) -> None:
     await connection.execute(sa.insert(users).values(**dataclasses.asdict(user)))
     after = {"email": user.email, **_shown(user)}
     await record(connection, Act(by, "user.create", "user", user.id, None, None, after))
+
+
+async def require_unchanged(connection: AsyncConnection, verified: User) -> User:
+    """The user as stored now, within a write transaction. Raises NotAuthenticated when the credentials are not those that were
+    verified: checking a password takes long enough for it to be changed meanwhile.
+    """
+    row = (await connection.execute(sa.select(users).where(users.c.id == verified.id))).mappings().first()
+    present = None if row is None else User(**row)
+    if present is None or present.credentials != verified.credentials:
+        raise changed_meanwhile()
+    return present
 
 
 async def _read(connection: AsyncConnection, user_id: str) -> User:

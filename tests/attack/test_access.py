@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from llmaas.app import GatewayWorker
 from llmaas.domain import keys
 from llmaas.domain.keys import Permission
 from llmaas.web.routes import Route
-from tests.fakes.raw_http import RawConnection, RawResponse
+from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, Service, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -215,3 +216,30 @@ async def test_A01_models_of_others_look_unknown(target: Service) -> None:
     assert target.fake().requests == []
     answer = await target.post(CHAT, {"model": "FAKE-utf8", "messages": messages}, key=key)
     assert answer.status in (200, 404)
+
+
+async def test_A20_a_key_that_is_revoked_while_its_body_arrives_runs_nothing(target: Service) -> None:
+    installation = await target.gateway.installation()
+    key, other = await target.gateway.create_key(), await target.gateway.create_key()
+    body = json.dumps({"model": "fake-chat", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    for path in (CHAT, COMPLETIONS, EMBEDDINGS):
+        request = request_bytes(
+            "POST", path, headers=[("authorization", f"Bearer {key}"), ("content-type", "application/json")], body=body
+        )
+        async with await RawConnection.open(target.gateway.url) as raw:
+            assert (await target.request("GET", "/v1/models", key=key)).status == 200
+            await raw.send(request[:-1])
+            assert (await target.request("GET", "/v1/models", key=other)).status == 200
+            await installation.keys.revoke(_kid(key), installation.clock.now_ms())
+            await refused(target, key)
+            await raw.send(request[-1:])
+            assert (await raw.response()).status == 401
+        key = await target.gateway.create_key()
+    assert target.fake().requests == []
+
+
+async def refused(target: Service, key: str) -> None:
+    """Wait until the gateway has heard that the key was revoked."""
+    async with asyncio.timeout(10):
+        while (await target.request("GET", "/v1/models", key=key)).status != 401:
+            await asyncio.sleep(0.02)

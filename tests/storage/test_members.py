@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from llmaas.domain.projects import Project
 from llmaas.domain.sessions import Session
 from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
-from llmaas.errors import Conflict, NotFound, Outdated
+from llmaas.errors import Conflict, NotAuthenticated, NotFound, Outdated
 from llmaas.storage.database import Database
 from llmaas.storage.invitations import SqlInvitationStore
 from llmaas.storage.members import SqlMemberStore
@@ -46,6 +47,12 @@ async def actions(database: Database) -> list[str]:
         return list((await connection.execute(sa.select(audit.c.action).order_by(audit.c.seq))).scalars())
 
 
+async def present(database: Database, user: User) -> User:
+    found = await SqlUserStore(database).get(user.id)
+    assert found is not None
+    return found
+
+
 async def test_users_come_back_as_they_were_put(people: Database) -> None:
     users = SqlUserStore(people)
     assert await users.get(BO.id) == BO
@@ -74,10 +81,9 @@ async def test_of_two_changes_at_once_one_is_outdated(people: Database) -> None:
 async def test_a_secret_in_no_line_of_the_audit(people: Database) -> None:
     users, sessions, tokens = SqlUserStore(people), SqlSessionStore(people), SqlTokenStore(people)
     await users.set_password(BO.id, "secret-digest", must_change=False, keep_session=None, by=BY)
-    await users.begin_second_factor(BO.id, b"secret-sealed", by=BY)
-    await sessions.add(
-        dataclasses.replace(SESSION, token_hash=b"secret-hash-of-the-session-token"), replaces=None, by=BY
-    )
+    await users.begin_second_factor(dataclasses.replace(BO, password_hash="secret-digest"), b"secret-sealed", by=BY)
+    secret = dataclasses.replace(SESSION, token_hash=b"secret-hash-of-the-session-token")
+    await sessions.add(secret, verified=ANA, replaces=None, by=BY)
     await tokens.add(Token("t1", BO.id, "ci", b"secret-hash", 1), by=BY)
     async with people.connect() as connection:
         rows = (await connection.execute(sa.select(audit))).all()
@@ -89,19 +95,57 @@ async def test_a_secret_in_no_line_of_the_audit(people: Database) -> None:
 async def test_a_second_factor_is_confirmed_once_and_a_step_is_spent_once(people: Database) -> None:
     users = SqlUserStore(people)
     assert not await users.spend_step(BO.id, 100)  # there is none
-    await users.begin_second_factor(BO.id, b"one", by=BY)
-    await users.begin_second_factor(BO.id, b"two", by=BY)
+    await users.begin_second_factor(BO, b"one", by=BY)
+    await users.begin_second_factor(BO, b"two", by=BY)
     with pytest.raises(Conflict):
-        await users.confirm_second_factor(BO.id, b"one", 5, [b"r1"], keep_session="", by=BY)
-    await users.confirm_second_factor(BO.id, b"two", 5, [b"r1", b"r2"], keep_session="", by=BY)
+        await users.confirm_second_factor(BO, b"one", 5, [b"r1"], keep_session="", by=BY)
+    await users.confirm_second_factor(BO, b"two", 5, [b"r1", b"r2"], keep_session="", by=BY)
     with pytest.raises(Conflict):
-        await users.begin_second_factor(BO.id, b"three", by=BY)
+        await users.begin_second_factor(await present(people, BO), b"three", by=BY)
     assert [await users.spend_step(BO.id, step) for step in (5, 4, 6, 6)] == [False, False, True, False]
     spent = await asyncio.gather(*(users.spend_recovery_code(BO.id, b"r1") for _ in range(4)))
     assert spent.count(True) == 1
     assert not await users.spend_recovery_code(ANA.id, b"r2")
     await users.end_second_factor(BO.id, by=BY)
     assert not await users.spend_recovery_code(BO.id, b"r2")
+
+
+async def reset(users: SqlUserStore) -> None:
+    await users.set_password(ANA.id, "new", must_change=True, keep_session=None, by=BY)
+
+
+async def set_up(users: SqlUserStore) -> None:
+    await users.begin_second_factor(ANA, b"sealed", by=BY)
+    await users.confirm_second_factor(ANA, b"sealed", 5, [b"r"], keep_session="", by=BY)
+
+
+async def disable(users: SqlUserStore) -> None:
+    await users.change(BO, dataclasses.replace(BO, is_admin=True), by=BY)
+    await users.change(ANA, dataclasses.replace(ANA, disabled_ms=1), by=BY)
+
+
+async def link(users: SqlUserStore) -> None:
+    await users.link(ANA.id, "https://id", "s", by=BY)
+
+
+@pytest.mark.parametrize("change", [reset, set_up, disable, link])
+async def test_A20_nothing_rests_on_credentials_of_before(
+    people: Database, change: Callable[[SqlUserStore], Awaitable[None]]
+) -> None:
+    users, sessions = SqlUserStore(people), SqlSessionStore(people)
+    await change(users)
+    after = await present(people, ANA)
+    for act in (
+        sessions.add(SESSION, verified=ANA, replaces=None, by=BY),
+        users.set_password(ANA.id, "theirs", must_change=False, keep_session=None, by=BY, verified=ANA),
+        users.begin_second_factor(ANA, b"theirs", by=BY),
+        users.confirm_second_factor(ANA, b"theirs", 9, [b"x"], keep_session="", by=BY),
+        users.end_second_factor(ANA.id, by=BY, verified=ANA),
+    ):
+        with pytest.raises(NotAuthenticated):
+            await act
+    assert await sessions.of_user(ANA.id) == []
+    assert await present(people, ANA) == after
 
 
 async def test_an_identity_belongs_to_one_user(people: Database) -> None:
@@ -159,13 +203,13 @@ async def test_an_invitation_is_accepted_by_one(people: Database) -> None:
 async def test_sessions_end_with_what_they_rest_on(people: Database) -> None:
     users, sessions = SqlUserStore(people), SqlSessionStore(people)
     other = dataclasses.replace(SESSION, id="session-2", token_hash=b"o" * 32)
-    await sessions.add(SESSION, replaces=None, by=BY)
+    await sessions.add(SESSION, verified=ANA, replaces=None, by=BY)
     assert await sessions.find(SESSION.token_hash) == (SESSION, ANA)
-    await sessions.add(other, replaces=None, by=BY)
+    await sessions.add(other, verified=ANA, replaces=None, by=BY)
     await users.set_password(ANA.id, "new", must_change=False, keep_session=other.id, by=BY)
     assert [session.id for session in await sessions.of_user(ANA.id)] == [other.id]
     third = dataclasses.replace(SESSION, id="session-3", token_hash=b"3" * 32)
-    await sessions.add(third, replaces=other.token_hash, by=BY)
+    await sessions.add(third, verified=await present(people, ANA), replaces=other.token_hash, by=BY)
     assert [session.id for session in await sessions.of_user(ANA.id)] == [third.id]
     with pytest.raises(NotFound):
         await sessions.end(BO.id, third.id, by=BY)

@@ -91,6 +91,10 @@ class Guard:
         if not isinstance(needed, Permission):
             raise _unknown()
         user, credential, credential_id, csrf = await self._identify(connection)
+        if not _is_safe(connection) and isinstance(connection, Request):
+            # A body may take minutes to arrive. Who was signed in before it may not be any more, or have lost a role.
+            await connection.body()
+            user, credential, credential_id, csrf = await self._identify(connection)
         role = await self._role(connection, user)
         connection.state.principal = Principal(user, credential, credential_id, csrf, role, address_of(connection))
         rule = RULES[needed]

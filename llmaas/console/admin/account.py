@@ -123,7 +123,7 @@ async def replace_password(services: Services, principal: Principal, data: NewPa
         raise InvalidRequest("That is the password that you have.", param="password")
     digest = await services.passwords.hash(data.password)
     await services.users.set_password(
-        user.id, digest, must_change=False, keep_session=principal.credential_id, by=principal.actor
+        user.id, digest, must_change=False, keep_session=principal.credential_id, by=principal.actor, verified=user
     )
 
 
@@ -151,7 +151,7 @@ async def confirm_second_factor(services: TheServices, principal: ThePrincipal, 
 async def end_second_factor(services: TheServices, principal: ThePrincipal, data: JSONBody[CurrentPassword]) -> None:
     """Sign in without a code again."""
     await services.sign_in.confirm(principal.user, data.password)
-    await services.users.end_second_factor(principal.user.id, by=principal.actor)
+    await services.users.end_second_factor(principal.user.id, by=principal.actor, verified=principal.user)
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 from litestar import Request, Response, get
@@ -49,7 +50,8 @@ async def come_back(
     if user.must_change_password:
         # Whom the provider lets in needs no one-time password, and can not be asked for one that they never saw.
         by = Actor("user", user.id, browser.address)
-        await services.users.set_password(user.id, "", must_change=False, keep_session=None, by=by)
+        await services.users.set_password(user.id, "", must_change=False, keep_session=None, by=by, verified=user)
+        user = dataclasses.replace(user, password_hash="", must_change_password=False)
     token = await services.sign_in.open_session(user, browser)
     cookies = [new_cookie(token, request, services), _pending_cookie("", 0, request, services)]
     return Response(None, status_code=302, headers={"location": next_path}, cookies=cookies)
@@ -74,6 +76,7 @@ async def _user_of(services: Services, provider: OpenIdConnect, identity: Identi
         if user is not None:
             by = Actor("user", user.id, address)
             await services.users.link(user.id, identity.issuer, identity.subject, by=by)
+            user = dataclasses.replace(user, oidc_issuer=identity.issuer, oidc_subject=identity.subject)
         elif provider.config.create_users:
             user = await _make_user(services, identity, address)
     if user is None or user.disabled_ms is not None:

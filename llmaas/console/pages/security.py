@@ -90,7 +90,7 @@ async def end(
     if fields.good:
         with fields.noting(otherwise="password"):
             await services.sign_in.confirm(principal.user, fields.value("password"))
-            await services.users.end_second_factor(principal.user.id, by=principal.actor)
+            await services.users.end_second_factor(principal.user.id, by=principal.actor, verified=principal.user)
             return page.redirect(_PATH, flash="profile.factor_ended")
     return page.render("profile/factor_password.html", status=422, user=principal.user, fields=fields)
 

@@ -1,0 +1,126 @@
+"""What changes while a sign-in or a request is under way: nothing is done on the word of what was verified before."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import argon2
+import pytest
+
+from llmaas.console.passwords import Passwords
+from llmaas.console.sign_in import SignIn
+from llmaas.domain.members import Role
+from tests.console.site import CHEAP, ORIGIN, PASSWORD, PEPPER, TEST, Admin, Browser, SignedIn
+
+NEW_PASSWORD = "another horse battery"
+
+
+class SlowHasher(argon2.PasswordHasher):
+    """Has found out about a password, and says so only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.looked, self.may_go_on = threading.Event(), threading.Event()
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - the library's name for it
+        good = super().verify(hash, password)
+        self.looked.set()
+        assert self.may_go_on.wait(20)
+        return good
+
+
+def slowly(admin: Admin) -> tuple[Browser, SlowHasher]:
+    """A browser whose sign-ins wait."""
+    hasher = SlowHasher()
+    services = admin.services
+    sign_in = SignIn(
+        users=services.users,
+        sessions=services.sessions,
+        passwords=Passwords(hasher),
+        second_factor=services.sign_in.second_factor,
+        clock=admin.clock,
+        ids=services.ids,
+        pepper=PEPPER,
+        session_max_ms=86_400_000,
+    )
+    return admin.client(dataclasses.replace(services, sign_in=sign_in)), hasher
+
+
+@pytest.mark.parametrize("change", ["password", "disabled", "second factor"])
+async def test_A20_a_sign_in_under_way_opens_nothing_for_what_it_was_told_before(admin: Admin, change: str) -> None:
+    ana = await admin.user("ana")
+    browser, hasher = slowly(admin)
+    under_way = asyncio.create_task(browser.sign_in("ana@example.org"))
+    assert await asyncio.to_thread(hasher.looked.wait, 20)
+    users = admin.services.users
+    if change == "password":
+        digest = CHEAP.hash(NEW_PASSWORD)
+        await users.set_password(ana.id, digest, must_change=False, keep_session=None, by=TEST)
+    elif change == "disabled":
+        await users.change(ana, dataclasses.replace(ana, disabled_ms=1), by=TEST)
+    else:
+        await users.begin_second_factor(ana, b"sealed", by=TEST)
+        await users.confirm_second_factor(ana, b"sealed", 1, [b"r"], keep_session="", by=TEST)
+    hasher.may_go_on.set()
+    answer = await under_way
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    assert await admin.services.sessions.of_user(ana.id) == []
+
+
+async def test_A20_the_old_password_changes_nothing_after_a_reset(admin: Admin) -> None:
+    ana = await admin.user("ana")
+    browser, hasher = slowly(admin)
+    hasher.may_go_on.set()
+    assert (await browser.sign_in("ana@example.org")).status_code == 200
+    hasher.looked.clear()
+    hasher.may_go_on.clear()
+    form = {"current": PASSWORD, "password": NEW_PASSWORD}
+    under_way = asyncio.create_task(browser.call("PUT", "/me/password", form))
+    assert await asyncio.to_thread(hasher.looked.wait, 20)
+    digest = CHEAP.hash("what the admin chose")
+    await admin.services.users.set_password(ana.id, digest, must_change=True, keep_session=None, by=TEST)
+    hasher.may_go_on.set()
+    assert (await under_way).status_code == 401
+    present = await admin.services.users.get(ana.id)
+    assert present is not None
+    assert present.password_hash == digest
+
+
+async def slow_body(body: Any, arrived: asyncio.Event, may_go_on: asyncio.Event) -> AsyncIterator[bytes]:
+    data = json.dumps(body).encode()
+    arrived.set()
+    yield data[:1]
+    await may_go_on.wait()
+    yield data[1:]
+
+
+@pytest.mark.parametrize("change", ["session ended", "role lost", "disabled"])
+async def test_A20_a_body_that_arrives_late_is_judged_by_what_holds_then(
+    admin: Admin, signed_in: SignedIn, change: str
+) -> None:
+    ana = await admin.user("ana")
+    await admin.user("bo")
+    await admin.project("lab", ana=Role.OWNER, bo=Role.OWNER)
+    browser = await signed_in("ana")
+    arrived, may_go_on = asyncio.Event(), asyncio.Event()
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf, "content-type": "application/json"}
+    content = slow_body({"name": "mine"}, arrived, may_go_on)
+    sent = browser.http.post("/api/v1/projects/lab/keys", content=content, headers=headers)
+    under_way = asyncio.create_task(sent)
+    await asyncio.wait_for(arrived.wait(), 20)
+    if change == "session ended":
+        (session,) = await admin.services.sessions.of_user(ana.id)
+        await admin.services.sessions.end(ana.id, session.id, by=TEST)
+    elif change == "disabled":
+        await admin.services.users.change(ana, dataclasses.replace(ana, disabled_ms=1), by=TEST)
+    else:
+        await admin.services.members.change("lab", ana.id, Role.VIEWER, seen=None, by=TEST)
+    may_go_on.set()
+    assert (await under_way).status_code == (403 if change == "role lost" else 401)
+    assert await admin.services.keys.page("lab", after=None, limit=5) == []
