@@ -9,11 +9,11 @@ from llmaas.console.configured import SettingLine
 from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
-from llmaas.console.throttle import Throttle
 from llmaas.installation import Installation
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.web.asgi import ASGIApp
+from llmaas.web.throttle import AddressThrottle, Throttle
 
 
 def admin_api(
@@ -76,7 +76,7 @@ def admin_api(
         alerts=installation.alerts,
         teller=installation.courier,
         alert_tests=Throttle(clock, burst=3, pause_s=20.0),
-        guesses=Throttle(clock, burst=100, pause_s=0.5),
+        guesses=AddressThrottle(clock, burst=100, pause_s=0.5),
         webhook_secret=installation.webhooks.secret,
         live=live,
         platform=Platform(live, installation.usage, clock),

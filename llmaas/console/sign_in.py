@@ -19,13 +19,13 @@ import structlog
 from llmaas.clock import Clock
 from llmaas.console.passwords import Passwords
 from llmaas.console.second_factor import SecondFactor
-from llmaas.console.throttle import Throttle
 from llmaas.domain import sessions
 from llmaas.domain.audit import Actor
 from llmaas.domain.sessions import Session, SessionStore
 from llmaas.domain.users import User, UserStore
 from llmaas.errors import NotAuthenticated, RateLimited
 from llmaas.ids import IdSource
+from llmaas.web.throttle import AddressThrottle, Throttle
 
 _MAX_AGENT_CHARS = 200
 _MAX_EMAIL_CHARS = 254
@@ -66,7 +66,7 @@ class SignIn:
         self._ids = ids
         self._pepper = pepper
         self._session_max_ms = session_max_ms
-        self._addresses = Throttle(clock, burst=_ADDRESS[0], pause_s=_ADDRESS[1])
+        self._addresses = AddressThrottle(clock, burst=_ADDRESS[0], pause_s=_ADDRESS[1])
         self._accounts = Throttle(clock, burst=_ACCOUNT[0], pause_s=_ACCOUNT[1])
         self._known = Throttle(clock, burst=_ACCOUNT[0], pause_s=_ACCOUNT[1])
 
@@ -79,6 +79,8 @@ class SignIn:
         user = await self._users.by_email(account) if len(account) <= _MAX_EMAIL_CHARS else None
         counts = self._counts(user, account, browser)
         try:
+            if self._passwords.busy and not self._is_known(user, browser):
+                raise RateLimited("Many people are signing in right now. Try again in a moment.", retry_after_s=2)
             with _guess(counts):
                 if not await self._knows(user, password, code) or user is None:
                     raise _wrong()
@@ -107,11 +109,15 @@ class SignIn:
         return f"{nonce}.{self._signature(user, nonce)}"
 
     def _counts(self, user: User | None, account: str, browser: Browser) -> list[tuple[Throttle, str]]:
-        nonce, _, signature = browser.proof.partition(".")
-        if user is not None and hmac.compare_digest(signature.encode(), self._signature(user, nonce).encode()):
-            return [(self._known, nonce)]
+        if self._is_known(user, browser):
+            return [(self._known, browser.proof.partition(".")[0])]
         digest = blake2b(account.encode(), digest_size=16).hexdigest()
         return [(self._addresses, browser.address), (self._accounts, digest)]
+
+    def _is_known(self, user: User | None, browser: Browser) -> bool:
+        """Whether this browser signed in to this account before."""
+        nonce, _, signature = browser.proof.partition(".")
+        return user is not None and hmac.compare_digest(signature.encode(), self._signature(user, nonce).encode())
 
     def _signature(self, user: User, nonce: str) -> str:
         proved = f"known-browser\n{user.id}\n{user.password_hash}\n{nonce}"

@@ -49,6 +49,7 @@ PRIVATE = (
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::ffff:0:0:0/96"))
 """Networks whose addresses end in an IPv4 one (RFC 6052, 8215, 7915)."""
 _COMPATIBLE = ip_network("::/96")
+_SITE_BITS = 64
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.IGNORECASE)
 
 
@@ -72,6 +73,14 @@ def allowed(address: str, networks: Sequence[str]) -> bool:
         return True
     caller = _parse(address)
     return caller is not None and _within(caller, map(ip_network, networks))
+
+
+def site_of(address: str) -> str:
+    """Whose address it is, as far as an address tells: itself, and of IPv6 its /64, for any host there has 2**64 addresses."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, _SITE_BITS), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 class Proxies:

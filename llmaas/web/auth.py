@@ -15,38 +15,14 @@ from llmaas.domain import keys
 from llmaas.domain.access import Caller
 from llmaas.domain.addresses import allowed
 from llmaas.domain.ports import KeyStore
-from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, Unavailable
+from llmaas.errors import NotAllowed, NotAuthenticated, Unavailable
+from llmaas.web.throttle import AddressThrottle
 
-_GUESSES = 100.0
-_GUESSES_PER_S = 2.0
-_ADDRESSES = 10_000
+_GUESSES = 100
+_PAUSE_S = 0.5
+"""So many look-ups of unknown keys at once for each address, and then one each half second."""
 _LOOK_UPS = 32
 """At once. Each counts as a guess until it has found a key, so first uses of many good keys of one address must not run at once."""
-
-
-class GuessLimit:
-    """A token bucket for each address, spent by look-ups of keys that nobody has used here before."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def spend(self, address: str) -> None:
-        """Raises RateLimited."""
-        now_s = self._clock.monotonic_s()
-        level, at_s = self._buckets.pop(address, (_GUESSES, now_s))
-        level = min(_GUESSES, level + (now_s - at_s) * _GUESSES_PER_S)
-        if level < 1:
-            self._buckets[address] = (level, now_s)
-            raise RateLimited("Too many unknown API keys from this address.", retry_after_s=1 / _GUESSES_PER_S)
-        self._buckets[address] = (level - 1, now_s)
-        if len(self._buckets) > _ADDRESSES:
-            self._buckets.popitem(last=False)
-
-    def refund(self, address: str) -> None:
-        """The look-up found a real key."""
-        level, at_s = self._buckets.get(address, (_GUESSES, self._clock.monotonic_s()))
-        self._buckets[address] = (min(_GUESSES, level + 1), at_s)
 
 
 class Authenticator:
@@ -63,7 +39,9 @@ class Authenticator:
         self._size = size
         self._known: OrderedDict[bytes, Caller] = OrderedDict()
         self._nobodys: OrderedDict[str, None] = OrderedDict()
-        self._guesses = GuessLimit(clock)
+        self._guesses = AddressThrottle(
+            clock, burst=_GUESSES, pause_s=_PAUSE_S, message="Too many unknown API keys from this address."
+        )
         self._looking: dict[bytes, asyncio.Task[Caller]] = {}
         self._turns = asyncio.Semaphore(_LOOK_UPS)
         self._refreshes = 0

@@ -23,7 +23,6 @@ from llmaas.console.platform import Platform
 from llmaas.console.second_factor import SecondFactor
 from llmaas.console.sign_in import SignIn
 from llmaas.console.system import System
-from llmaas.console.throttle import Throttle
 from llmaas.domain import tokens
 from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import Actor
@@ -61,6 +60,7 @@ from llmaas.storage.users import SqlUserStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
 from llmaas.web.asgi import ASGIApp, Receive, Scope, Send
+from llmaas.web.throttle import AddressThrottle, Throttle
 
 ORIGIN = "http://console.test"
 PASSWORD = "correct horse battery"
@@ -139,7 +139,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         budgets=SqlBudgetStore(database),
         alerts=SqlAlertStore(database),
         alert_tests=Throttle(clock, burst=3, pause_s=20.0),
-        guesses=Throttle(clock, burst=100, pause_s=0.5),
+        guesses=AddressThrottle(clock, burst=100, pause_s=0.5),
         teller=Courier(Mailer(Secret(""), ""), webhooks, clock, console_url="https://llm.example.org", currency="EUR"),
         webhook_secret=webhooks.secret,
         live=live,
@@ -235,11 +235,10 @@ class Admin:
     clients: list[httpx.AsyncClient] = field(default_factory=list)
     password_hash: str = ""
 
-    def client(self, services: Services | None = None) -> Browser:
+    def client(self, services: Services | None = None, *, address: str = "127.0.0.1") -> Browser:
         app: Any = self.site.serving(services or self.services)
-        http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url=ORIGIN, follow_redirects=False
-        )
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(address, 123))
+        http = httpx.AsyncClient(transport=transport, base_url=ORIGIN, follow_redirects=False)
         self.clients.append(http)
         return Browser(http)
 

@@ -71,6 +71,22 @@ async def test_guessing_is_slowed_down_by_account_and_by_address(admin: Admin) -
     assert (await browser.sign_in("ana@example.org")).status_code == 200
 
 
+async def test_A21_guesses_of_a_whole_network_count_together(admin: Admin) -> None:
+    """An IPv6 host has a /64 of its own; the next network is somebody else's, and so is each IPv4 address."""
+
+    async def statuses(addresses: list[str]) -> list[int]:
+        found = []
+        for number, address in enumerate(addresses):
+            browser = admin.client(address=address)
+            found.append((await browser.sign_in(f"n{number}-{address}@example.org", "wrong")).status_code)
+        return found
+
+    assert (await statuses([f"2001:db8:0:7::{n:x}" for n in range(60)])).count(401) == 20
+    assert await statuses(["2001:db8:0:8::1"] * 5) == [401] * 5
+    assert await statuses([f"::ffff:192.0.2.{n}" for n in range(1, 31)]) == [401] * 30
+    assert (await statuses(["::ffff:192.0.3.1", "192.0.3.1"] * 15)).count(401) == 20
+
+
 async def test_strangers_who_guess_keep_nobody_out(admin: Admin) -> None:
     """Neither of a browser that they use, nor of the session that is open there. A new browser has to wait."""
     await admin.user("ana")

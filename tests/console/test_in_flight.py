@@ -12,10 +12,11 @@ from typing import Any, Literal
 import argon2
 import pytest
 
+from llmaas.console.admin.services import Services
 from llmaas.console.passwords import Passwords
 from llmaas.console.sign_in import SignIn
 from llmaas.domain.members import Role
-from tests.console.site import CHEAP, ORIGIN, PASSWORD, PEPPER, TEST, Admin, Browser, SignedIn
+from tests.console.site import CHEAP, ORIGIN, PASSWORD, PEPPER, TEST, Admin, SignedIn
 
 NEW_PASSWORD = "another horse battery"
 
@@ -28,14 +29,15 @@ class SlowHasher(argon2.PasswordHasher):
         self.looked, self.may_go_on = threading.Event(), threading.Event()
 
     def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - the library's name for it
-        good = super().verify(hash, password)
-        self.looked.set()
-        assert self.may_go_on.wait(20)
-        return good
+        try:
+            return super().verify(hash, password)
+        finally:
+            self.looked.set()
+            assert self.may_go_on.wait(20)
 
 
-def slowly(admin: Admin) -> tuple[Browser, SlowHasher]:
-    """A browser whose sign-ins wait."""
+def slowly(admin: Admin) -> tuple[Services, SlowHasher]:
+    """Services whose sign-ins wait."""
     hasher = SlowHasher()
     services = admin.services
     sign_in = SignIn(
@@ -48,13 +50,14 @@ def slowly(admin: Admin) -> tuple[Browser, SlowHasher]:
         pepper=PEPPER,
         session_max_ms=86_400_000,
     )
-    return admin.client(dataclasses.replace(services, sign_in=sign_in)), hasher
+    return dataclasses.replace(services, sign_in=sign_in), hasher
 
 
 @pytest.mark.parametrize("change", ["password", "disabled", "second factor"])
 async def test_A20_a_sign_in_under_way_opens_nothing_for_what_it_was_told_before(admin: Admin, change: str) -> None:
     ana = await admin.user("ana")
-    browser, hasher = slowly(admin)
+    services, hasher = slowly(admin)
+    browser = admin.client(services)
     under_way = asyncio.create_task(browser.sign_in("ana@example.org"))
     assert await asyncio.to_thread(hasher.looked.wait, 20)
     users = admin.services.users
@@ -75,7 +78,8 @@ async def test_A20_a_sign_in_under_way_opens_nothing_for_what_it_was_told_before
 
 async def test_A20_the_old_password_changes_nothing_after_a_reset(admin: Admin) -> None:
     ana = await admin.user("ana")
-    browser, hasher = slowly(admin)
+    services, hasher = slowly(admin)
+    browser = admin.client(services)
     hasher.may_go_on.set()
     assert (await browser.sign_in("ana@example.org")).status_code == 200
     hasher.looked.clear()
@@ -124,3 +128,31 @@ async def test_A20_a_body_that_arrives_late_is_judged_by_what_holds_then(
     may_go_on.set()
     assert (await under_way).status_code == (403 if change == "role lost" else 401)
     assert await admin.services.keys.page("lab", after=None, limit=5) == []
+
+
+async def test_A21_a_long_queue_of_password_checks_refuses_at_once(admin: Admin) -> None:
+    await admin.user("ana")
+    services, hasher = slowly(admin)
+    hasher.may_go_on.set()
+    mine, honest = admin.client(services), admin.client(services, address="10.0.1.1")
+    assert (await mine.sign_in("ana@example.org")).status_code == 200
+    hasher.may_go_on.clear()
+    strangers = [admin.client(services, address=f"10.0.0.{number}") for number in range(100)]
+    waiting = {
+        asyncio.create_task(stranger.sign_in(f"n{number}@example.org", "wrong"))
+        for number, stranger in enumerate(strangers)
+    }
+    refused = set()
+    while len(waiting) > 14:
+        done, waiting = await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        refused |= done
+    assert {task.result().status_code for task in refused} == {429}
+    answer = await honest.sign_in("ana@example.org")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+    # A browser that was signed in before waits its turn.
+    again = asyncio.create_task(mine.sign_in("ana@example.org"))
+    hasher.may_go_on.set()
+    assert (await again).status_code == 200
+    assert {(await task).status_code for task in waiting} == {401}
+    assert (await honest.sign_in("ana@example.org")).status_code == 200

@@ -127,6 +127,12 @@ async def test_A09_a_known_id_with_a_wrong_secret_is_limited_too(
     assert store.asked == 100
 
 
+async def test_A21_guesses_of_an_ipv6_network_count_together(authenticator: Authenticator) -> None:
+    kinds = [await _refused(authenticator, keys.mint()[0], f"2001:db8::{number:x}") for number in range(1, 131)]
+    assert (kinds.count(NotAuthenticated), kinds.count(RateLimited)) == (100, 30)
+    assert await _refused(authenticator, keys.mint()[0], "2001:db8:0:1::1") is NotAuthenticated
+
+
 async def test_many_good_keys_of_one_address_get_in_at_once(store: CountingStore, clock: ManualClock) -> None:
     authenticator = Authenticator(store, PEPPER, clock, 1_000)
     tokens = [await store.add() for _ in range(150)]

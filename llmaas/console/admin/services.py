@@ -17,7 +17,6 @@ from llmaas.console.platform import Platform
 from llmaas.console.second_factor import Sealer
 from llmaas.console.sign_in import SignIn
 from llmaas.console.system import System
-from llmaas.console.throttle import Throttle
 from llmaas.domain.alerts import AlertStore, Teller
 from llmaas.domain.audit import AuditLog
 from llmaas.domain.credit import CreditStore
@@ -36,6 +35,7 @@ from llmaas.domain.workers import Worker
 from llmaas.ids import IdSource
 from llmaas.settings import Secret
 from llmaas.upstreams.probe import Discovered, Found
+from llmaas.web.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
