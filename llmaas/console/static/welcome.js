@@ -32,6 +32,7 @@ async function answer() {
         const { content, reasoning_content: reasoning } = event.choices[0]?.delta ?? {};
         if (!content && !reasoning) continue;
         first ||= performance.now();
+        part("note").textContent = content ? "" : words.reasoning;
         part("answer").append(content ?? "");
       }
       break;
