@@ -48,7 +48,7 @@ async def test_models_are_searched_and_filtered_by_the_address(lab: Lab, query: 
 
 
 async def test_a_model_has_a_page_with_programs_that_can_be_copied(lab: Lab) -> None:
-    page = await (await lab.reader("viewer")).get(f"{MODELS}/granite3.3:8b")
+    page = await (await lab.reader("dev")).get(f"{MODELS}/granite3.3:8b")
     assert page.heading == "granite3.3:8b"
     for text in (
         "curl http://console.test/v1/chat/completions",

@@ -280,6 +280,13 @@ async def test_A01_a_viewer_may_look_and_not_ask(console: Console) -> None:
         await opened.go(PLAYGROUND)
         assert await opened.page.locator("#playground-text").count() == 0
         assert "As a viewer" in await opened.text()
+        for path in (
+            f"/projects/{PROJECT}/overview",
+            f"/projects/{PROJECT}/models",
+            f"/projects/{PROJECT}/models/{GRANITE}",
+        ):
+            await opened.go(path)
+            assert await opened.page.locator("a[href*=playground]").count() == 0, path
 
 
 async def test_without_scripts_the_page_says_what_it_needs(console: Console) -> None:

@@ -33,7 +33,7 @@ _PROJECT = "/projects/{project_id}"
 PROJECT_PLACES = (
     Place("overview", f"{_PROJECT}/overview", "overview", Permission.USAGE_READ),
     Place("models", f"{_PROJECT}/models", "models", Permission.PROJECTS_READ),
-    Place("playground", f"{_PROJECT}/playground", "playground", Permission.PROJECTS_READ),
+    Place("playground", f"{_PROJECT}/playground", "playground", Permission.KEYS_CREATE),
     Place("keys", f"{_PROJECT}/keys", "key", Permission.KEYS_READ),
     Place("usage", f"{_PROJECT}/usage", "usage", Permission.USAGE_READ),
     Place("billing", f"{_PROJECT}/billing", "billing", Permission.CREDIT_READ),
