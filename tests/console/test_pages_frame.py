@@ -93,7 +93,7 @@ async def test_the_account_is_in_sight_on_a_laptop(console: Console) -> None:
             box = await tab.page.locator(part).bounding_box()
             assert box is not None
             assert box["y"] + box["height"] <= _LAPTOP["height"]
-        last = tab.page.locator(".side > nav a").last
+        last = tab.page.locator(".side-places a").last
         await last.focus()
         person = await tab.page.locator(".side-foot").bounding_box()
         reached = await last.bounding_box()
