@@ -1,4 +1,4 @@
-"""`/admin/users`: the people of the installation, for admins. A one-time password is shown by the page that answers the form."""
+"""`/admin/users`: the people of the installation, for admins. A one-time password is shown after its making only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def add_user(
             admin = fields.value("is_admin") == "on"
             data = NewUser(fields.value("email").strip(), fields.value("name").strip(), admin)
             made = await make_user(services, principal, data)
-            return page.render("administration/password.html", made=made, is_new=True)
+            return page.reveal(f"/admin/users/{made.id}/password", password=made.one_time_password, is_new="on")
     return page.render("administration/new_user.html", status=422, fields=fields)
 
 
@@ -73,6 +73,15 @@ async def change_user(
     return _one(page, user, fields)
 
 
+@get("/admin/users/{user_id:str}/password", opt={"permission": Permission.USERS_CHANGE})
+async def show_password(page: ThePage, services: TheServices, user_id: PathId) -> Response[Any]:
+    """A one-time password, for some minutes and to who made it."""
+    user, shown = await read_user(services, user_id), page.revealed()
+    if not shown:
+        return page.redirect(f"/admin/users/{user_id}", flash="frame.shown_once", tone="warn")
+    return page.render("administration/password.html", user=user, password=shown["password"], is_new="is_new" in shown)
+
+
 @post("/admin/users/{user_id:str}/enable", opt=_CHANGE)
 async def enable_user(page: ThePage, services: TheServices, principal: ThePrincipal, user_id: PathId) -> Response[Any]:
     user = await read_user(services, user_id)
@@ -93,7 +102,7 @@ async def do(page: ThePage, services: TheServices, principal: ThePrincipal, user
     with fields.noting():
         if act == "reset-password":
             made = await new_password(services, principal, user)
-            return page.render("administration/password.html", made=made, is_new=False)
+            return page.reveal(f"/admin/users/{user_id}/password", password=made.one_time_password)
         if act == "disable":
             await alter_user(services, principal, user, UserChanges(disabled=True))
         else:
@@ -117,4 +126,7 @@ def _one(page: Page, user: User, fields: Fields) -> Response[Any]:
     return page.render("administration/user.html", status=200 if fields.good else 422, user=user, fields=fields)
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (list_users, new_user, add_user, show_user, change_user, enable_user, ask, do)
+ROUTES: tuple[HTTPRouteHandler, ...] = (
+    *(list_users, new_user, add_user, show_user, change_user),
+    *(show_password, enable_user, ask, do),
+)

@@ -19,6 +19,7 @@ from llmaas.errors import NotFound
 
 _PATH = "/projects/{project_id:str}/billing/alerts"
 _ONE = _PATH + "/{channel_id:str}"
+_MOST_TOLD = 500
 _OWNERS = {"permission": Permission.PROJECTS_CHANGE}
 
 
@@ -44,16 +45,28 @@ async def create_channel(
             channel, secret = await add_channel(services, principal, project_id, NewChannel(kind, target))
             if secret is None:
                 return page.redirect(_path(project_id), flash="alerts.added")
-            return page.render("billing/channel_made.html", channel=channel, secret=secret, back=_path(project_id))
+            return page.reveal(f"{_path(project_id)}/{channel.id}/made", secret=secret)
     return await _render(page, services, project_id, fields, status=422)
+
+
+@get(f"{_ONE}/made", opt=_OWNERS)
+async def show_made(page: ThePage, services: TheServices, project_id: PathId, channel_id: PathId) -> Response[Any]:
+    """The secret of a webhook, for some minutes and to who made it."""
+    channel, shown = await _channel(services, project_id, channel_id), page.revealed()
+    if not shown:
+        return page.redirect(_path(project_id), flash="frame.shown_once", tone="warn")
+    return page.render("billing/channel_made.html", channel=channel, secret=shown["secret"], back=_path(project_id))
 
 
 @post(f"{_ONE}/test", opt={**_OWNERS, **FORM})
 async def test_channel(page: ThePage, services: TheServices, project_id: PathId, channel_id: PathId) -> Response[Any]:
-    fault = await try_channel(services, project_id, channel_id)
-    if fault is None:
+    fields = Fields(page.t)
+    with fields.noting():
+        fields.faults.update({"": reason} if (reason := await try_channel(services, project_id, channel_id)) else {})
+    if fields.good:
         return page.redirect(_path(project_id), flash="alerts.arrived")
-    return await _render(page, services, project_id, Fields(page.t), status=502, fault=fault)
+    reason = fields.fault()[:_MOST_TOLD]
+    return page.redirect(_path(project_id), flash="alerts.not_arrived", tone="bad", reason=reason)
 
 
 @get(f"{_ONE}/remove", opt=_OWNERS)
@@ -71,14 +84,13 @@ async def remove_channel(
 
 
 async def _render(
-    page: Page, services: Services, project_id: str, fields: Fields, *, status: int = 200, fault: str = ""
+    page: Page, services: Services, project_id: str, fields: Fields, *, status: int = 200
 ) -> Response[Any]:
     return page.render(
         "billing/channels.html",
         status=status,
         channels=await services.alerts.channels(project_id),
         fields=fields,
-        fault=fault,
         here=_path(project_id),
         percents=" % / ".join(map(str, CAP_PERCENTS)) + " %",
     )
@@ -95,4 +107,11 @@ def _path(project_id: str) -> str:
     return _PATH.replace("{project_id:str}", project_id)
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (list_channels, create_channel, test_channel, ask_remove, remove_channel)
+ROUTES: tuple[HTTPRouteHandler, ...] = (
+    list_channels,
+    create_channel,
+    show_made,
+    test_channel,
+    ask_remove,
+    remove_channel,
+)

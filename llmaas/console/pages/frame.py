@@ -24,6 +24,7 @@ from llmaas.console.admin.services import Services
 from llmaas.console.errors import render as render_error
 from llmaas.console.oidc import local_path
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
+from llmaas.console.pages.qr import qr_svg
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.pages.words_of_time import shown_day, shown_time
 from llmaas.console.texts import LANGUAGES, Texts, Words, choose_language
@@ -39,6 +40,9 @@ THEMES = ("auto", "light", "dark")
 THEME_COOKIE, LANGUAGE_COOKIE, PROJECT_COOKIE = "llmaas-theme", "llmaas-language", "llmaas-project"
 _FLASH_COOKIE = "llmaas-flash"
 _FLASH_S = 60
+_REVEALED_COOKIE = "llmaas-revealed"
+_REVEALED_S = 600
+_IN_PATHS = "%/:?#[]@!$&'()*+,;="
 _YEAR_S = 365 * 86_400
 _MOST_PROJECTS = 50
 _EXPLAINED = frozenset({400, 403, 404, 405, 429, 503})
@@ -50,6 +54,11 @@ class Flash(msgspec.Struct, frozen=True):
     key: str
     values: dict[str, str]
     tone: str = "good"
+
+
+class _Revealed(msgspec.Struct, frozen=True):
+    until_ms: int
+    secrets: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +219,33 @@ class Page:
             body = urlsafe_b64encode(msgspec.json.encode(told)).decode().rstrip("=")
             self._cookies.append(self._cookie(_FLASH_COOKIE, f"{body}.{self._sign(body)}", _FLASH_S))
         # Ids may hold any letters, a header none beyond ASCII (RFC 3986); what is quoted already stays so.
-        headers = {"location": quote(path, safe="%/:?#[]@!$&'()*+,;=~")}
+        headers = {"location": quote(path, safe=_IN_PATHS)}
         return Response(None, status_code=303, headers=headers, cookies=[*self._cookies, *cookies])
+
+    def reveal(self, path: str, **secrets: str) -> Response[Any]:
+        """To a page of ours by GET that shows what was just made and is stored nowhere. Loaded anew it shows that again, and makes
+        nothing. On the way it is sealed in a cookie that only this page gets, from this user, for some minutes.
+        """
+        if self.principal is None:
+            raise RuntimeError("only who is signed in makes secrets")
+        told = _Revealed(self.services.clock.now_ms() + _REVEALED_S * 1_000, secrets)
+        sealed = self.services.sealer.seal(self._reveals(path), msgspec.json.encode(told).decode())
+        self._cookies.append(
+            self._cookie(
+                _REVEALED_COOKIE, urlsafe_b64encode(sealed).decode(), _REVEALED_S, path=quote(path, safe=_IN_PATHS)
+            )
+        )
+        return self.redirect(path)
+
+    def revealed(self) -> dict[str, str]:
+        """What `reveal` sent to this page; empty when it is too late, or was sent to somebody else."""
+        text = self.request.cookies.get(_REVEALED_COOKIE, "")
+        try:
+            opened = self.services.sealer.open(self._reveals(self.path), urlsafe_b64decode(text.encode()))
+        except ValueError:
+            return {}
+        told = msgspec.json.decode(opened, type=_Revealed)
+        return told.secrets if self.services.clock.now_ms() < told.until_ms else {}
 
     def remember(self, name: str, value: str) -> None:
         """Keep a choice of the reader in this browser for a year."""
@@ -227,6 +261,7 @@ class Page:
             "rounded": self.rounded,
             "time": shown_time,
             "day": shown_day,
+            "qr": qr_svg,
             "static": self._surroundings.static_files.url,
             "languages": LANGUAGES,
             "themes": THEMES,
@@ -241,9 +276,12 @@ class Page:
         project_id = quote(self.project.id) if self.project is not None else ""
         return links(known, self.path, project_id=project_id, admin=self.principal.user.is_admin, role=self.role)
 
-    def _cookie(self, name: str, value: str, max_age_s: int) -> Cookie:
+    def _reveals(self, path: str) -> str:
+        return f"reveal:{self.principal.user.id if self.principal is not None else ''}:{path}"
+
+    def _cookie(self, name: str, value: str, max_age_s: int, path: str = "/") -> Cookie:
         secure = is_secure(self.request, self.services)
-        return Cookie(name, value=value, path="/", max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
+        return Cookie(name, value=value, path=path, max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
 
     def _take_flash(self) -> Flash | None:
         body, _, signature = self.request.cookies.get(_FLASH_COOKIE, "").partition(".")

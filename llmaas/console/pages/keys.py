@@ -1,4 +1,4 @@
-"""`/projects/{id}/keys`: API keys of a project. A key itself is shown once, on the page that answers its making."""
+"""`/projects/{id}/keys`: API keys of a project. A key itself is shown after its making only."""
 
 from __future__ import annotations
 
@@ -78,7 +78,20 @@ async def create_key(
         token, key = await make_key(services, principal, project_id, form.new_key())
     except (Conflict, InvalidRequest) as error:
         return _form(page, services, _faulty(page, form, error), key=None)
-    return page.render("keys/made.html", token=token, key=key, old=None, program=_program(page, services, key, token))
+    return page.reveal(f"/projects/{project_id}/keys/{key.id}/made", token=token)
+
+
+@get("/projects/{project_id:str}/keys/{key_id:str}/made", opt={"permission": Permission.KEYS_CREATE})
+async def show_made(
+    page: ThePage, services: TheServices, principal: ThePrincipal, project_id: PathId, key_id: PathId
+) -> Response[Any]:
+    """The key itself, for some minutes and to who made it."""
+    key, token = await own_key(services, principal, project_id, key_id), page.revealed().get("token")
+    if token is None:
+        return page.redirect(f"/projects/{project_id}/keys/{key_id}", flash="frame.shown_once", tone="warn")
+    old = await services.keys.get(key.rotated_from) if key.rotated_from else None
+    program = _program(page, services, key, token)
+    return page.render("keys/made.html", token=token, key=key, old=old, program=program)
 
 
 @get("/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_READ})
@@ -141,11 +154,13 @@ async def rotate_key(
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
     key = await own_key(services, principal, project_id, key_id)
-    overlap_s = _OVERLAPS.get((await read_fields(request, page.t)).value("overlap"), _OVERLAPS[_USUAL_OVERLAP])
-    token, successor = await replace_key(services, principal, key, Rotation(overlap_s=overlap_s))
-    old = await read_key(services, project_id, key_id)
-    return page.render(
-        "keys/made.html", token=token, key=successor, old=old, program=_program(page, services, successor, token)
+    fields = await read_fields(request, page.t)
+    overlap_s = _OVERLAPS.get(fields.value("overlap"), _OVERLAPS[_USUAL_OVERLAP])
+    with fields.noting():
+        token, successor = await replace_key(services, principal, key, Rotation(overlap_s=overlap_s))
+        return page.reveal(f"/projects/{project_id}/keys/{successor.id}/made", token=token)
+    return page.redirect(
+        f"/projects/{project_id}/keys/{key_id}", flash="keys.not_rotated", tone="bad", why=fields.fault()
     )
 
 
@@ -207,6 +222,6 @@ async def _has_any(services: Services, project_id: str) -> bool:
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (
-    *(list_keys, new_key, create_key, show_key, edit_key, change_key),
+    *(list_keys, new_key, create_key, show_made, show_key, edit_key, change_key),
     *(ask_rotate, rotate_key, ask_revoke, revoke_key),
 )

@@ -53,7 +53,6 @@ async def invite(
     project_id: PathId,
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
-    """Shows the link, which is not shown again."""
     fields = await read_fields(request, page.t)
     fields.need("email")
     if fields.good:
@@ -61,8 +60,18 @@ async def invite(
             data = NewInvitation(fields.value("email").strip(), _role(fields.value("role")))
             token, invitation = await make_invitation(services, principal, project_id, data)
             link = f"{page.base_url}/join?invitation={quote(token)}"
-            return page.render("members/invited.html", link=link, invitation=invitation)
+            return page.reveal(f"/projects/{project_id}/invitations/{invitation.id}/made", link=link)
     return page.render("members/invite.html", status=422, fields=fields, roles=ROLES)
+
+
+@get(f"{_INVITATIONS}/{{invitation_id:str}}/made", opt={"permission": Permission.INVITATIONS_CREATE})
+async def show_made(page: ThePage, services: TheServices, project_id: PathId, invitation_id: PathId) -> Response[Any]:
+    """Its link, for some minutes and to who invited."""
+    shown, invited = page.revealed(), await services.invitations.of_project(project_id, after=None, limit=_MOST)
+    invitation = next((one for one in invited if one.id == invitation_id), None)
+    if not shown or invitation is None:
+        return page.redirect(_members(project_id), flash="frame.shown_once", tone="warn")
+    return page.render("members/invited.html", link=shown["link"], invitation=invitation)
 
 
 @post(f"{_INVITATIONS}/{{invitation_id:str}}/revoke", opt={"permission": Permission.INVITATIONS_REVOKE, **FORM})
@@ -168,6 +177,6 @@ async def _member(services: Services, project_id: str, user_id: str) -> Member:
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (
-    *(list_members, new_invitation, invite, revoke_invitation, show_member, change_role),
+    *(list_members, new_invitation, invite, show_made, revoke_invitation, show_member, change_role),
     *(ask_remove, remove_member, ask_leave, leave, accept),
 )

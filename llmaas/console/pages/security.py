@@ -12,11 +12,10 @@ from llmaas.console.admin.services import TheServices
 from llmaas.console.admin.shapes import PathId
 from llmaas.console.pages.browsers import browser_name
 from llmaas.console.pages.fields import Fields, read_fields
-from llmaas.console.pages.frame import FORM, ThePage
-from llmaas.console.pages.qr import qr_svg
+from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.domain.permissions import Permission
 
-_PATH = "/profile/security"
+_PATH, _FACTOR = "/profile/security", "/profile/second-factor"
 _MAY_CHANGE = {"permission": Permission.ACCOUNT_CHANGE, **FORM}
 
 
@@ -43,29 +42,34 @@ async def end_session(
     return page.redirect(_PATH, flash="profile.session_ended")
 
 
-@get("/profile/second-factor", opt={"permission": Permission.ACCOUNT_CHANGE})
+@get(_FACTOR, opt={"permission": Permission.ACCOUNT_CHANGE})
 async def ask_password(page: ThePage, principal: ThePrincipal) -> Response[Any]:
     return page.render("profile/factor_password.html", user=principal.user, fields=Fields(page.t))
 
 
-@post("/profile/second-factor", opt=_MAY_CHANGE)
+@post(_FACTOR, opt=_MAY_CHANGE)
 async def begin(
     page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
 ) -> Response[Any]:
-    """Shows the secret, which is not shown again: a wrong code later begins anew."""
     fields = await read_fields(request, page.t)
     fields.need("password")
     if fields.good:
         with fields.noting(otherwise="password"):
             await services.sign_in.confirm(principal.user, fields.value("password"))
             secret, uri = await services.sign_in.second_factor.begin(principal.user, by=principal.actor)
-            return page.render(
-                "profile/factor_code.html", secret=secret, uri=uri, code_image=qr_svg(uri), fields=Fields(page.t)
-            )
+            return page.reveal(f"{_FACTOR}/confirm", secret=secret, uri=uri)
     return page.render("profile/factor_password.html", status=422, user=principal.user, fields=fields)
 
 
-@post("/profile/second-factor/confirm", opt=_MAY_CHANGE)
+@get(f"{_FACTOR}/confirm", opt={"permission": Permission.ACCOUNT_CHANGE})
+async def ask_code(page: ThePage, principal: ThePrincipal) -> Response[Any]:
+    """With the secret, for some minutes and to who made it."""
+    if principal.user.has_second_factor or not page.revealed():
+        return page.redirect(_PATH, flash="frame.shown_once", tone="warn")
+    return _code_form(page, Fields(page.t))
+
+
+@post(f"{_FACTOR}/confirm", opt=_MAY_CHANGE)
 async def confirm(
     page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
 ) -> Response[Any]:
@@ -77,11 +81,20 @@ async def confirm(
                 codes = await services.sign_in.second_factor.confirm(
                     principal.user, fields.value("code"), keep_session=principal.credential_id, by=principal.actor
                 )
-            return page.render("profile/factor_done.html", codes=codes)
-    return page.render("profile/factor_code.html", status=422, secret="", uri="", code_image="", fields=fields)
+            return page.reveal(f"{_FACTOR}/codes", codes="\n".join(codes))
+    return _code_form(page, fields)
 
 
-@post("/profile/second-factor/end", opt=_MAY_CHANGE)
+@get(f"{_FACTOR}/codes", opt={"permission": Permission.ACCOUNT_CHANGE})
+async def show_codes(page: ThePage) -> Response[Any]:
+    """The recovery codes, for some minutes and to who made them."""
+    shown = page.revealed()
+    if not shown:
+        return page.redirect(_PATH, flash="frame.shown_once", tone="warn")
+    return page.render("profile/factor_done.html", codes=shown["codes"])
+
+
+@post(f"{_FACTOR}/end", opt=_MAY_CHANGE)
 async def end(
     page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
 ) -> Response[Any]:
@@ -95,4 +108,19 @@ async def end(
     return page.render("profile/factor_password.html", status=422, user=principal.user, fields=fields)
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (show_security, end_session, ask_password, begin, confirm, end)
+def _code_form(page: Page, fields: Fields) -> Response[Any]:
+    """The secret stands there for as long as this browser may see it."""
+    shown, status = page.revealed(), 200 if fields.good else 422
+    return page.render(
+        "profile/factor_code.html",
+        status=status,
+        fields=fields,
+        secret=shown.get("secret", ""),
+        uri=shown.get("uri", ""),
+    )
+
+
+ROUTES: tuple[HTTPRouteHandler, ...] = (
+    *(show_security, end_session, ask_password),
+    *(begin, ask_code, confirm, show_codes, end),
+)

@@ -45,8 +45,17 @@ async def create_token(
         with fields.noting("name", "expires_days", otherwise="name"):
             data = NewToken(fields.value("name").strip(), int(days) if days in _LIFETIMES[:-1] else None)
             text, token = await make_token(services, principal, data)
-            return page.render("profile/token_made.html", text=text, token=token)
+            return page.reveal(f"{_PATH}/{token.id}/made", text=text, name=token.name)
     return page.render("profile/token_form.html", status=422, fields=fields, lifetimes=_LIFETIMES)
+
+
+@get(f"{_PATH}/{{token_id:str}}/made", opt={"permission": Permission.TOKENS_CREATE})
+async def show_made(page: ThePage, token_id: PathId) -> Response[Any]:  # noqa: ARG001 - in the path
+    """The token itself, for some minutes and to who made it."""
+    shown = page.revealed()
+    if not shown:
+        return page.redirect(_PATH, flash="frame.shown_once", tone="warn")
+    return page.render("profile/token_made.html", text=shown["text"], name=shown["name"])
 
 
 @get(f"{_PATH}/{{token_id:str}}/revoke", opt={"permission": Permission.TOKENS_REVOKE})
@@ -66,4 +75,4 @@ async def revoke_token(
     return page.redirect(_PATH, flash="profile.token_revoked")
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (list_tokens, new_token, create_token, ask_revoke, revoke_token)
+ROUTES: tuple[HTTPRouteHandler, ...] = (list_tokens, new_token, create_token, show_made, ask_revoke, revoke_token)

@@ -81,7 +81,15 @@ async def first_answer(page: ThePage, services: TheServices, principal: ThePrinc
     if page.project is None or not models:
         return page.redirect("/welcome/answer")
     token, _ = await make_key(services, principal, page.project.id, NewKey(_KEY_NAME))
-    return page.render("welcome/answer.html", token=token, model=models[0])
+    return page.reveal("/welcome/answer/made", token=token, model=models[0])
+
+
+@get("/welcome/answer/made", opt={"permission": Permission.KEYS_CREATE})
+async def show_answer(page: ThePage) -> Response[Any]:
+    shown = page.revealed()
+    if not shown:
+        return page.redirect("/welcome/answer", flash="frame.shown_once", tone="warn")
+    return page.render("welcome/answer.html", token=shown["token"], model=shown["model"])
 
 
 def _chat_models(services: Services) -> list[str]:
@@ -102,5 +110,5 @@ def _after_password(page: Page) -> str:
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (
     *(ask_password, change_password, ask_name, name_project),
-    *(offer_answer, first_answer),
+    *(offer_answer, first_answer, show_answer),
 )
