@@ -101,6 +101,13 @@ class PostgresServer:
             self._process.wait(20)
             self._process = None
 
+    def shut_down(self) -> None:
+        """In order, as a fast restart begins: each connection is told so before it ends."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(20)
+            self._process = None
+
     def freeze(self) -> None:
         """Connections stay open and nothing answers: every process of it stands still until `thaw`."""
         os.kill(self.pid, signal.SIGSTOP)  # first, so that it makes no more of them

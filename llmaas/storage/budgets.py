@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
-from llmaas.storage.database import Database, upsert
+from llmaas.storage.database import Database, again_when_cut, upsert
 from llmaas.storage.tables import budget_shares, budgets, credit_entries
 
 _NOTHING = BudgetStanding(0, 0)
@@ -28,11 +28,13 @@ class SqlBudgetStore:
         self._database = database
         self._worker_id = worker_id
 
+    @again_when_cut
     async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
         async with self._database.connect() as connection:
             found = await _standing(connection, budget_ids)
         return {budget_id: found.get(budget_id, _NOTHING) for budget_id in budget_ids}
 
+    @again_when_cut
     async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
         ids = sorted({want.budget_id for want in wants})
         async with self._database.begin(one_at_a_time=False) as connection:
@@ -58,6 +60,7 @@ class SqlBudgetStore:
             await self._raise_leases(connection, taken, nets)
         return grants
 
+    @again_when_cut
     async def credit_nano(self, project_id: str) -> int:
         async with self._database.connect() as connection:
             return await _credit(connection, f"project:{project_id}:total")

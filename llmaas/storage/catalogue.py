@@ -23,7 +23,7 @@ from llmaas.domain.fleet import NOUNS, Change, Fleet, FleetState, Noun, Problem,
 from llmaas.domain.prices import PRICE_CLASSES, Price
 from llmaas.errors import ConfigurationError, NotFound
 from llmaas.storage.audit import record
-from llmaas.storage.database import Database, bump, upsert
+from llmaas.storage.database import Database, again_when_cut, bump, upsert
 from llmaas.storage.fleet_rows import TABLES, StoredFleet, read_fleet, rows_of
 from llmaas.storage.tables import prices, projects, providers, revisions
 
@@ -38,6 +38,7 @@ class SqlCatalogueStore:
         self._database = database
         self._rules = rules or AddressRules()
 
+    @again_when_cut
     async def load(self) -> Catalogue:
         async with self._database.connect() as connection:
             revision = await _revision(connection)
@@ -102,6 +103,7 @@ class SqlCatalogueStore:
             rows = (await connection.execute(sa.select(prices))).mappings().all()
         return {row["version"]: Price(**row) for row in rows}
 
+    @again_when_cut
     async def sealed_secrets(self) -> dict[str, bytes]:
         """The stored credential of each provider that has one, still sealed."""
         query = sa.select(providers.c.id, providers.c.secret).where(providers.c.secret.is_not(None))

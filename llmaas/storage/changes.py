@@ -95,7 +95,7 @@ class PostgresChanges(Changes):
             try:
                 await self._listen()
                 failures = 0
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # noqa: BLE001 - the driver's edge: nothing that it raises may end the listening
                 _log.warning(
                     "changes_not_heard", database=without_password(self._url), error=str(error) or type(error).__name__
                 )

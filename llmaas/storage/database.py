@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import asyncpg
     from alembic.config import Config
     from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.engine import ExceptionContext
 
 BUSY_TIMEOUT_MS = 5_000
 CHANGES_CHANNEL = "llmaas_changes"
@@ -48,6 +50,7 @@ _BEGIN_WRITE = sa.select(
     sa.func.pg_advisory_xact_lock(_WRITE_LOCK),
     sa.func.set_config("idle_in_transaction_session_timeout", str(_FORGOTTEN_MS), sa.true()),
 )
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -76,6 +79,7 @@ class Database:
             self._reading = self._engine
         else:
             self._engine = _postgres_engine(str(place), limit_s, pool_size=pool_size, pool_pre_ping=True)
+            sa.event.listen(self._engine.sync_engine, "handle_error", _see_whether_cut)
             self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @property
@@ -175,6 +179,36 @@ def _translated() -> Iterator[None]:
         raise Unavailable("The database does not answer.", hint=hint, retry_after_s=2) from error
 
 
+def _see_whether_cut(context: ExceptionContext) -> None:
+    """SQLAlchemy goes by whether the driver has closed the connection, which it has not yet when it met the server's last word in
+    the midst of a statement. The connections beside it are made anew too: a server rarely says good-bye to one alone.
+    """
+    import asyncpg  # noqa: PLC0415 - commands on SQLite start without it
+
+    error = context.original_exception.__cause__
+    last_words = (asyncpg.PostgresConnectionError, asyncpg.InternalClientError, asyncpg.OperatorInterventionError)
+    if context.is_pre_ping or (isinstance(error, last_words) and not isinstance(error, asyncpg.QueryCanceledError)):
+        context.is_disconnect = True
+
+
+def again_when_cut(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Do it a second time when PostgreSQL said good-bye to the connection (a restart, an idle time-out): for what requests wait
+    for, and only for what may be done twice. A server that does not answer is not asked again.
+    """
+
+    @wraps(work)
+    async def twice(*values: P.args, **named: P.kwargs) -> T:
+        try:
+            return await work(*values, **named)
+        except Unavailable as error:
+            cause = error.__cause__
+            if not (isinstance(cause, sa.exc.DBAPIError) and cause.connection_invalidated):
+                raise
+        return await work(*values, **named)
+
+    return twice
+
+
 def _unfit() -> InvalidRequest:
     return InvalidRequest("The request holds a character or a number that cannot be stored.")
 
@@ -193,7 +227,7 @@ def _is_about_values(error: Exception) -> bool:
 def _foreign() -> tuple[type[Exception], ...]:
     """While a connection is made, what goes wrong is not wrapped by SQLAlchemy. TimeoutError is an OSError."""
     driver = sys.modules.get("asyncpg")
-    drivers = (driver.PostgresError, driver.InterfaceError) if driver is not None else ()
+    drivers = (driver.PostgresError, driver.InterfaceError, driver.InternalClientError) if driver is not None else ()
     return (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, *drivers)
 
 

@@ -23,7 +23,7 @@ from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import Project, unknown_project
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
-from llmaas.storage.database import Database, bump
+from llmaas.storage.database import Database, again_when_cut, bump
 from llmaas.storage.tables import keys, projects
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.keys")
@@ -44,6 +44,7 @@ class SqlKeyStore:
     async def get_many(self, kids: Sequence[str]) -> dict[str, Key]:
         return {kid: caller.key for kid, caller in (await self.callers(kids)).items()}
 
+    @again_when_cut
     async def callers(self, kids: Sequence[str]) -> dict[str, Caller]:
         found: dict[str, Caller] = {}
         joined = sa.select(*_COLUMNS, *(c.label(f"its_{c.name}") for c in projects.c)).join(projects)

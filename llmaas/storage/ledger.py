@@ -135,7 +135,7 @@ class Ledger:
                 self._settle(batch)
             if self._replay is not None or not batch:
                 self._safely(self._tend)
-        self._safely(self._store.close)
+        self._close_store()
         self._spool.close()
 
     def _safely(self, work: Callable[[], None]) -> None:
@@ -203,13 +203,14 @@ class Ledger:
         except SyncFailed as error:
             self._break("database", error)
             return None
-        except StoreAway as error:
+        except Exception as error:  # noqa: BLE001 - whatever a store fails with, there is still the spool
             self._store_away()
             _log.warning(
                 "ledger_database_failed",
-                error=str(error),
+                error=str(error) or type(error).__name__,
                 rows=len(rows),
                 hint="they go to the spool, and from there to the database when it is back",
+                exc_info=not isinstance(error, StoreAway),
             )
             return None
         self._store_back()
@@ -237,9 +238,15 @@ class Ledger:
             return None
 
     def _store_away(self) -> None:
-        self._store.close()
         self._replay = None
         self._away_until_s = time.monotonic() + _RETRY_S
+        self._close_store()
+
+    def _close_store(self) -> None:
+        try:
+            self._store.close()
+        except Exception:  # noqa: BLE001 - its rows matter more than how a store that failed lets go
+            _log.exception("ledger_close_failed")
 
     def _store_back(self) -> None:
         if self._away_until_s:
@@ -253,14 +260,18 @@ class Ledger:
         for file in self._spool.files():
             try:
                 rows, unreadable = self._spool.read(file)
-            except OSError as error:
-                _log.critical("spool_file_unreadable", file=file.name, error=str(error))
+            except (OSError, MemoryError) as error:
+                _log.critical("spool_file_unreadable", file=file.name, error=str(error) or type(error).__name__)
                 continue
             for start in range(0, len(rows), _REPLAYED_ROWS):
                 if self._to_database(rows[start : start + _REPLAYED_ROWS], foreign=not self._spool.own(file)) is None:
                     return
                 yield
-            self._spool.forget(file, keep=unreadable > 0)
+            try:
+                self._spool.forget(file, keep=unreadable > 0)
+            except OSError as error:
+                _log.error("spool_file_stays", file=file.name, error=str(error), hint="its rows are in the database")
+                continue
             if unreadable:
                 _log.critical("spool_rows_unreadable", file=file.name, rows=unreadable, hint="kept beside it as .bad")
             if rows:
@@ -282,7 +293,7 @@ class Ledger:
             self._store.probe()
         except SyncFailed as error:
             self._break("database", error)
-        except StoreAway:
+        except Exception:  # noqa: BLE001 - as in `_to_database`
             self._store_away()
             self._probe_spool()
         else:
@@ -303,7 +314,7 @@ class Ledger:
 
     def _break(self, what: str, error: Exception) -> None:
         self._broken = True
-        self._store.close()
+        self._close_store()
         self._accept(False)
         _log.critical("ledger_sync_failed", where=what, error=str(error), hint="check the disk, then restart")
 

@@ -67,10 +67,11 @@ _SETTINGS = {
     "statement_timeout": str(round(_DEADLINE_S * 1000)),
     "synchronous_commit": "on",
 }
-_AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
-_BAD_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-_AGAIN = (asyncpg.TransactionRollbackError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
-_CUT = (asyncpg.OperatorInterventionError,)
+_BAD_DATA = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,  # a value too long for its index
+)
 T = TypeVar("T")
 
 
@@ -109,13 +110,19 @@ class PostgresRows:
             loop.close()
 
     async def _execute(self, statement: str, *values: object) -> None:
-        """A connection that was at hand may have died since its last use, so then it is tried on a new one."""
+        """The loop stands still between two calls, so the server's last word on a connection that was at hand waits unread, and
+        the driver, which meets it in the midst of a statement, may raise anything. Whatever it is, a new connection is tried.
+        """
         used = self._connection
         if used is not None:
-            with contextlib.suppress(*_AGAIN, *_CUT):
+            try:
                 await used.fetchval(statement, *values)
+            except _BAD_DATA:
+                raise
+            except Exception:  # noqa: BLE001 - the driver's edge: see above
+                used.terminate()
+            else:
                 return
-            used.terminate()
         self._connection = await asyncpg.connect(self._url, server_settings=_SETTINGS)
         await self._connection.fetchval(statement, *values)
 
@@ -125,7 +132,7 @@ class PostgresRows:
             loop.run_until_complete(self._limited(work))
         except _BAD_DATA as error:
             raise Unstorable(str(error)) from error
-        except _AWAY as error:
+        except Exception as error:
             self.close()
             raise StoreAway(str(error) or type(error).__name__) from error
 
@@ -137,7 +144,7 @@ class PostgresRows:
                 self._connection.terminate()
                 self._connection = None
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, *_AWAY):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
             raise TimeoutError("the database took too long")
         task.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from llmaas.domain.ports import Revisions
-from llmaas.storage.database import Database
+from llmaas.storage.database import Database, again_when_cut
 from llmaas.storage.tables import revisions
 
 
@@ -13,6 +13,7 @@ class SqlRevisionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @again_when_cut
     async def read(self) -> Revisions:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(revisions.c.name, revisions.c.number))).all()

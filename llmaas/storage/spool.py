@@ -58,7 +58,7 @@ class Spool:
         handle = self._opened()
         try:
             _write_all(handle, data)
-        except OSError:
+        except Exception:
             self._cut_back()
             raise
         try:

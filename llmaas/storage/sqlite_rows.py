@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -89,7 +89,7 @@ class SqliteRows:
         except _DATA_ERRORS as error:
             self.close()
             raise Unstorable(str(error)) from error
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - the driver's edge: MemoryError is none of its own, for example
             self._fail(error)
 
     def probe(self) -> None:
@@ -98,7 +98,7 @@ class SqliteRows:
         """
         try:
             (self._connection or self._open()).execute("PRAGMA user_version = 0")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
 
     def close(self) -> None:
@@ -164,11 +164,11 @@ class SqliteRows:
         self._connection = connection
         return connection
 
-    def _fail(self, error: sqlite3.Error) -> None:
+    def _fail(self, error: Exception) -> NoReturn:
         self.close()
         if getattr(error, "sqlite_errorcode", None) in _SYNC_ERRORS:
             raise SyncFailed(str(error)) from error
-        raise StoreAway(str(error)) from error
+        raise StoreAway(str(error) or type(error).__name__) from error
 
 
 def _not_there(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> list[UsageRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from llmaas.storage.database import Database
+from llmaas.storage.database import Database, again_when_cut
 from llmaas.storage.tables import keys, usage_hours
 
 
@@ -14,6 +14,7 @@ class SqlUsageSums:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @again_when_cut
     async def output_tokens_since(self, scope: str, from_ms: int) -> int:
         kind, _, name = scope.partition(":")
         if kind == "key":
