@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from urllib.parse import SplitResult, urlsplit
 
+import structlog
+
 from llmaas.domain.alerts import NotDelivered
-from llmaas.sockets import Permits, connector
+from llmaas.sockets import AddressDenied, Permits, connector
 
 _TIMEOUT_S = 10.0
 _AT_ONCE = 4
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.notices")
 
 
 class Webhooks:
@@ -58,7 +61,13 @@ class Webhooks:
             raise NotDelivered(f"{connection.host} did not answer within {self._timeout_s:g} s.") from error
         except ssl.SSLError as error:
             raise NotDelivered(f"No trusted TLS with {connection.host}: {error.reason}") from error
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
+        except (socket.gaierror, AddressDenied, UnicodeError) as error:
+            # One text for all of them: owners of projects must not learn which names and addresses there are in our network.
+            _log.info("webhook_not_sent", host=connection.host, reason=_reason(error))
+            raise NotDelivered(
+                f"{connection.host} leads to no address that webhooks may go to. An operator can allow one by webhook_allow."
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
             raise NotDelivered(f"{connection.host} cannot be reached: {_reason(error)}") from error
         finally:
             _let_go(connection)
