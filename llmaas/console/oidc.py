@@ -88,8 +88,10 @@ class OpenIdConnect:
         self._keys: KeySet | None = None
         self._discovering: asyncio.Task[_Metadata] | None = None
 
-    async def begin(self, next_path: str) -> tuple[str, str]:
-        """Where to send the browser, and the value of the cookie to send with it. Raises EngineFailed."""
+    async def begin(self, next_path: str) -> tuple[str, str, str]:
+        """Where to send the browser, the `state` that it comes back with, and the value of the cookie to send with it. Raises
+        EngineFailed.
+        """
         metadata = await self._discover()
         pending = _Pending(
             state=secrets.token_urlsafe(32),
@@ -113,7 +115,8 @@ class OpenIdConnect:
         )
         separator = "&" if "?" in metadata.authorization_endpoint else "?"
         sealed = self._sealer.seal(_OWNER, msgspec.json.encode(pending).decode())
-        return f"{metadata.authorization_endpoint}{separator}{query}", base64.urlsafe_b64encode(sealed).decode()
+        url = f"{metadata.authorization_endpoint}{separator}{query}"
+        return url, pending.state, base64.urlsafe_b64encode(sealed).decode()
 
     async def finish(self, cookie: str, state: str, code: str) -> tuple[Identity, str]:
         """Who came back, and the path to go on to. Raises NotAuthenticated, EngineFailed."""

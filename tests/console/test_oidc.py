@@ -70,6 +70,25 @@ async def test_the_request_says_what_protects_it(admin: Admin, provider: FakeOid
     assert query["nonce"][0] not in cookie
 
 
+async def test_two_tabs_sign_in_one_after_the_other(admin: Admin, provider: FakeOidc) -> None:
+    browser = browser_of(admin, provider)
+    tabs = [await browser.http.get(f"/api/v1{START}", params={"next": f"/{tab}"}) for tab in ("first", "second")]
+    for tab, name in zip(tabs, ("/first", "/second"), strict=True):
+        brought = provider.consent(tab.headers["location"])
+        answer = await browser.http.get(f"/api/v1{BACK}", params=brought)
+        assert (answer.status_code, answer.headers["location"]) == (302, name)
+        again = await browser.http.get(f"/api/v1{BACK}", params=brought)
+        assert again.status_code == 401
+
+
+async def test_tabs_that_are_never_come_back_to_do_not_pile_up(admin: Admin, provider: FakeOidc) -> None:
+    browser = browser_of(admin, provider)
+    tabs = [await browser.http.get(f"/api/v1{START}") for _ in range(20)]
+    assert len([name for name in browser.http.cookies if name.startswith("llmaas-openid-")]) <= 8
+    answer = await browser.http.get(f"/api/v1{BACK}", params=provider.consent(tabs[-1].headers["location"]))
+    assert answer.status_code == 302
+
+
 async def test_a_user_who_is_there_is_linked_by_a_verified_address(admin: Admin, provider: FakeOidc) -> None:
     await admin.user("ana")
     browser = browser_of(admin, provider)
@@ -189,11 +208,12 @@ async def test_a_wrong_state_a_foreign_cookie_and_an_old_one_are_refused(admin: 
 async def test_a_code_works_once(admin: Admin, provider: FakeOidc) -> None:
     browser = browser_of(admin, provider)
     started = await browser.http.get(f"/api/v1{START}")
-    pending = browser.http.cookies["llmaas-openid"]
     brought = provider.consent(started.headers["location"])
+    name = f"llmaas-openid-{brought['state']}"
+    pending = browser.http.cookies[name]
     assert (await browser.http.get(f"/api/v1{BACK}", params=brought)).status_code == 302
-    assert "llmaas-openid" not in browser.http.cookies
-    browser.http.cookies.set("llmaas-openid", pending, domain="console.test", path=f"/api/v1{START}")
+    assert name not in browser.http.cookies
+    browser.http.cookies.set(name, pending, domain="console.test", path=f"/api/v1{START}")
     assert (await browser.http.get(f"/api/v1{BACK}", params=brought)).status_code == 401
 
 

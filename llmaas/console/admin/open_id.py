@@ -19,7 +19,9 @@ from llmaas.domain.users import User
 from llmaas.errors import NotAuthenticated, NotFound
 
 PATH = "/api/v1/sign-in/openid"
-_PENDING = "llmaas-openid"
+_PENDING = "llmaas-openid-"
+"""How cookies of sign-ins under way begin. Each tab has its own, named by its `state`: the earlier must not be refused."""
+_MOST_PENDING = 8
 
 
 @get(PATH, opt={"permission": PUBLIC}, status_code=302)
@@ -29,9 +31,11 @@ async def go_to_provider(
     next_path: Annotated[str, QueryParameter(name="next", max_length=1000)] = "/",
 ) -> Response[None]:
     """Send the browser to the sign-in provider. `next`: the path of this service to come back to."""
-    url, pending = await _provider(services).begin(next_path)
-    cookie = _pending_cookie(pending, PENDING_S, request, services)
-    return Response(None, status_code=302, headers={"location": url}, cookies=[cookie])
+    url, state, pending = await _provider(services).begin(next_path)
+    earlier = [name for name in request.cookies if name.startswith(_PENDING)]  # browsers send the oldest first
+    gone = [_pending_cookie(name, "", 0, request, services) for name in earlier[: -(_MOST_PENDING - 1)]]
+    cookie = _pending_cookie(_PENDING + state, pending, PENDING_S, request, services)
+    return Response(None, status_code=302, headers={"location": url}, cookies=[*gone, cookie])
 
 
 @get(f"{PATH}/callback", opt={"permission": PUBLIC}, status_code=302)
@@ -45,7 +49,7 @@ async def come_back(
     provider = _provider(services)
     browser = browser_of(request, services)
     with services.sign_in.guessing(browser.address):
-        identity, next_path = await provider.finish(request.cookies.get(_PENDING, ""), login_state, code)
+        identity, next_path = await provider.finish(request.cookies.get(_PENDING + login_state, ""), login_state, code)
         user = await _user_of(services, provider, identity, browser.address)
     if user.must_change_password:
         # Whom the provider lets in needs no one-time password, and can not be asked for one that they never saw.
@@ -53,7 +57,7 @@ async def come_back(
         await services.users.set_password(user.id, "", must_change=False, keep_session=None, by=by, verified=user)
         user = dataclasses.replace(user, password_hash="", must_change_password=False)
     token = await services.sign_in.open_session(user, browser)
-    cookies = [new_cookie(token, request, services), _pending_cookie("", 0, request, services)]
+    cookies = [new_cookie(token, request, services), _pending_cookie(_PENDING + login_state, "", 0, request, services)]
     return Response(None, status_code=302, headers={"location": next_path}, cookies=cookies)
 
 
@@ -63,9 +67,9 @@ def _provider(services: Services) -> OpenIdConnect:
     return services.open_id
 
 
-def _pending_cookie(value: str, max_age_s: int, request: Connection, services: Services) -> Cookie:
+def _pending_cookie(name: str, value: str, max_age_s: int, request: Connection, services: Services) -> Cookie:
     secure = is_secure(request, services)
-    return Cookie(_PENDING, value=value, path=PATH, max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
+    return Cookie(name, value=value, path=PATH, max_age=max_age_s, httponly=True, secure=secure, samesite="lax")
 
 
 async def _user_of(services: Services, provider: OpenIdConnect, identity: Identity, address: str) -> User:
