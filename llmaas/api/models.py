@@ -21,7 +21,8 @@ class ModelHandlers:
 
     async def list(self, request: Request, caller: Caller | None) -> None:
         assert caller is not None  # noqa: S101 - the route table asks for a key
-        seen = [model_object(e) for e in self._catalogue.current.listed() if caller.may_use(e.model.id)]
+        catalogue = self._catalogue.current
+        seen = [model_object(e) for e in catalogue.listed() if caller.may_use(catalogue, e)]
         await respond(request, 200, [JSON], _json.encode({"object": "list", "data": seen}))
 
     async def get(self, request: Request, caller: Caller | None) -> None:

@@ -13,12 +13,13 @@ from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag, duration_ms, name, words
 from llmaas.cli.place import Place, at_place
 from llmaas.cli.projects import require_project
+from llmaas.domain.access import model_ids
 from llmaas.domain.addresses import parse_network
 from llmaas.domain.keys import Key, Permission
 from llmaas.domain.limits import UNLIMITED, Limits
 from llmaas.domain.prices import format_amount, parse_amount
 from llmaas.domain.projects import DEFAULT_PROJECT
-from llmaas.errors import InvalidRequest, NotFound
+from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -97,7 +98,7 @@ def create(
             project_id=project,
             name=key_name,
             expires_ms=installation.clock.now_ms() + lifetime_ms if lifetime_ms else None,
-            allowed_models=await _resolve(installation, wanted),
+            allowed_models=model_ids(await installation.catalogue.load(), wanted),
             permissions=frozenset(permission or [Permission.INFERENCE_USE]),
             limits=limits,
             networks=networks,
@@ -197,7 +198,8 @@ def change(
         seen, now_ms = await _find(installation, key_id), installation.clock.now_ms()
         if models is not None:
             wanted = [] if models == _ANYTHING else words(models)
-            changes["allowed_models"] = await _resolve(installation, wanted)
+            catalogue = await installation.catalogue.load()
+            changes["allowed_models"] = model_ids(catalogue, wanted, kept=seen.allowed_models)
         if expires is not None:
             changes["expires_ms"] = None if lifetime_ms is None else now_ms + lifetime_ms
         cleared = dataclasses.replace(seen.limits, **dict.fromkeys(lifted - {"networks"}))
@@ -282,18 +284,6 @@ def _lifted(names: Sequence[str] | None) -> set[str]:
         if text not in known:
             raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}", param_hint="--no-limit")
     return {known[text] for text in names or ()}
-
-
-async def _resolve(installation: Installation, wanted: Sequence[str]) -> frozenset[str]:
-    """The ids that names and aliases mean."""
-    catalogue = await installation.catalogue.load()
-    found = {name: catalogue.resolve(name) for name in wanted}
-    unknown = [name for name, entry in found.items() if entry is None]
-    if unknown:
-        known = ", ".join(entry.model.id for entry in catalogue.listed()) or "none yet"
-        text = ", ".join(f"`{name}`" for name in unknown)
-        raise InvalidRequest(f"There is no model {text}. Known models: {known}.", param="models")
-    return frozenset(entry.model.id for entry in found.values() if entry is not None)
 
 
 def _kid(text: str) -> str:

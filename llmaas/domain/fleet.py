@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol, TypeVar
 
 from llmaas.domain.audit import Actor
+from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.models import Backend, Deployment, Model, Provider, ProviderKind
 from llmaas.domain.prices import Price
 from llmaas.domain.tiers import Tier
@@ -100,6 +101,10 @@ class FleetStore(Protocol):
     """The one catalogue behind `llmaas apply`, the commands and the admin API."""
 
     async def state(self) -> FleetState: ...
+
+    async def load(self) -> Catalogue:
+        """As requests see it."""
+        ...
 
     async def apply(
         self,

@@ -9,7 +9,7 @@ import pytest
 from llmaas.domain import keys
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.members import Role
-from llmaas.domain.models import Model, ModelKind
+from llmaas.domain.models import Lifecycle, Model, ModelKind
 from tests.console.site import PEPPER, TEST, Admin, Browser, SignedIn
 
 KEYS = "/projects/lab/keys"
@@ -22,7 +22,14 @@ async def lab(admin: Admin) -> Admin:
     await admin.user("root", admin=True)
     await admin.project("lab", viewer=Role.VIEWER, dev=Role.DEVELOPER, dev2=Role.DEVELOPER, owner=Role.OWNER)
     await admin.project("other", stranger=Role.OWNER)
-    fleet = Fleet(models=(Model("granite3.3:8b", ModelKind.CHAT, 0, ("granite",)),))
+    retired = (Lifecycle("retired", successor="granite3.3:8b"), Lifecycle("retired"))
+    fleet = Fleet(
+        models=(
+            Model("granite3.3:8b", ModelKind.CHAT, 0, ("granite",)),
+            Model("old", ModelKind.CHAT, 0, lifecycle=retired[0]),
+            Model("gone", ModelKind.CHAT, 0, lifecycle=retired[1]),
+        )
+    )
     await admin.services.fleet.apply(fleet, now_ms=1, prune=False, by=TEST)
     return admin
 
@@ -49,6 +56,25 @@ async def test_a_key_is_shown_once_and_works(lab: Admin, signed_in: SignedIn) ->
     assert (shown["owner"], shown["models"], shown["state"]) == ("user-dev", ["granite3.3:8b"], "active")
     assert (shown["limits"], shown["networks"]) == (limits, ["10.0.0.0/8"])
     assert (await browser.call("GET", KEYS)).json() == {"data": [shown], "next": None}
+
+
+async def test_a_retired_model_means_its_successor(lab: Admin, signed_in: SignedIn) -> None:
+    browser = await signed_in("dev")
+    made = await make(browser, models=["old"])
+    path = f"{KEYS}/{made['id']}"
+    assert (await browser.call("GET", path)).json()["models"] == ["granite3.3:8b"]
+    assert (await browser.call("PATCH", path, {"models": ["OLD", "granite"]})).json()["models"] == ["granite3.3:8b"]
+    assert (await browser.call("POST", KEYS, {"name": "k", "models": ["gone"]})).status_code == 400
+
+
+async def test_a_model_that_a_key_has_stays_when_it_is_retired(lab: Admin, signed_in: SignedIn) -> None:
+    browser = await signed_in("dev")
+    made = await make(browser, models=["granite"])
+    key = await lab.services.keys.get(made["id"])
+    assert key is not None
+    await lab.services.keys.change(key, {"allowed_models": frozenset({"gone"})}, by=TEST)
+    changed = await browser.call("PATCH", f"{KEYS}/{made['id']}", {"models": ["gone", "granite"], "name": "new"})
+    assert (changed.status_code, changed.json()["models"]) == (200, ["gone", "granite3.3:8b"])
 
 
 async def test_A03_only_listed_fields_are_taken(lab: Admin, signed_in: SignedIn) -> None:

@@ -27,6 +27,7 @@ from llmaas.console.admin.shapes import (
     page_of,
     tagged,
 )
+from llmaas.domain.access import model_ids
 from llmaas.domain.addresses import parse_network
 from llmaas.domain.keys import Key, issue, successor_of
 from llmaas.domain.keys import Permission as KeyPermission
@@ -193,7 +194,7 @@ async def make_key(services: Services, principal: Principal, project_id: str, da
         secret_hash=b"",
         created_ms=now_ms,
         expires_ms=_expiry(data.expires_days, now_ms),
-        allowed_models=await _models(services, data.models),
+        allowed_models=model_ids(await services.fleet.load(), data.models),
         permissions=permissions,
         owner_id=principal.user.id,
         limits=_limits(data.limits),
@@ -217,7 +218,7 @@ async def alter_key(services: Services, principal: Principal, seen: Key, data: K
     if data.expires_days is not msgspec.UNSET:
         changes["expires_ms"] = _expiry(data.expires_days, services.clock.now_ms())
     if data.models is not msgspec.UNSET:
-        changes["allowed_models"] = await _models(services, data.models)
+        changes["allowed_models"] = model_ids(await services.fleet.load(), data.models, kept=seen.allowed_models)
     if data.networks is not msgspec.UNSET:
         changes["networks"] = _networks(data.networks)
     if data.limits is not msgspec.UNSET:
@@ -254,17 +255,6 @@ async def own_key(services: Services, principal: Principal, project_id: str, key
 def may_change(principal: Principal, key: Key) -> bool:
     """Of who may change keys at all: owners any, a developer their own."""
     return principal.user.is_admin or principal.role is Role.OWNER or key.owner_id == principal.user.id
-
-
-async def _models(services: Services, names: Sequence[str]) -> frozenset[str]:
-    """The ids that names and aliases mean."""
-    known: dict[str, str] = {}
-    for model in (await services.fleet.state()).fleet.models:
-        known.update({name.casefold(): model.id for name in (*model.aliases, model.id)})
-    unknown = [name for name in names if name.casefold() not in known]
-    if unknown:
-        raise InvalidRequest(f"There is no model `{unknown[0][:200]}`.", param="models")
-    return frozenset(known[name.casefold()] for name in names)
 
 
 def _networks(texts: Sequence[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, fo
 from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limits_of, may_make
 from llmaas.console.pages.model_views import playable
 from llmaas.console.spans import day_of, last_days
+from llmaas.domain.access import may_use
 from llmaas.domain.keys import Key
 from llmaas.domain.permissions import Permission
 from llmaas.errors import Conflict, InvalidRequest, Outdated
@@ -198,7 +199,8 @@ def _form(page: Page, services: Services, form: KeyForm, *, key: Key | None) -> 
 
 def _program(page: Page, services: Services, key: Key, token: str) -> str:
     """A first request with the key; "" when there is no model to send it to."""
-    usable = [e.model.id for e in playable(services.live) if not key.allowed_models or e.model.id in key.allowed_models]
+    catalogue = services.live.catalogue
+    usable = [e.model.id for e in playable(services.live) if may_use(key.allowed_models, catalogue, e)]
     if not usable:
         return ""
     body = json.dumps(
