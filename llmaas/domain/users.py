@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,10 @@ class UserStore(Protocol):
 
     async def page(self, *, after: str | None, limit: int) -> Sequence[User]:
         """In the order of ids, which is that of their making."""
+        ...
+
+    async def names_in(self, project_id: str) -> Mapping[str, str]:
+        """What members of a project are called, and who else owns keys of it: admins, and who has left. By user id."""
         ...
 
     async def add(self, user: User, *, by: Actor) -> None:

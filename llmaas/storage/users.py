@@ -14,7 +14,7 @@ from llmaas.domain.users import User, changed_meanwhile
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
-from llmaas.storage.tables import invitations, memberships, recovery_codes, sessions, users
+from llmaas.storage.tables import invitations, keys, memberships, recovery_codes, sessions, users
 
 _CHANGEABLE = ("name", "is_admin", "disabled_ms")
 
@@ -31,6 +31,16 @@ class SqlUserStore:
 
     async def by_identity(self, issuer: str, subject: str) -> User | None:
         return await self._find(users.c.oidc_issuer == issuer, users.c.oidc_subject == subject)
+
+    async def names_in(self, project_id: str) -> dict[str, str]:
+        own = sa.union(
+            sa.select(memberships.c.user_id).where(memberships.c.project_id == project_id),
+            sa.select(keys.c.owner_id).where(keys.c.project_id == project_id, keys.c.owner_id.is_not(None)),
+        )
+        query = sa.select(users.c.id, users.c.name, users.c.email).where(users.c.id.in_(own))
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return {user_id: name or email for user_id, name, email in rows}
 
     async def list(self) -> list[User]:
         async with self._database.connect() as connection:

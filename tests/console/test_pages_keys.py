@@ -8,7 +8,7 @@ import pytest
 
 from llmaas.domain import keys
 from tests.console.lab import DAY_MS, HOSTILE, Lab
-from tests.console.site import PEPPER
+from tests.console.site import PEPPER, TEST
 
 KEYS = "/projects/lab/keys"
 _TOKEN = re.compile(r"llmaas_[0-9a-z]{12}_[0-9A-Za-z]{46}")
@@ -230,3 +230,39 @@ async def test_an_empty_list_says_what_to_do(lab: Lab, language: str) -> None:
     assert "/projects/empty/keys/new" in page.links.values()
     assert "/projects/empty/keys/new" not in (await viewer.get("/projects/empty/keys")).links.values()
     assert page.root.get("lang") == language
+
+
+async def test_a_key_made_by_an_admin_is_the_admins_by_name(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    await reader.send(await reader.get(f"{KEYS}/new"), name="by the admin")
+    for name in ("root", "viewer"):
+        page = await (await lab.reader(name)).get(KEYS)
+        assert page.row("by the admin")["Owner"] == "root@example.org"
+    (key,) = [
+        key for key in await lab.admin.services.keys.page("lab", after=None, limit=99) if key.name == "by the admin"
+    ]
+    assert (await reader.get(f"{KEYS}/{key.id}")).facts()["Owner"] == "root@example.org"
+    await lab.asked(lab.row(1, key_id=key.id))
+    usage = await reader.get("/projects/lab/usage?by=member")
+    assert "root@example.org" in usage.text
+    assert "user-" not in usage.text
+
+
+async def test_who_left_keeps_the_name_on_keys_and_usage(lab: Lab) -> None:
+    await lab.asked(lab.row(1))
+    await lab.admin.services.members.remove("lab", "user-dev", by=TEST)
+    reader = await lab.reader("owner")
+    assert (await reader.get(KEYS + "?stopped=true")).row("bot")["Owner"] == "dev@example.org"
+    assert "dev@example.org" in (await reader.get("/projects/lab/usage?by=member")).text
+
+
+async def test_a_key_is_made_for_a_member_by_who_may(lab: Lab) -> None:
+    owner = await lab.reader("owner")
+    form = await owner.get(f"{KEYS}/new")
+    await owner.send(form, name="for dev", owner="user-dev2")
+    assert (await owner.get(KEYS)).row("for dev")["Owner"] == "dev2@example.org"
+    assert (await owner.send(form, name="for a stranger", owner="user-stranger")).fault("owner")
+    dev = await lab.reader("dev")
+    form = await dev.get(f"{KEYS}/new")
+    assert not [part for part in form.main.iter("select") if part.get("name") == "owner"]
+    assert (await dev.send(form, name="not allowed", owner="user-dev2")).status == 403

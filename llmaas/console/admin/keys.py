@@ -60,7 +60,9 @@ class LimitsForm(Form, frozen=True, omit_defaults=True):
 
 
 class NewKey(Form, frozen=True):
-    """`expires_days`: null for one that does not expire. `models`, `networks`: empty for any."""
+    """`expires_days`: null for one that does not expire. `models`, `networks`: empty for any. `owner`: the user id of the member
+    that it belongs to, null for yourself; only who may change the keys of others gives one to somebody else.
+    """
 
     name: str
     expires_days: int | None = None
@@ -68,6 +70,7 @@ class NewKey(Form, frozen=True):
     networks: tuple[str, ...] = ()
     limits: LimitsForm = LimitsForm()
     permissions: tuple[KeyPermission, ...] = (KeyPermission.INFERENCE_USE,)
+    owner: str | None = None
 
 
 class KeyChanges(Form, frozen=True):
@@ -139,7 +142,7 @@ async def list_keys(services: TheServices, project_id: PathId, after: After = No
 async def create_key(
     services: TheServices, principal: ThePrincipal, project_id: PathId, data: JSONBody[NewKey]
 ) -> MadeKey:
-    """Make a key. It belongs to you."""
+    """Make a key. It belongs to you, or to the member that you name."""
     token, key = await make_key(services, principal, project_id, data)
     return MadeKey(token, key.id)
 
@@ -196,13 +199,23 @@ async def make_key(services: Services, principal: Principal, project_id: str, da
         expires_ms=_expiry(data.expires_days, now_ms),
         allowed_models=model_ids(await services.fleet.load(), data.models),
         permissions=permissions,
-        owner_id=principal.user.id,
+        owner_id=await _owner(services, principal, project_id, data.owner),
         limits=_limits(data.limits),
         networks=_networks(data.networks),
     )
     token, key = issue(draft, services.pepper)
     await services.keys.add(key, by=principal.actor)
     return token, key
+
+
+async def _owner(services: Services, principal: Principal, project_id: str, wanted: str | None) -> str:
+    if wanted is None or wanted == principal.user.id:
+        return principal.user.id
+    if not may_change_others(principal):
+        raise NotAllowed("Only an owner of the project makes keys for others.")
+    if await services.members.role(project_id, wanted) is None:
+        raise InvalidRequest("`owner` must be the id of a member of the project.", param="owner")
+    return wanted
 
 
 def _check_giving(principal: Principal, permissions: frozenset[KeyPermission]) -> None:
@@ -254,7 +267,12 @@ async def own_key(services: Services, principal: Principal, project_id: str, key
 
 def may_change(principal: Principal, key: Key) -> bool:
     """Of who may change keys at all: owners any, a developer their own."""
-    return principal.user.is_admin or principal.role is Role.OWNER or key.owner_id == principal.user.id
+    return may_change_others(principal) or key.owner_id == principal.user.id
+
+
+def may_change_others(principal: Principal) -> bool:
+    """Whether keys of others are theirs to make and to change."""
+    return principal.user.is_admin or principal.role is Role.OWNER
 
 
 def _networks(texts: Sequence[str]) -> tuple[str, ...]:

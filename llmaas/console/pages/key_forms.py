@@ -57,6 +57,7 @@ class KeyForm:
             models=self.models,
             networks=self.ranges,
             limits=self._limits,
+            owner=self.owner or None,
         )
 
     def changes(self) -> KeyChanges:

@@ -20,7 +20,6 @@ from llmaas.domain.members import Role
 from llmaas.domain.usage import Grouping, UsageFilter, UsageSum
 
 DAYS = 30
-MOST_MEMBERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """`owner` "": nobody, or who is no member any more."""
+    """`owner` "": nobody, as of keys that the command line made."""
 
     key: Key
     shown: str
@@ -83,7 +82,7 @@ async def key_lines(
     services: Services, principal: Principal, project_id: str, keys: Sequence[Key], spark_title: str
 ) -> list[KeyLine]:
     """In the order of `keys`."""
-    owners = await owner_names(services, project_id)
+    owners = await services.users.names_in(project_id)
     recent = await recent_of(services, project_id, spark_title)
     now_ms = services.clock.now_ms()
     unused = Recent(0, 0, None, 0, (0,) * DAYS, sparkline(spark_title, [0] * DAYS))
@@ -98,12 +97,6 @@ async def key_lines(
         )
         for key in keys
     ]
-
-
-async def owner_names(services: Services, project_id: str) -> Mapping[str, str]:
-    """Names, or addresses, of the members by their user ids."""
-    members = await services.members.of_project(project_id, after=None, limit=MOST_MEMBERS)
-    return {member.user_id: member.name or member.email for member in members}
 
 
 async def recent_of(

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.keys import Rotation, alter_key, key_view, make_key, own_key, read_key, replace_key
+from llmaas.console.admin.access import Principal, ThePrincipal
+from llmaas.console.admin.keys import (
+    Rotation,
+    alter_key,
+    key_view,
+    make_key,
+    may_change_others,
+    own_key,
+    read_key,
+    replace_key,
+)
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.charts import Series, stacked_bars
@@ -27,6 +37,7 @@ from llmaas.domain.permissions import Permission
 from llmaas.errors import Conflict, InvalidRequest, Outdated
 
 _MOST_KEYS = 100
+_MOST_OWNERS = 200
 _OVERLAPS = {"overlap_0": 0, "overlap_1h": 3_600, "overlap_24h": 86_400, "overlap_7d": 604_800}
 _USUAL_OVERLAP = "overlap_24h"
 _FIELDS = {"expires_days": "expires"}
@@ -60,8 +71,9 @@ async def list_keys(
 
 
 @get("/projects/{project_id:str}/keys/new", opt={"permission": Permission.KEYS_CREATE})
-async def new_key(page: ThePage, services: TheServices) -> Response[Any]:
-    return _form(page, services, KeyForm(expires=EXPIRIES[1]), key=None)
+async def new_key(page: ThePage, services: TheServices, principal: ThePrincipal, project_id: PathId) -> Response[Any]:
+    owners = await _owners(services, principal, project_id)
+    return _form(page, services, KeyForm(expires=EXPIRIES[1]), key=None, owners=owners)
 
 
 @post("/projects/{project_id:str}/keys/new", opt={"permission": Permission.KEYS_CREATE, **FORM})
@@ -73,12 +85,13 @@ async def create_key(
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
     form = read_form(await read_fields(request, page.t))
+    owners = await _owners(services, principal, project_id)
     if form.faults:
-        return _form(page, services, form, key=None)
+        return _form(page, services, form, key=None, owners=owners)
     try:
         token, key = await make_key(services, principal, project_id, form.new_key())
     except (Conflict, InvalidRequest) as error:
-        return _form(page, services, _faulty(page, form, error), key=None)
+        return _form(page, services, _faulty(page, form, error), key=None, owners=owners)
     return page.reveal(f"/projects/{project_id}/keys/{key.id}/made", token=token)
 
 
@@ -183,7 +196,17 @@ async def revoke_key(
     return page.redirect(f"/projects/{project_id}/keys", flash="keys.revoked")
 
 
-def _form(page: Page, services: Services, form: KeyForm, *, key: Key | None) -> Response[Any]:
+async def _owners(services: Services, principal: Principal, project_id: str) -> list[tuple[str, str]]:
+    """Whom a new key may be given to, by user id and name; nobody to choose from for who makes keys of their own only."""
+    if not may_change_others(principal):
+        return []
+    members = await services.members.of_project(project_id, after=None, limit=_MOST_OWNERS)
+    return [(one.user_id, one.name or one.email) for one in members if one.user_id != principal.user.id]
+
+
+def _form(
+    page: Page, services: Services, form: KeyForm, *, key: Key | None, owners: Sequence[tuple[str, str]] = ()
+) -> Response[Any]:
     known = [entry.model.id for entry in services.live.catalogue.listed()]
     return page.render(
         "keys/form.html",
@@ -194,6 +217,7 @@ def _form(page: Page, services: Services, form: KeyForm, *, key: Key | None) -> 
         expiries=EXPIRIES,
         rates=RATES,
         budgets=BUDGETS,
+        owners=owners,
     )
 
 

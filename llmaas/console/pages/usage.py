@@ -15,7 +15,7 @@ from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import PathId
 from llmaas.console.charts import Chart, Series, merged, stacked_bars
 from llmaas.console.pages.frame import Page, ThePage
-from llmaas.console.pages.key_views import is_playground, owner_names
+from llmaas.console.pages.key_views import is_playground
 from llmaas.console.pages.overview import shown_energy
 from llmaas.console.pages.row_search import find_rows, first_day_of
 from llmaas.console.pages.usage_filters import Asked, read_asked
@@ -146,7 +146,7 @@ class _Names:
             else f"{key.name} ({masked(key.id)})"
             for key in newest
         }
-        return _Names(page, called, await owner_names(services, project_id))
+        return _Names(page, called, await services.users.names_in(project_id))
 
     def of(self, by: By, ids: list[str | None]) -> Mapping[str | None, str]:
         names: dict[str | None, str] = {}

@@ -1,4 +1,4 @@
-"""A page with a new key in a real browser: F5 and Back make no other key and show no page of the browser's own."""
+"""Keys in a real browser: F5 and Back on the page with a new one make no other, and each has an owner with a name."""
 
 from __future__ import annotations
 
@@ -31,3 +31,18 @@ async def test_a_new_key_is_loaded_anew_and_left_by_back(console: Console) -> No
         assert await tab.text("#secret") == key
         assert await _count(tab) == before + 1
         assert tab.faults == []
+
+
+async def test_keys_of_an_admin_carry_the_name(console: Console) -> None:
+    async with console.tab("root") as tab:
+        await tab.go(f"{KEYS}/new")
+        await tab.page.fill("#name", "made by an admin")
+        await tab.click("main button.primary")
+        await tab.go(KEYS)
+        assert "Ruth Okafor" in await tab.text("tr:has-text('made by an admin')")
+        await tab.go(f"{KEYS}/new")
+        await tab.page.fill("#name", "made for Daniel")
+        await tab.page.select_option("#owner", label="Daniel Petit")
+        await tab.click("main button.primary")
+        await tab.go(KEYS)
+        assert "Daniel Petit" in await tab.text("tr:has-text('made for Daniel')")
