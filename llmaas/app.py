@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
-import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceSer
 from llmaas.inference.settlement import Books
 from llmaas.installation import Installation
 from llmaas.metrics import Metrics
+from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
@@ -66,6 +66,7 @@ from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
 from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
+from llmaas.web.neighbours import Neighbours
 from llmaas.web.routes import Route, RouteTable
 from llmaas.web.server import HttpServer, listen
 
@@ -78,11 +79,13 @@ _PLACE_S = 5.0
 _PLACE_AGAIN_S = 0.1
 
 
-async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -> None:
-    """Serve HTTP until SIGTERM or SIGINT, then drain; another SIGINT ends what is under way. Writes a byte to `ready_fd` when
-    requests are taken.
+async def serve_gateway(
+    loaded: Loaded, ready_fd: int | None, number: int = 0, doors: Sequence[socket.socket] = ()
+) -> None:
+    """Serve HTTP until a signal says to stop, then drain; a SIGINT after that ends what is under way. The pulse goes to `ready_fd`
+    from when requests are taken.
 
-    `number` tells the gateway processes of this host apart, from 0.
+    `number` tells the gateway processes of this host apart, from 0. `doors`: where each of them listens; else it makes its own.
     """
     settings = loaded.settings
     installation = await Installation(settings).open()
@@ -100,33 +103,37 @@ async def serve_gateway(loaded: Loaded, ready_fd: int | None, number: int = 0) -
         worker.service.draining = True
         stop.set()
 
-    # Whoever stops the service may send SIGTERM to all its processes, and the supervisor sends it too: it is one stop.
-    loop.add_signal_handler(signal.SIGTERM, partial(heed, again=False))
-    loop.add_signal_handler(signal.SIGINT, partial(heed, again=True))
-    doors = [(worker.gateway, settings.host, settings.port)]
+    # Whoever stops the service may tell all its processes, and the supervisor tells them too: it is one stop.
+    for stops in STOPS:
+        loop.add_signal_handler(stops, partial(heed, again=stops is signal.SIGINT))
+    main = HttpServer(worker.gateway.answer, Proxies(settings.trusted_proxies))
+    servers.append(main)
+    await main.start(doors[number] if doors else listen(settings.host, settings.port))
+    neighbours = Neighbours(main, [door for other, door in enumerate(doors) if other != number])
+    neighbours.start()
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
-        doors.append((worker.metrics_only, host, int(port) + number))
-    for surface, address, door in doors:
-        server = HttpServer(surface.answer, Proxies(settings.trusted_proxies))
-        await server.start(listen(address, door))
-        servers.append(server)
+        metrics = HttpServer(worker.metrics_only.answer, Proxies(settings.trusted_proxies))
+        servers.append(metrics)
+        await metrics.start(listen(host, int(port) + number))
     # What lives as long as the process need not be looked at again.
     gc.collect()
     gc.freeze()
-    if ready_fd is not None:
-        os.write(ready_fd, b"1")
-        os.close(ready_fd)
+    pulse = Pulse(ready_fd)
+    pulse.start()
     await stop.wait()
     until_s = loop.time() + settings.drain_timeout_s
     await worker.stop()
+    neighbours.stop()
     for server in servers:
         await server.stop(max(until_s - loop.time(), LAST_WORDS_S))
     await installation.close()
+    pulse.stop()
+    ignore_stops()
 
 
 async def serve_engines(settings: Settings, preload: Sequence[str], ready_fd: int | None) -> None:
-    """Own the embedded engines until SIGTERM or SIGINT. `preload`: models that are brought up unasked."""
+    """Own the embedded engines until a signal says to stop. `preload`: models that are brought up unasked."""
     await run_engine_host(settings, preload, ready_fd)
 
 

@@ -23,12 +23,15 @@ def _hidden(name: str, default: int | None) -> inspect.Parameter:
 
 _READY_FD = _hidden("ready_fd", None)
 _NUMBER = _hidden("number", 0)
-_PRELOAD = inspect.Parameter(
-    "preload",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[list[str] | None, typer.Option(hidden=True)],
-)
+
+
+def _hidden_list(name: str, kind: Any) -> inspect.Parameter:
+    annotation = Annotated[list[kind] | None, typer.Option(hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+_PRELOAD = _hidden_list("preload", str)
+_DOOR = _hidden_list("door", int)
 
 
 def _setting_options() -> list[inspect.Parameter]:
@@ -105,12 +108,12 @@ def serve(place: Place, /, **flags: Any) -> None:
         raise typer.Exit(code)
 
 
-@_takes_settings(_READY_FD, _NUMBER)
-def gateway(place: Place, /, *, ready_fd: int | None, number: int, **flags: Any) -> None:
+@_takes_settings(_READY_FD, _NUMBER, _DOOR)
+def gateway(place: Place, /, *, ready_fd: int | None, number: int, door: list[int] | None, **flags: Any) -> None:
     """One gateway process of `serve`."""
     from llmaas.cli.serve import gateway as run
 
-    run(place.load(**flags), ready_fd, number)
+    run(place.load(**flags), ready_fd, number, door or [])
 
 
 @_takes_settings(_READY_FD, _PRELOAD)

@@ -1,14 +1,16 @@
 """`llmaas serve`: the supervisor, and the two kinds of processes that it runs (`gateway`, `engines`: not for people).
 
-Gateway processes share the port: each has a socket of its own on it, and the kernel deals out the connections.
+Gateway processes share the port: each has a socket of its own on it, its door, and the kernel deals out the connections. The
+supervisor makes the doors and keeps them, so what waits at one outlives the process behind it.
 
-The supervisor owns no request and no engine: it starts the processes, starts them again when they die, and stops them
-in order. Either kind can die without the other.
+The supervisor owns no request and no engine: it starts the processes, starts them again when they die or stand still, and
+stops them in order. Either kind can die without the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -17,7 +19,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,25 +29,36 @@ from rich.console import Console
 from llmaas import log
 from llmaas.app import serve_engines, serve_gateway
 from llmaas.cli import INTERRUPTED
+from llmaas.cli.watch import LOOK_S, Watch
 from llmaas.errors import ConfigurationError
 from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
+from llmaas.pulse import STOPS, ignore_stops
 from llmaas.settings import Loaded, Settings, engine_host_environment
+from llmaas.web.server import listen
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0
 _GIVE_UP_AFTER = 3
 _KILL_AFTER_S = 10.0
+_FROZEN_LOOKS = 6
+_FROZEN_ENGINES_LOOKS = 20
+"""More patience with the engine host: its engines, which answer without it, die with it."""
+_SHUT_AFTER_S = 1.0
+_HEARD_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothing may load a library
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.supervisor")
 
 
-def gateway(loaded: Loaded, ready_fd: int | None, number: int) -> None:
-    """Run one gateway process until SIGTERM; writes a byte to `ready_fd` when it takes requests."""
+def gateway(loaded: Loaded, ready_fd: int | None, number: int, door_fds: Sequence[int]) -> None:
+    """Run one gateway process until SIGTERM; its pulse goes to `ready_fd` when it takes requests."""
     settings = loaded.settings
     log.configure(settings.log_level, settings.log_format, process=_gateway_name(settings, number))
-    uvloop.run(serve_gateway(loaded, ready_fd, number))
+    doors = [socket.socket(fileno=fd) for fd in door_fds]
+    for door in doors:
+        door.set_inheritable(False)
+    uvloop.run(serve_gateway(loaded, ready_fd, number, doors))
 
 
 def engines(settings: Settings, preload: Sequence[str], ready_fd: int | None) -> None:
@@ -63,53 +75,65 @@ def _gateway_name(settings: Settings, number: int) -> str:
 class _Child:
     name: str
     command: list[str]
+    frozen_looks: int = _FROZEN_LOOKS
     environment: Mapping[str, str] | None = None
+    doors: Sequence[socket.socket] = ()
     failures: int = 0
     was_ready: bool = False
     process: asyncio.subprocess.Process | None = None
+    watch: Watch | None = None
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
-        """`arguments`: the options, as given, that the children need to come to the same settings."""
+    def __init__(self, settings: Settings, arguments: Sequence[str], doors: Sequence[socket.socket]) -> None:
+        """`arguments`: the options, as given, that the children need to come to the same settings. `doors`: a bound socket for
+        each gateway process.
+        """
         program = [sys.executable, "-P", "-m", "llmaas"]
         self._settings = settings
+        self._doors = doors
+        held = [word for door in doors for word in ("--door", str(door.fileno()))]
         self._gateways = [
-            _Child(_gateway_name(settings, number), [*program, "gateway", *arguments, "--number", str(number)])
+            _Child(
+                _gateway_name(settings, number),
+                [*program, "gateway", *arguments, "--number", str(number), *held],
+                doors=doors,
+            )
             for number in range(settings.workers)
         ]
         # It knows nothing of what several gateway processes share, and gets none of the secrets for that.
         words = [*program, "engines", *arguments, "--workers", "1"]
-        self._engines = _Child("engines", words, engine_host_environment())
+        self._engines = _Child("engines", words, _FROZEN_ENGINES_LOOKS, engine_host_environment())
         self._stopping = asyncio.Event()
         self._hurried = False
         self._killed = False
         self._ready = asyncio.Event()
 
     def heed_signals(self) -> None:
-        """From now on SIGTERM and SIGINT end `run`, also before it begins."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        """From now on the signals of `STOPS` end `run`, also before it begins."""
+        self._on_stops(self._stopping.set)
 
     async def run(self, preload: Sequence[str]) -> int:
-        """Until SIGTERM or SIGINT. 0 after an orderly stop, also a hurried one; else the code with which a gateway refused to
+        """Until a signal says to stop. 0 after an orderly stop, also a hurried one; else the code with which a gateway refused to
         run, or that of an interruption. `preload`: the embedded models that are started with the service.
         """
         loop = asyncio.get_running_loop()
         self._engines.command += [word for model in preload for word in ("--preload", model)]
         engines = loop.create_task(self._keep(self._engines))
         gateways = [loop.create_task(self._keep(child)) for child in self._gateways]
-        stop = loop.create_task(self._stopping.wait())
+        stop, watching = loop.create_task(self._stopping.wait()), loop.create_task(self._watch())
         await asyncio.wait({stop, *gateways, engines}, return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._hurry)
+        self._on_stops(self._hurry)
         limit_s = self._settings.drain_timeout_s + _KILL_AFTER_S
         await asyncio.gather(*(self._stop(child, limit_s) for child in self._gateways))
         codes = await asyncio.gather(*gateways)
+        self._shut_doors()
         await self._stop(self._engines, limit_s)
         await engines
         stop.cancel()
+        watching.cancel()
+        ignore_stops()
         return INTERRUPTED if self._killed else max(codes)
 
     async def wait_ready(self) -> None:
@@ -131,6 +155,8 @@ class Supervisor:
                 return code or 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
             _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
+            if wait_s > _SHUT_AFTER_S and all(gateway.process is None for gateway in self._gateways):
+                self._shut_doors()
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             except TimeoutError:
@@ -144,7 +170,7 @@ class Supervisor:
         try:
             child.process = await asyncio.create_subprocess_exec(
                 *command,
-                pass_fds=(write_fd,),
+                pass_fds=(write_fd, *(door.fileno() for door in child.doors)),
                 env=child.environment,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -154,27 +180,66 @@ class Supervisor:
             raise
         finally:
             os.close(write_fd)
+        child.watch = Watch(child.process.pid, child.frozen_looks)
         if self._stopping.is_set():  # it was too late to be told
             child.process.terminate()
         loop = asyncio.get_running_loop()
-        loop.add_reader(read_fd, self._heard, child, read_fd)
+        loop.add_reader(read_fd, self._heard, child, child.watch, read_fd)
         code = await child.process.wait()
         loop.remove_reader(read_fd)
         os.close(read_fd)
-        child.process = None
+        child.process = child.watch = None
         return code
 
-    def _heard(self, child: _Child, read_fd: int) -> None:
-        child.was_ready = bool(os.read(read_fd, 1)) or child.was_ready
+    def _heard(self, child: _Child, watch: Watch, read_fd: int) -> None:
+        beats = os.read(read_fd, _HEARD_BYTES)
+        watch.heard(beats)
+        if not beats:
+            asyncio.get_running_loop().remove_reader(read_fd)
+            return
+        child.was_ready = True
         if all(gateway.was_ready for gateway in self._gateways):
             self._ready.set()
-        asyncio.get_running_loop().remove_reader(read_fd)
+
+    async def _watch(self) -> None:
+        """Kill what stands still; `_keep` starts it again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            since_s = loop.time()
+            await asyncio.sleep(LOOK_S)
+            # We were stopped or starved, and they may have been with us.
+            late = loop.time() - since_s > 2 * LOOK_S
+            for child in (*self._gateways, self._engines):
+                if child.watch is None or child.process is None:
+                    continue
+                if late:
+                    child.watch.doubt()
+                elif reason := child.watch.look():
+                    child.watch = None
+                    child.process.kill()
+                    _log.error("process_frozen", name=child.name, reason=reason, hint="it is killed and started again")
+
+    def _shut_doors(self) -> None:
+        """With nobody behind them for a while, callers had better hear so at once. Who listens opens a door again."""
+        for door in self._doors:
+            with contextlib.suppress(OSError):  # it may be shut
+                door.shutdown(socket.SHUT_RD)
+
+    @staticmethod
+    def _on_stops(act: Callable[[], None]) -> None:
+        for number in STOPS:
+            # Whoever starts a program with `nohup` wants it to outlive the terminal.
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            asyncio.get_running_loop().add_signal_handler(number, act)
 
     async def _stop(self, child: _Child, limit_s: float) -> None:
         process = child.process
         if process is None or process.returncode is not None:
             return
         process.terminate()
+        if child.watch is not None:
+            child.watch.hasten(_FROZEN_LOOKS)
         try:
             await asyncio.wait_for(process.wait(), limit_s)
         except TimeoutError:
@@ -224,7 +289,7 @@ def check_port(settings: Settings) -> None:
         raise ConfigurationError(problems)
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
     """Raises ConfigurationError when the data directory is another `serve`'s or can't be written to."""
     folder = settings.data_dir
@@ -253,7 +318,7 @@ def serve(settings: Settings, arguments: Sequence[str]) -> int:
     start.
     """
     log.configure(settings.log_level, settings.log_format, process="supervisor")
-    with ExitStack() as held:
+    with contextlib.ExitStack() as held:
         problems: list[str] = []
         checks: list[Callable[[], None]] = [
             lambda: held.enter_context(only_one(settings)),
@@ -267,11 +332,12 @@ def serve(settings: Settings, arguments: Sequence[str]) -> int:
                 problems += error.problems
         if problems:
             raise ConfigurationError(problems)
-        return uvloop.run(_serve(settings, arguments))
+        doors = [held.enter_context(listen(settings.host, settings.port)) for _ in range(settings.workers)]
+        return uvloop.run(_serve(settings, arguments, doors))
 
 
-async def _serve(settings: Settings, arguments: Sequence[str]) -> int:
-    supervisor = Supervisor(settings, arguments)
+async def _serve(settings: Settings, arguments: Sequence[str], doors: Sequence[socket.socket]) -> int:
+    supervisor = Supervisor(settings, arguments, doors)
     supervisor.heed_signals()
     adopt_spools(settings)
     installation = await Installation(settings).open()

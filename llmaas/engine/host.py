@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from llmaas.engine.pypi import PypiFetcher
 from llmaas.engine.socket_path import openable
 from llmaas.engine.states import EngineState, order_decoder
 from llmaas.engine.store import ModelStore
+from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.settings import Settings
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
@@ -97,7 +97,7 @@ class EngineHost:
 
 
 async def run_engine_host(settings: Settings, preload: Sequence[str], ready_fd: int | None = None) -> None:
-    """Until SIGTERM or SIGINT. Raises ConfigurationError when the manifest is wrong."""
+    """Until it is told to stop. Raises ConfigurationError when the manifest is wrong."""
     options = EngineOptions(
         command=engine_command(settings.llama_server),
         parallel=settings.engine_parallel,
@@ -109,18 +109,19 @@ async def run_engine_host(settings: Settings, preload: Sequence[str], ready_fd: 
     )
     host = EngineHost(load_manifest(settings.data_dir), puller_of(settings), options, SystemClock())
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = await host.serve(settings.engine_socket_path)
     for model in preload:
         host.want(model)
-    if ready_fd is not None:
-        os.write(ready_fd, b"1")
-        os.close(ready_fd)
+    pulse = Pulse(ready_fd)
+    pulse.start()
     await stop.wait()
     server.close()
     await host.stop()
     settings.engine_socket_path.unlink(missing_ok=True)
+    pulse.stop()
+    ignore_stops()
 
 
 def _line(*states: EngineState) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from pathlib import Path
 
 _MAX_BYTES = 1024 * 1024
 
@@ -49,15 +47,6 @@ async def is_busy(port: int, api_key: str, deadline_s: float) -> bool:
     """Whether the engine makes an answer at the moment. One that does not answer counts as busy, one that does not say as idle."""
     answer = await get(port, "/slots", api_key, deadline_s)
     return answer is None or (answer[0] == 200 and b'"is_processing":true' in answer[1].replace(b" ", b""))
-
-
-def cpu_ticks(pid: int) -> int | None:
-    """CPU time that a process has used; None where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # The name, in brackets, may hold blanks.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-    return None
 
 
 def free_port() -> int:

@@ -25,6 +25,7 @@ from llmaas.engine.manifest import ModelSpec
 from llmaas.engine.pull import PullCancelled, Puller
 from llmaas.engine.states import EngineState, State
 from llmaas.errors import EngineFailed
+from llmaas.pulse import life_of
 
 _STABLE_S = 60.0
 _POLL_S = 0.1
@@ -221,15 +222,15 @@ class EngineProcess:
     async def _stay(self, child: EngineChild, port: int, api_key: str, unload: asyncio.Task[bool]) -> str:
         limits = self._options
         silent = spinning = 0
-        busy_at_s, ticks = self._clock.monotonic_s(), probe.cpu_ticks(child.pid)
+        busy_at_s, life = self._clock.monotonic_s(), life_of(child.pid)
         while True:
             await asyncio.wait({child.ended, unload}, timeout=limits.watch_s, return_when=asyncio.FIRST_COMPLETED)
             if child.ended.done() or unload.done():
                 return ""
-            before, ticks = ticks, probe.cpu_ticks(child.pid)
+            before, life = life, life_of(child.pid)
             if await probe.is_healthy(port, api_key, limits.answer_s):
                 silent = spinning = 0
-            elif before is not None and before != ticks:
+            elif before is not None and life is not None and before.ticks != life.ticks:
                 spinning += 1  # all its threads may be taken by callers; it does work
             else:
                 silent += 1

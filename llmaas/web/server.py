@@ -82,6 +82,12 @@ class HttpServer:
         self._sweep(loop)
         self._server = await loop.create_server(lambda: HttpConnection(self, loop), sock=listener, backlog=1024)
 
+    async def take(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: HttpConnection(self, loop), connection)
+
     async def stop(self, within_s: float) -> None:
         """Take no more connections and end those that wait for a request; answers under way, and what callers have not taken of
         those that are complete, have so long.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
 import sys
+import termios
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmaas.engine.probe import free_port
@@ -56,9 +59,16 @@ class Serving:
     def err(self) -> str:
         return (self._folder / "err").read_text()
 
-    async def start(self, *options: str, env: dict[str, str] | None = None) -> None:
-        """Begin; outputs are those of this start."""
+    async def start(
+        self,
+        *options: str,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        terminal: int | None = None,
+    ) -> None:
+        """Begin; outputs are those of this start, unless they go to a terminal."""
         command = [
+            *prefix,
             sys.executable,
             "-P",
             "-m",
@@ -73,11 +83,12 @@ class Serving:
         with (self._folder / "out").open("wb") as out, (self._folder / "err").open("wb") as err:
             self.process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                stdin=asyncio.subprocess.DEVNULL if terminal is None else terminal,
+                stdout=out if terminal is None else terminal,
+                stderr=err if terminal is None else terminal,
                 env={**environment(), **(env or {})},
                 start_new_session=True,
+                preexec_fn=None if terminal is None else _take_terminal,
             )
 
     async def greeted(self) -> str:
@@ -149,7 +160,7 @@ class Serving:
     async def post(self, path: str, body: bytes) -> RawResponse:
         async with await RawConnection.open(self.url, timeout_s=20) as connection:
             await connection.send(self._request(path, body))
-            return await connection.response()
+            return await connection.response(timeout_s=20)
 
     async def begin(self, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Ask, and leave what comes to the test."""
@@ -160,6 +171,10 @@ class Serving:
     def _request(self, path: str, body: bytes) -> bytes:
         headers = [("authorization", f"Bearer {self.key}"), ("content-type", "application/json")]
         return request_bytes("POST", path, headers=headers, body=body)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _processes() -> list[tuple[int, int, list[str]]]:
