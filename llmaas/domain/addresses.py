@@ -48,6 +48,8 @@ PRIVATE = (
 """Where inside of an organisation is: denied besides to what owners of projects, who are no operators, may have us send to."""
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::ffff:0:0:0/96"))
 """Networks whose addresses end in an IPv4 one (RFC 6052, 8215, 7915)."""
+_MOST_HOPS = 32
+"""Proxies that a request may come through: each costs a look at its address, and callers may write as many as they like."""
 _COMPATIBLE = ip_network("::/96")
 _SITE_BITS = 64
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.IGNORECASE)
@@ -102,7 +104,7 @@ class Proxies:
         stands before that one anybody may have written.
         """
         address = peer
-        for hop in reversed(forwarded.split(",")):
+        for hop in reversed(forwarded.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
             if not self.include(address):
                 break
             found = _parse(_without_port(hop.strip()))

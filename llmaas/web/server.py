@@ -30,8 +30,10 @@ _MAX_BUFFERED_BYTES = 256 * 1024
 _MAX_WAITING_BYTES = 32 * 1024
 _MOST_WAITING = 8
 """Requests that may wait for the one before them while reading goes on: a hang-up is heard by reading only."""
-_MOST_FRAMING = 16
-"""A chunk of one byte takes six, and some write their lengths with leading zeros."""
+_MOST_IN_A_PACKET = 256
+_MAX_FRAMING_BYTES = 8 * 1024
+_CHUNK_FRAMING_BYTES = 32
+"""What a chunk may have around it: its length, which some write with leading zeros, and a short extension."""
 _HEAD_S = 30.0
 _IDLE_S = 75.0
 _GRACE_S = 30.0
@@ -41,6 +43,7 @@ _LINGER_S = 2.0
 _SWEEP_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MALFORMED = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
+_TOO_LARGE = b"The head of the request is too large."
 _STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.web")
@@ -146,7 +149,10 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
-        self._body_bytes = 0
+        self._read_bytes = 0
+        self._seen_bytes = 0
+        self._framing_bytes = 0
+        self._chunks = 0
         self._receiving: HttpChannel | None = None
         self._current: HttpChannel | None = None
         self._waiting: deque[HttpChannel] = deque()
@@ -197,24 +203,41 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._receiving is None:
-            self._head_bytes += len(data)
+        size = self._read_bytes = len(data)
+        self._seen_bytes += size
+        receiving = self._receiving
+        if receiving is None:
+            self._head_bytes += size
+            had = 0
         else:
-            self._body_bytes += len(data)
+            had = receiving.received
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
             return
         except (httptools.HttpParserError, _MalformedError):
-            self._refuse(b"This is not a valid HTTP/1.1 request.")
+            self._refuse(_TOO_LARGE if self._head_is_too_large() else b"This is not a valid HTTP/1.1 request.")
             return
-        receiving = self._receiving
-        if receiving is None:
+        if self._receiving is None:
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse(b"The head of the request is too large.")
-        elif self._body_bytes > _MAX_HEAD_BYTES + _MOST_FRAMING * receiving.received:
+                self._refuse(_TOO_LARGE)
+        elif self._receiving is receiving and self._is_framing(size - (receiving.received - had)):
             self._refuse(b"The body of the request is all framing.")
+
+    def _is_framing(self, more_bytes: int) -> bool:
+        """Whether too much of the body has come that is neither data nor an honest chunk's. What a chunk leaves of its
+        allowance is not saved: nobody may buy a long trailer, which the parser joins anew with each packet, by a long body.
+        """
+        self._framing_bytes = max(0, self._framing_bytes + more_bytes - _CHUNK_FRAMING_BYTES * self._chunks)
+        self._chunks = 0
+        return self._framing_bytes > _MAX_FRAMING_BYTES
+
+    def _head_is_too_large(self) -> bool:
+        """Judged by what the parser gave. It is asked for only when so much was read at all, which is cheaper to know."""
+        if self._seen_bytes <= _MAX_HEAD_BYTES:
+            return False
+        return len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _MAX_HEAD_BYTES
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -237,7 +260,7 @@ class HttpConnection(asyncio.Protocol):
         said = b",".join(value for name, value in headers if name == b"x-forwarded-for")
         return self.server.proxies.caller(self.address, said.decode("latin-1"))
 
-    # The parser calls the next five, in this order.
+    # The parser calls the next six, in this order.
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -248,7 +271,7 @@ class HttpConnection(asyncio.Protocol):
             raise _MalformedError  # a trailer
 
     def on_headers_complete(self) -> None:
-        if len(self._headers) > _MAX_HEADERS:
+        if len(self._headers) > _MAX_HEADERS or self._head_is_too_large():
             raise _MalformedError
         if self._parser.should_upgrade():
             return  # the parser stops behind this head
@@ -257,7 +280,9 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers = []  # trailers, which are read and dropped (RFC 9110, 6.5.1), then the next head
         self._head_bytes = 0
-        self._body_bytes = 0
+        self._seen_bytes = self._read_bytes  # the next head may begin in this packet
+        self._framing_bytes = 0
+        self._chunks = 0
         self._since_s = self.server.now_s
         self._receiving = channel
         if self._current is None:
@@ -266,6 +291,11 @@ class HttpConnection(asyncio.Protocol):
             self._waiting.append(channel)
             if len(self._waiting) >= _MOST_WAITING:
                 self.transport.pause_reading()
+                if len(self._waiting) > _MOST_IN_A_PACKET:
+                    raise _MalformedError
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
 
     def on_body(self, data: bytes) -> None:
         assert self._receiving is not None  # noqa: S101 - the head came first
@@ -287,6 +317,10 @@ class HttpConnection(asyncio.Protocol):
         method = self._parser.get_method()
         if method == b"CONNECT":
             self._refuse(b"This is no proxy.")
+            return
+        if self._current is not None:
+            # Who offers one waits for the answer; a packet full of offers would be read again from each of them on.
+            self._refuse(b"A connection may be upgraded only while it waits for a request.")
             return
         kept = [b"%b: %b\r\n" % (n, v) for n, v in self._headers if n not in (b"upgrade", b"connection")]
         target, self._parser = self._url, httptools.HttpRequestParser(self)
@@ -368,6 +402,8 @@ class HttpConnection(asyncio.Protocol):
                     _log.exception("connection_failed")
                 finally:
                     self.finished(channel)
+                if self._current is not None:
+                    await asyncio.sleep(0)  # a packet can hold hundreds of requests, and others wait too
         finally:
             self.task = None
             if self._current is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from typing_extensions import override
 
 from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules, Proxies, allowed, parse_network
 from llmaas.domain.values import url_fault
@@ -201,3 +202,16 @@ def test_a_key_works_from_its_networks_only() -> None:
 def test_only_proxies_are_believed_who_called(peer: str, forwarded: str, caller: str) -> None:
     assert Proxies(["10.0.0.0/8"]).caller(peer, forwarded) == caller
     assert Proxies().caller(peer, forwarded) == peer
+
+
+def test_A19_a_forged_list_of_thousands_of_proxies_is_not_followed() -> None:
+    judged: list[str] = []
+
+    class Counting(Proxies):
+        @override
+        def include(self, address: str) -> bool:
+            judged.append(address)
+            return super().include(address)
+
+    assert Counting(["10.0.0.0/8"]).caller("10.0.0.2", "10.0.0.3," * 8000 + "10.0.0.4") == "10.0.0.3"
+    assert len(judged) <= 40

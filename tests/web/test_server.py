@@ -112,6 +112,8 @@ async def test_a_target_is_decoded_once(target: bytes, path: str, query: str) ->
         b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x: y\r\n" * 101 + b"\r\n",
         b"GET / HTTP/1.1\r\nhost: h\r\nx: " + b"y" * 70_000,
         b"GET /" + b"y" * 70_000,
+        b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: h\r\n" + (b"x: " + b"y" * 1000 + b"\r\n") * 90 + b"\r\n",
         b"nonsense\r\n\r\n",
     ],
 )
@@ -152,6 +154,66 @@ async def test_A08_trailers_are_limited_as_heads_are(trailer: bytes) -> None:
         await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
         await raw.send(trailer)
         assert (await raw.response()).status == 400
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"0\r\nx: " + b"y" * 20_000, b"0\r\n" + b"y" * 20_000, b"1;" + b"x" * 20_000, b"0" * 20_000],
+    ids=["a trailer's value", "a trailer's name", "an extension", "a length"],
+)
+@pytest.mark.parametrize("pieces", ["few", "many"])
+async def test_A19_what_framing_may_take_does_not_grow_with_the_body(framing: bytes, pieces: str) -> None:
+    body = b"%x\r\n%b\r\n" % (2**20, bytes(2**20)) if pieces == "few" else b"40\r\n%b\r\n" % bytes(64) * 4000
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+        await until(lambda: any(one.heard for one in running.server.connections), "the body comes")
+        await raw.send(framing, slice_bytes=1000)
+        assert (await raw.response()).status == 400
+
+
+async def test_A19_chunks_with_padded_lengths_and_short_extensions_are_taken() -> None:
+    chunk = b"00000040;name=value\r\n" + b"x" * 64 + b"\r\n"
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n")
+        await raw.send(chunk * 2000 + b"0\r\nx-checksum: 1\r\n\r\n", slice_bytes=10_000)
+        assert (await raw.response()).body == b"x" * 128_000
+
+
+async def test_A19_a_packet_full_of_requests_lets_others_have_their_turn() -> None:
+    """None of them waits for anything, so the loop would be theirs to the last of them."""
+    served: list[str] = []
+
+    async def note(channel: Channel) -> None:
+        served.append(channel.path)
+        await channel.whole(200, [], b"")
+
+    async with serving(note) as running, await running.open() as many, await running.open() as other:
+        for raw in (many, other):
+            await raw.send(GET)
+            await raw.response()
+        served.clear()
+        await many.send(GET * 200)
+        await other.send(b"GET /other HTTP/1.1\r\nhost: h\r\n\r\n")
+        assert (await other.response()).status == 200
+        for _ in range(200):
+            assert (await many.response()).status == 200
+    assert served.index("/other") < len(served) - 100
+
+
+@pytest.mark.parametrize("offer", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"], ids=["plain", "upgrades"])
+async def test_A19_no_client_sends_thousands_of_requests_in_a_packet(offer: bytes) -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(
+            b"GET /x HTTP/1.1\r\nhost: h\r\n"
+            + offer
+            + b"\r\n"
+            + GET.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n") * 2000
+        )
+        answers = await raw.read_to_end()
+        assert 1 <= answers.count(b"HTTP/1.1 200") < 10
+        async with await running.open() as other:
+            await other.send(GET)
+            assert (await other.response()).status == 200
 
 
 async def test_B05_a_hang_up_is_heard_behind_a_request_that_waits() -> None:
