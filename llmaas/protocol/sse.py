@@ -14,17 +14,23 @@ _CR, _LF = b"\r\n"
 
 class SseDecoder:
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads completed by this portion. EngineFailed when an event is longer than MAX_EVENT_BYTES."""
-        buffer = self._rest + data if self._rest else data
+        if self._rest:
+            if not self._completes(data):
+                return []
+            data = bytes(self._rest)
+        buffer = data
         if _CR in buffer:
             buffer = _unify(buffer)
         events = buffer.split(b"\n\n")
-        self._rest = events.pop()
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise EngineFailed("The engine sent an event that is too long.")
+        rest = events.pop()
+        if rest or self._rest:
+            self._rest = bytearray(rest)
+        if len(rest) > MAX_EVENT_BYTES:
+            raise _too_long()
         payloads = []
         for event in events:
             if event.startswith(b"data: ") and _LF not in event:
@@ -33,11 +39,28 @@ class SseDecoder:
                 payloads.append(payload)
         return payloads
 
+    def _completes(self, data: bytes) -> bool:
+        """Add a portion to what is kept; whether that has an event in it now. Only the seam is looked at: an engine that sends
+        a long event byte by byte must not have all of it read again with each.
+        """
+        rest = self._rest
+        seam = max(0, len(rest) - 3)
+        rest += data
+        if b"\n\n" in _unify(bytes(rest[seam:])):
+            return True
+        if len(rest) > MAX_EVENT_BYTES:
+            raise _too_long()
+        return False
+
     def finish(self) -> list[bytes]:
         """The last event of an engine that forgot the blank line after it."""
-        payload = _payload(self._rest.rstrip(b"\r"))
-        self._rest = b""
+        payload = _payload(_unify(bytes(self._rest)).rstrip(b"\r"))
+        self._rest = bytearray()
         return [] if payload is None else [payload]
+
+
+def _too_long() -> EngineFailed:
+    return EngineFailed("The engine sent an event that is too long.")
 
 
 def _unify(buffer: bytes) -> bytes:

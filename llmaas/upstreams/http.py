@@ -20,7 +20,11 @@ import httptools
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, LlmaasError
 from llmaas.settings import Secret
 
-_MAX_HEAD_BYTES = 64 * 1024
+_MAX_BARE_BYTES = 64 * 1024
+"""Read in a row without any of the body: heads, interim answers, lengths and extensions of chunks, trailers."""
+_MANY_PARTS = 16_384
+_SMALL_PART_BYTES = 64
+"""Many smaller ones take several times what is in them."""
 _HIGH_WATER_BYTES = 256 * 1024
 _IDLE_S = 15.0
 _SWEEP_S = 0.1
@@ -405,6 +409,8 @@ class Exchange:
         self._since_s = self._pool.now_s
         if self._buffered > self._limit_bytes:
             self.fail(_too_long())
+        elif len(self._chunks) > _MANY_PARTS and self._buffered < len(self._chunks) * _SMALL_PART_BYTES:
+            self.fail(EngineFailed("The engine's answer comes in too many small pieces."))
         return True
 
     def completed(self, last: bytes = b"") -> None:
@@ -467,7 +473,7 @@ class _Connection(asyncio.Protocol):
         self._quiet = True
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._in_head = True
 
     def usable(self) -> bool:
@@ -477,7 +483,7 @@ class _Connection(asyncio.Protocol):
         self._exchange = exchange
         self._quiet = True
         self._in_head = True
-        self._head_bytes = 0
+        self._bare_bytes = 0
         exchange.attached(self)
         assert self._transport is not None  # noqa: S101 - only connected ones are begun
         self._transport.write(exchange.request)
@@ -505,14 +511,14 @@ class _Connection(asyncio.Protocol):
             self.close()  # nobody asked: such a connection can't be trusted with another request
             return
         self._quiet = False
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._bare_bytes += len(data)
         wrong: Exception | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             wrong = error
         if self._body:
+            self._bare_bytes = 0
             part = self._body.pop() if len(self._body) == 1 else self._taken()
             if self._exchange is exchange and not exchange.body_arrived(part) and self._transport is not None:
                 self._paused = True
@@ -523,8 +529,10 @@ class _Connection(asyncio.Protocol):
             else:
                 self.close()  # bytes after the end of the answer
             return
-        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            exchange.fail(EngineFailed("The engine's answer has too large a head."))
+        if self._bare_bytes > _MAX_BARE_BYTES:
+            exchange.fail(
+                EngineFailed("The engine's answer has too large a head, or too much between or behind its parts.")
+            )
 
     def eof_received(self) -> bool:
         return False

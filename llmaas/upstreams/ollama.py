@@ -211,7 +211,7 @@ class _Lines:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._rest = b""
+        self._rest = bytearray()
         self._done = False
         self._calls = 0
         self._failure: LlmaasError | None = None
@@ -237,10 +237,7 @@ class _Lines:
                 self._exchange.abort(self._failure)
                 raise self._failure
             data = await self._exchange.read()
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if not data and self._rest:
-                lines, self._rest = [self._rest], b""
-            answers = self._answers(lines)
+            answers = self._answers(self._lines(data))
             if answers:
                 return answers
             if not data and self._failure is None:
@@ -249,6 +246,19 @@ class _Lines:
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """What this portion completes. A line that comes byte by byte is put together once, at its end."""
+        first, end, more = data.partition(b"\n")
+        self._rest += first
+        if data and not end:
+            return []
+        line, self._rest = bytes(self._rest), bytearray()
+        if not data:
+            return [line]
+        *lines, rest = more.split(b"\n")
+        self._rest += rest
+        return [line, *lines]
 
     def _answers(self, lines: Sequence[bytes]) -> list[EngineAnswer]:
         """What came before a failure is given first: whether both arrive in one packet must make no difference."""

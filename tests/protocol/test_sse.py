@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -79,3 +80,15 @@ def test_an_endless_event_is_a_failure() -> None:
         decoder.feed(block)
     with pytest.raises(EngineFailed):
         decoder.feed(block)
+
+
+@pytest.mark.parametrize("unit", [b"x", b"x\n", b"x\r"], ids=["one line", "short lines", "ends by CR"])
+def test_A19_a_long_event_byte_by_byte_costs_no_more_at_its_end(unit: bytes) -> None:
+    decoder = SseDecoder()
+    portions = [b"data: ", *(bytes([byte]) for byte in unit * (300_000 // len(unit)))]
+    begun_s = time.process_time()
+    for portion in portions:
+        assert decoder.feed(portion) == []
+    assert time.process_time() - begun_s < 2
+    payload = b"x" * 300_000 if unit == b"x" else b"x"
+    assert decoder.feed(b"\n\n") == [payload]

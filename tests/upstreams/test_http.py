@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -359,6 +360,49 @@ async def test_unused_connections_are_closed_after_a_while(
     await up.wait_connections(0)
     assert (await whole(send(transport, up)))[0] == 200
     assert up.log.connections == 2
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (CHUNKED + b"0\r\nx: ", b"y" * 1000),
+        (CHUNKED + b"0\r\n", b"x: y\r\n" * 100),
+        (CHUNKED + b"1;", b"x" * 1000),
+        (CHUNKED, b"0" * 1000),
+        (b"HTTP/1.1 200 OK\r\nx: ", b"y" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 40),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n", None),
+    ],
+    ids=["trailer", "trailers", "extension", "length", "header", "interim answers", "crumbs"],
+)
+async def test_A19_an_engine_whose_answer_is_all_framing_is_given_up(
+    transport: HttpTransport, begins: bytes, goes_on: bytes | None
+) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(begins)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2_000 if goes_on else 40_000):
+                writer.write(goes_on or b"xy")
+                await writer.drain()
+                await asyncio.sleep(0)
+            await reader.read()
+        gone.set()
+        writer.close()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    origin = Origin("http", "127.0.0.1", server.sockets[0].getsockname()[1])
+    exchange = transport.send(origin, build_post(origin, "/", b"{}", None), Timeouts(5, 20, 20, 20))
+    with pytest.raises(EngineFailed, match=r"too (much|many|large)"):
+        await whole(exchange)
+    await asyncio.wait_for(gone.wait(), 5)
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("denied", [["127.0.0.0/8", "::1/128"], ["127.0.0.0/8"]])
