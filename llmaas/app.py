@@ -29,7 +29,7 @@ from llmaas.domain.models import ProviderKind
 from llmaas.domain.ports import Revisions
 from llmaas.engine.client import EngineClient
 from llmaas.engine.host import run_engine_host
-from llmaas.errors import ConfigurationError, Unavailable
+from llmaas.errors import ConfigurationError, NotFound, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceService
@@ -40,7 +40,7 @@ from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
-from llmaas.settings import Loaded, Secret, Settings, read_credential, without_password
+from llmaas.settings import Loaded, Secret, Settings, without_password
 from llmaas.state.budgets import BudgetLeases
 from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
@@ -397,10 +397,7 @@ class GatewayWorker:
             if provider.id in sealed:
                 self._credentials[provider.id] = self._open(provider.id, sealed[provider.id])
             elif provider.api_key_env:
-                credential = read_credential(provider.api_key_env)
-                if credential is None:
-                    _log.error("credential_missing", provider=provider.id, variable=provider.api_key_env)
-                self._credentials[provider.id] = credential
+                self._credentials[provider.id] = self._read(provider.id, provider.api_key_env)
         self._catalogue.current = catalogue
         _log.info("catalogue_loaded", revision=catalogue.revision, models=len(catalogue.entries))
 
@@ -409,6 +406,13 @@ class GatewayWorker:
             return Secret(self._installation.secret_box.open(provider_id, sealed))
         except ValueError as error:
             _log.error("credential_unreadable", provider=provider_id, hint=str(error))
+            return None
+
+    def _read(self, provider_id: str, variable: str) -> Secret | None:
+        try:
+            return self._installation.credential_in(variable)
+        except NotFound as error:
+            _log.error("credential_missing", provider=provider_id, variable=variable, hint=error.message)
             return None
 
     def _upstreams(self, settings: Settings) -> dict[ProviderKind, Upstream]:

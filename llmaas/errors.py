@@ -202,8 +202,8 @@ class ConfigurationError(LlmaasError):
     code = "configuration"
     EXIT_CODE: ClassVar[int] = 3
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
+    def __init__(self, problems: Sequence[str], *, param: str | None = None) -> None:
+        super().__init__("; ".join(problems), param=param)
         self.problems = tuple(problems)
 
 

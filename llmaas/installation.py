@@ -18,6 +18,7 @@ from llmaas.console.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules
 from llmaas.domain.audit import SYSTEM, Actor
+from llmaas.domain.credentials import CredentialVariables
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Key, Permission
 from llmaas.domain.limits import UNLIMITED, Limits
@@ -106,7 +107,8 @@ class Installation:
         self.address_rules = AddressRules([*DENIED, *settings.upstream_deny], settings.upstream_allow)
         self._prober = Prober(self.address_rules.permits)
         self._probes = ThreadPoolExecutor(_PROBES, "probes")
-        self.catalogue = SqlCatalogueStore(self.database, self.address_rules)
+        self._credential_variables = CredentialVariables(settings.credential_variables)
+        self.catalogue = SqlCatalogueStore(self.database, self.address_rules, self._credential_variables)
         self.revisions = SqlRevisionStore(self.database)
         self.usage = SqlUsageReader(self.database)
         self.rollups = SqlRollups(self.database)
@@ -287,11 +289,19 @@ class Installation:
                 return Secret(self.secret_box.open(provider.id, sealed))
             except ValueError as error:
                 raise NotFound(f"{error}; store it anew with `llmaas providers set-secret {provider.id}`") from error
-        if provider.api_key_env is None:
-            return None
-        credential = read_credential(provider.api_key_env)
+        return None if provider.api_key_env is None else self.credential_in(provider.api_key_env)
+
+    def credential_in(self, variable: str) -> Secret:
+        """The credential in an environment variable that a provider names. Raises NotFound when there is none that it may have."""
+        fault = self._credential_variables.fault(variable)
+        if fault is not None:
+            raise NotFound(
+                f"The environment variable {variable} is not read: its name {fault}.",
+                hint="name another in api_key_env, or add it to credential_variables, where `llmaas serve` runs too",
+            )
+        credential = read_credential(variable)
         if credential is None:
-            raise NotFound(f"The environment variable {provider.api_key_env} is not set here.")
+            raise NotFound(f"The environment variable {variable} is not set here.")
         return credential
 
     async def rotate_master_key(self, new_key: bytes | None, *, by: Actor) -> Rotation:

@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 from llmaas.errors import ConfigurationError
 
 PREFIX = "LLMAAS_"
+PROVIDERS = "LLMAAS_PROVIDER_"
+"""How variables begin that hold credentials of providers; no setting does."""
 SECRET_MASK = "***"
 _ENGINE_KEY = "LLAMA_API_KEY"
 """Where llama.cpp's server finds the key that it asks its callers for."""
@@ -68,6 +70,7 @@ _INSTALLERS = (
     ),
     *("UV_CACHE_DIR", "UV_HTTP_*", "UV_OFFLINE", "UV_INSECURE_HOST", "UV_PYTHON", "UV_PYTHON_INSTALL_DIR"),
 )
+_DATABASE = ("PG*", "KRB5*")
 _HUB = ("HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_*_TIMEOUT", "HF_HUB_DISABLE_*", "HF_HUB_ENABLE_*", "HF_XET_*")
 
 
@@ -145,6 +148,10 @@ class Settings:
         Secret(""), "`smtp://USER:PASSWORD@HOST:587` (STARTTLS) or `smtps://…:465`: alerts go out by it as e-mail."
     )
     smtp_from: str = setting("", "Sender of that e-mail, such as `llmaas <llmaas@example.org>`.")
+    credential_variables: tuple[str, ...] = setting(
+        (),
+        "Environment variables that a provider may name in `api_key_env` besides `LLMAAS_PROVIDER_…`; `*` for any characters.",
+    )
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection to an engine.", at_least=0.01)
     first_byte_timeout_s: float = setting(
         300.0, "Longest wait for the first byte of an engine's answer.", at_least=0.01
@@ -272,7 +279,7 @@ def load(
             shown = SECRET_MASK if hints[name] is Secret else repr(raw)
             problems.append(f"{label}: {error} (got {shown})")
 
-    from_env = {k: v for k, v in environ.items() if k.startswith(PREFIX) and k not in _NO_SETTINGS}
+    from_env = {k: v for k, v in environ.items() if _is_setting(k)}
     given = {k: v for k, v in (flags or {}).items() if v is not None}
     path = file or (Path(environ["LLMAAS_CONFIG"]) if environ.get("LLMAAS_CONFIG") else None)
     if path is None:
@@ -300,6 +307,10 @@ def load(
     if problems:
         raise ConfigurationError(problems)
     return Loaded(settings, origins)
+
+
+def _is_setting(variable: str) -> bool:
+    return variable.startswith(PREFIX) and not variable.startswith(PROVIDERS) and variable not in _NO_SETTINGS
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -331,6 +342,11 @@ def _contradictions(settings: Settings) -> list[str]:
             for text in getattr(settings, name)
             if not _is_network(text)
         ]
+    problems += [
+        f"credential_variables: {text} is no name of a variable, in which `*` may stand for any characters"
+        for text in settings.credential_variables
+        if not re.fullmatch(r"[A-Za-z_*][A-Za-z0-9_*]*", text)
+    ]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -451,8 +467,10 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def read_credential(variable: str) -> Secret | None:
-    """The value of an environment variable that a provider names as the place of its credential (`api_key_env`)."""
-    return None if variable.startswith(PREFIX) else _from_environment(variable)
+    """The value of an environment variable that a provider names as the place of its credential (`api_key_env`). Which ones it may
+    name is for `domain.credentials` to say.
+    """
+    return _from_environment(variable)
 
 
 def read_client_key() -> Secret | None:
@@ -478,6 +496,12 @@ def engine_environment(api_key: str = "") -> dict[str, str]:
 def installer_environment(**more: str) -> dict[str, str]:
     """What pip and uv get of it: also the way to their index."""
     return {**_passed(*_EVERY_PROGRAM, *_DOWNLOADS, *_INSTALLERS), **more}
+
+
+def gateway_environment(settings: Settings) -> dict[str, str]:
+    """What a gateway process gets of it: our settings, credentials that providers may name, and what steers its libraries."""
+    own = {name for name in os.environ if name.startswith(PREFIX) and name != _CLIENT_KEY}
+    return _passed(*own, *settings.credential_variables, *_EVERY_PROGRAM, *_DATABASE)
 
 
 def engine_host_environment() -> dict[str, str]:

@@ -32,7 +32,7 @@ MAX_BODY_BYTES = 1024 * 1024
 KINDS = (ProviderKind.OPENAI, ProviderKind.VLLM, ProviderKind.LLAMA_CPP, ProviderKind.OLLAMA)
 _THINKS = ("fake-think", "fake-reasoning")
 ENVIRONMENT = {
-    "FAKE_KEY": PROVIDER_KEY,
+    "LLMAAS_PROVIDER_FAKE_KEY": PROVIDER_KEY,
     "LLMAAS_PING_INTERVAL_S": "0.1",
     "LLMAAS_CORS_ORIGINS": ORIGIN,
     "LLMAAS_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
@@ -68,7 +68,7 @@ class Upstreams:
 
     def fleet(self) -> Fleet:
         return Fleet(
-            providers=tuple(Provider(str(kind), kind, api_key_env="FAKE_KEY") for kind in KINDS),
+            providers=tuple(Provider(str(kind), kind, api_key_env="LLMAAS_PROVIDER_FAKE_KEY") for kind in KINDS),
             backends=tuple(self._backends()),
             models=tuple(self._models()),
             deployments=tuple(_deployments()),

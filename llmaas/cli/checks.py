@@ -259,7 +259,7 @@ async def _providers(installation: Installation) -> AsyncIterator[Finding]:
         except LlmaasError as error:
             fix = f"`llmaas serve` needs it; or store it for all with `llmaas providers set-secret {provider.id}`"
             # The service may have a variable that this terminal has not.
-            yield (warn if provider.api_key_env else fail)(about, error.message, fix)
+            yield (warn if provider.api_key_env else fail)(about, error.message, error.hint or fix)
             continue
         backends = [b for b in fleet.backends if b.provider_id == provider.id]
         for result in await asyncio.gather(*(ask_backend(installation, provider, b) for b in backends)):

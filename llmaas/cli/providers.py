@@ -60,7 +60,10 @@ def add(
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="For example http://10.0.0.12:8000/v1.")] = None,
     machine_name: Annotated[str | None, typer.Option(metavar="NAME", help="What callers see; default: the id.")] = None,
     api_key_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the credential.")
+        str | None,
+        typer.Option(
+            metavar="VARIABLE", help="Environment variable that holds the credential, such as LLMAAS_PROVIDER_LAB_KEY."
+        ),
     ] = None,
 ) -> None:
     """Add a provider with one backend of the same id. More backends and models come with `llmaas apply`."""

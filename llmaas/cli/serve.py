@@ -33,7 +33,7 @@ from llmaas.cli.watch import LOOK_S, Watch
 from llmaas.errors import ConfigurationError
 from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
 from llmaas.pulse import STOPS, ignore_stops
-from llmaas.settings import Loaded, Settings, engine_host_environment
+from llmaas.settings import Loaded, Settings, engine_host_environment, gateway_environment
 from llmaas.web.server import listen
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -97,6 +97,7 @@ class Supervisor:
             _Child(
                 _gateway_name(settings, number),
                 [*program, "gateway", *arguments, "--number", str(number), *held],
+                environment=gateway_environment(settings),
                 doors=doors,
             )
             for number in range(settings.workers)

@@ -15,14 +15,13 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from llmaas.domain.credentials import PROVIDER_VARIABLES, CredentialVariables, is_own
 from llmaas.domain.prices import parse_amount
 
 Path = tuple[str | int, ...]
 MAX_NAME_CHARS = 200
 _MAX_URL_CHARS = 2_000
 _SHOWN_CHARS = 60
-OWN_VARIABLES = "LLMAAS_"
-"""How the environment variables of our own settings begin."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _Instead = TypeVar("_Instead")
@@ -143,10 +142,11 @@ class Table:
             return None
         if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
             # What stands here by mistake is often the credential itself, so it is not shown.
-            return self._wrong(key, "must be the name of an environment variable such as LAB_KEY", None, None)
-        if value.startswith(OWN_VARIABLES):
-            # Whoever may point a provider at a server of theirs would get it sent there.
-            return self._wrong(key, f"must not begin with {OWN_VARIABLES}: those are this service's own", None, None)
+            return self._wrong(
+                key, f"must be the name of an environment variable such as {PROVIDER_VARIABLES}LAB_KEY", None, None
+            )
+        if is_own(value):
+            return self._wrong(key, CredentialVariables().fault(value) or "", None, None)
         return value
 
     def day(self, key: str) -> str | None:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import SYSTEM, Act, Actor
 from llmaas.domain.catalogue import Catalogue
+from llmaas.domain.credentials import CredentialVariables
 from llmaas.domain.declarations import describe_thing
 from llmaas.domain.fleet import NOUNS, Change, Fleet, FleetState, Noun, Problem, changes, check, duplicates
 from llmaas.domain.prices import PRICE_CLASSES, Price
@@ -32,11 +33,16 @@ _SHOWN_PROJECTS = 5
 
 
 class SqlCatalogueStore:
-    """`rules`: where backends may be. They are asked for what is declared; connections ask again for what a name leads to."""
+    """`rules`: where backends may be; `variables`: where credentials may be. They are asked for what is declared; who connects or
+    reads a credential asks again.
+    """
 
-    def __init__(self, database: Database, rules: AddressRules | None = None) -> None:
+    def __init__(
+        self, database: Database, rules: AddressRules | None = None, variables: CredentialVariables | None = None
+    ) -> None:
         self._database = database
         self._rules = rules or AddressRules()
+        self._variables = variables or CredentialVariables()
 
     @again_when_cut
     async def load(self) -> Catalogue:
@@ -83,9 +89,15 @@ class SqlCatalogueStore:
                 wanted = wanted.without(noun, thing_id)
             todo = changes(present, wanted)
             problems: list[Problem] = [*duplicates(declared), *check(wanted)]
-            more = [*_denied(wanted, todo, self._rules), *await _tiers_in_use(connection, todo)]
+            refused = {
+                "base_url": list(_denied(wanted, todo, self._rules)),
+                "api_key_env": list(_unreadable(wanted, todo, self._variables)),
+            }
+            more = [line for lines in refused.values() for line in lines]
+            more += await _tiers_in_use(connection, todo)
             if problems or more:
-                raise ConfigurationError([*(p.message for p in problems), *more])
+                param = next((name for name, lines in refused.items() if lines), None)
+                raise ConfigurationError([*(p.message for p in problems), *more], param=param)
             poisoned = [p for p in stored.poisoned if prune]
             if (todo or poisoned) and not dry_run:
                 for row in poisoned:
@@ -150,6 +162,15 @@ def _denied(wanted: Fleet, todo: Sequence[Change], rules: AddressRules) -> Itera
             fault = rules.host_fault(urlsplit(backend.base_url).hostname or "")
             if fault is not None:
                 yield f"backend `{backend.id}`: base_url {fault}"
+
+
+def _unreadable(wanted: Fleet, todo: Sequence[Change], variables: CredentialVariables) -> Iterator[str]:
+    touched = {change.id for change in todo if change.noun == "provider"}
+    for provider in wanted.providers:
+        if provider.id in touched and provider.api_key_env:
+            fault = variables.fault(provider.api_key_env)
+            if fault is not None:
+                yield f"provider `{provider.id}`: api_key_env {fault}"
 
 
 async def _tiers_in_use(connection: AsyncConnection, todo: Sequence[Change]) -> list[str]:

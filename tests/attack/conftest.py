@@ -17,7 +17,11 @@ MEMORY_GROWTH_BYTES = (
     128 * 2**20
 )  # the C library keeps up to 64 MiB of freed memory at the top of its heap, and pieces below
 FILES_GROWTH = 4  # connections to the database that were not open at the start
-ENVIRONMENT = {"FAKE_KEY": PROVIDER_KEY, "LLMAAS_FIRST_BYTE_TIMEOUT_S": "1", "LLMAAS_BETWEEN_CHUNKS_TIMEOUT_S": "1"}
+ENVIRONMENT = {
+    "LLMAAS_PROVIDER_FAKE_KEY": PROVIDER_KEY,
+    "LLMAAS_FIRST_BYTE_TIMEOUT_S": "1",
+    "LLMAAS_BETWEEN_CHUNKS_TIMEOUT_S": "1",
+}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

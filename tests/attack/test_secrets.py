@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,11 @@ async def test_A13_no_secret_turns_up_anywhere(tmp_path: Path) -> None:
     try:
         async with FakeUpstream(api_key=CREDENTIAL) as upstream:
             fleet = fleet_of(upstream.base_url, names)
-            provider = dataclasses.replace(fleet.providers[0], api_key_env="CANARY")
+            provider = dataclasses.replace(fleet.providers[0], api_key_env="LLMAAS_PROVIDER_CANARY")
             await gateway.apply(dataclasses.replace(fleet, providers=(provider,)))
-            await gateway.start({"CANARY": CREDENTIAL, "LLMAAS_ACCESS_LOG": "true", "LLMAAS_LOG_LEVEL": "debug"})
+            await gateway.start(
+                {"LLMAAS_PROVIDER_CANARY": CREDENTIAL, "LLMAAS_ACCESS_LOG": "true", "LLMAAS_LOG_LEVEL": "debug"}
+            )
             watcher = await gateway.create_key(permissions=(Permission.METRICS_READ,))
             bodies = await _use(gateway, upstream, names)
             bodies.append((await gateway.get("/metrics", key=watcher)).body)
@@ -138,5 +142,42 @@ async def test_A13_a_crash_leaves_no_secret_behind(tmp_path: Path) -> None:
             for file in sorted(gateway.data_dir.rglob("*")):
                 if file.is_file() and file.name != "master.key":
                     assert secret not in file.read_bytes(), file
+    finally:
+        await gateway.close()
+
+
+async def test_A22_a_stored_provider_that_names_a_variable_of_the_host_is_left_without_it(tmp_path: Path) -> None:
+    gateway = GatewayProcess(tmp_path / "data")
+    variable = "AWS_SECRET_ACCESS_KEY"
+    try:
+        async with FakeUpstream(api_key=CREDENTIAL) as upstream, FakeUpstream() as other:
+            fleet = fleet_of(upstream.base_url, ["fake"])
+            named = dataclasses.replace(fleet.providers[0], api_key_env="LLMAAS_PROVIDER_CANARY")
+            backend = dataclasses.replace(fleet.backends[0], id="ma09", provider_id="other", base_url=other.base_url)
+            await gateway.apply(
+                dataclasses.replace(
+                    fleet,
+                    providers=(named, dataclasses.replace(fleet.providers[0], id="other")),
+                    backends=(*fleet.backends, backend),
+                    models=(*fleet.models, dataclasses.replace(fleet.models[0], id="well")),
+                    deployments=(*fleet.deployments, dataclasses.replace(fleet.deployments[0], model_id="well", backend_id="ma09")),
+                )
+            )  # fmt: skip
+            with contextlib.closing(sqlite3.connect(gateway.data_dir / "llmaas.db")) as database, database:
+                database.execute("UPDATE providers SET api_key_env = ? WHERE id = 'fake'", (variable,))
+            await gateway.start({variable: CREDENTIAL})
+            chat = {"messages": [{"role": "user", "content": "x"}]}
+            assert (await gateway.post(CHAT, {"model": "fake", **chat})).status == 503
+            assert (await gateway.post(CHAT, {"model": "well", **chat})).status == 200
+            assert upstream.requests == []
+            alarm = next(line for line in gateway.log.splitlines() if "credential_missing" in line)
+            assert variable in alarm
+            assert "credential_variables" in alarm
+            assert CREDENTIAL not in gateway.log
+
+            await gateway.terminate()
+            await gateway.start({variable: CREDENTIAL, "LLMAAS_CREDENTIAL_VARIABLES": "AWS_*"})
+            assert (await gateway.post(CHAT, {"model": "fake", **chat})).status == 200
+            assert upstream.last.credential == "provider"
     finally:
         await gateway.close()

@@ -123,7 +123,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ('[[models]]\nid="m"\naliases=["\\t"]', ['3: aliases in [[models]] is blank: "\\t"']),
     (
         '[[providers]]\nid="p"\nkind="vllm"\napi_key_env="sk-live-4711"',
-        ["4: api_key_env in [[providers]] must be the name of an environment variable such as LAB_KEY"],
+        ["4: api_key_env in [[providers]] must be the name of an environment variable such as LLMAAS_PROVIDER_LAB_KEY"],
     ),
     # days
     (

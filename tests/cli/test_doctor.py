@@ -145,7 +145,7 @@ def test_providers(doctor: Doctor, peer: Peer) -> None:
         f'[[providers]]\nid="{name}"\nkind="vllm"\n{more}\n[[backends]]\nid="{name}"\nprovider="{name}"\nbase_url="{url}"\n'
         for name, more, url in [
             ("fine", "", f"{peer.url}/v1"),
-            ("poor", 'api_key_env="NO_SUCH_VARIABLE"', f"{peer.url}/v1"),
+            ("poor", 'api_key_env="LLMAAS_PROVIDER_NO_SUCH"', f"{peer.url}/v1"),
             ("gone", "", f"http://127.0.0.1:{doctor.port}/v1"),
         ]
     )
@@ -158,7 +158,7 @@ def test_providers(doctor: Doctor, peer: Peer) -> None:
     assert found["provider fine, backend fine"]["text"] == "OpenAI-compatible, 1 model"
     assert found["provider fine, backend fine, model typo"]["state"] == "warn"
     assert "provider fine, backend fine, model m" not in found
-    assert "NO_SUCH_VARIABLE is not set" in found["provider poor"]["text"]
+    assert "LLMAAS_PROVIDER_NO_SUCH is not set" in found["provider poor"]["text"]
     assert found["provider poor"]["state"] == "warn"
     assert "nothing listens" in found["provider gone, backend gone"]["text"]
 

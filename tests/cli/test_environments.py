@@ -32,7 +32,13 @@ SECRETS = {
     "UV_PUBLISH_TOKEN": "canary-uv",
     "ZENDESK_TOKEN": "canary-desk",
 }
-PLAIN = {"LLMAAS_SMTP_FROM": "a@example.org", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+PLAIN = {
+    "LLMAAS_CREDENTIAL_VARIABLES": "LAB_*",
+    "LLMAAS_PROVIDER_KEY": "canary-of-a-provider",
+    "LLMAAS_SMTP_FROM": "a@example.org",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+}
 HUB_TOKEN = "canary-of-the-hub"
 
 
@@ -52,7 +58,7 @@ def told_secrets(found: dict[str, str]) -> set[str]:
     return {name for name, value in found.items() if "canary" in value or value == SECRETS["LLMAAS_MASTER_KEY"]}
 
 
-async def test_A22_no_program_but_the_gateway_gets_a_secret_of_the_service(serving: Serving, tiny_model: Path) -> None:
+async def test_A22_each_program_gets_the_secrets_that_it_needs_and_no_other(serving: Serving, tiny_model: Path) -> None:
     write_models(serving.data_dir, tiny=(tiny_model, "chat"))
     await serving.start("--default-model", "tiny", env={**SECRETS, **PLAIN, "LLMAAS_HUB_TOKEN": HUB_TOKEN})
     await serving.greeted()
@@ -66,8 +72,10 @@ async def test_A22_no_program_but_the_gateway_gets_a_secret_of_the_service(servi
         "OMP_NUM_THREADS": "1",
     }
     assert engine["PATH"] == os.environ["PATH"]
+    # The gateway gets what it opens, and credentials that providers may name.
     gateway = environment_of(await serving.child("gateway"))
-    assert gateway["LLMAAS_MASTER_KEY"] == SECRETS["LLMAAS_MASTER_KEY"]  # it does have something to open
+    own = {name for name in SECRETS if name.startswith("LLMAAS_")} - {"LLMAAS_KEY"}
+    assert told_secrets(gateway) == {*own, "LLMAAS_HUB_TOKEN", "LAB_KEY", "LLMAAS_PROVIDER_KEY"}
     assert await serving.answers()
 
 

@@ -29,7 +29,7 @@ monthly_cap = "1000.00"
 [[providers]]
 id = "lab"
 kind = "vllm"
-api_key_env = "LAB_KEY"
+api_key_env = "LLMAAS_PROVIDER_LAB_KEY"
 cancel_stops_billing = true
 extra_parameters = ["top_k", "min_p"]
 

@@ -23,14 +23,14 @@ def add(llmaas: Cli, url: str, *options: str, kind: str = "vllm") -> None:
 def test_a_provider_is_added_with_its_backend(llmaas: Cli) -> None:
     ran = llmaas.good(
         *("providers", "add", "lab", "--kind", "vllm", "--base-url", "http://10.0.0.12:8000/v1/"),
-        *("--machine-name", "ma02", "--api-key-env", "LAB_KEY"),
+        *("--machine-name", "ma02", "--api-key-env", "LLMAAS_PROVIDER_LAB_KEY"),
     )
     assert ran.out == "added provider lab\n"
     (provider,) = llmaas.good("providers", "list", "--json").json
     assert provider == {
         "id": "lab",
         "kind": "vllm",
-        "credential": "$LAB_KEY",
+        "credential": "$LLMAAS_PROVIDER_LAB_KEY",
         "cancel_stops_billing": True,
         "extra_parameters": [],
         "backends": [
@@ -43,7 +43,7 @@ def test_a_provider_is_added_with_its_backend(llmaas: Cli) -> None:
             }
         ],
     }
-    assert "$LAB_KEY" in llmaas.good("providers", "list").out
+    assert "$LLMAAS_PROVIDER_LAB_KEY" in llmaas.good("providers", "list").out
     again = llmaas("providers", "add", "lab", "--kind", "openai", "--base-url", "http://h/v1")
     assert (again.code, again.errors) == (1, ["There is a provider or backend `lab` already."])
 
@@ -64,6 +64,11 @@ def test_an_embedded_provider_needs_no_address(llmaas: Cli) -> None:
             ["--kind", "vllm", "--base-url", "http://h", "--api-key-env", "LLMAAS_MASTER_KEY"],
             1,
             "api_key_env in [[providers]] must not",
+        ),
+        (
+            ["--kind", "vllm", "--base-url", "http://h", "--api-key-env", "AWS_SECRET_ACCESS_KEY"],
+            3,
+            "provider `lab`: api_key_env must begin with LLMAAS_PROVIDER_, or be allowed by the setting credential_variables",
         ),
         (
             ["--kind", "vllm", "--base-url", "http://h", "--machine-name", "a\nb"],
@@ -119,13 +124,36 @@ def test_a_credential_of_another_master_key_is_told(llmaas: Cli) -> None:
     assert "does not open with this master key" in ran.out
 
 
-def test_the_credential_comes_from_the_environment(start: Start, llmaas: Cli, peer: Peer) -> None:
+def test_A22_a_variable_of_the_host_is_read_where_a_setting_allows_it(start: Start, llmaas: Cli, peer: Peer) -> None:
+    """The operator's own command is the same door as the admin API, and a row that is there already is not read past it."""
+    peer.answers["/v1/models"] = (200, {"data": []})
+    settings = llmaas.data_dir / "llmaas.toml"
+    settings.write_text('credential_variables = ["LAB_KEY", "OUTSIDE_*"]\n')
     add(llmaas, f"{peer.url}/v1", "--api-key-env", "LAB_KEY")
+    assert finish(start("providers", "test", "lab", env={"LAB_KEY": SECRET})).code == 0
+    assert peer.asked[0].headers["authorization"] == f"Bearer {SECRET}"
+    exported = llmaas.good("export").out
+    settings.unlink()
+    refused = finish(start("providers", "test", "lab", "--json", env={"LAB_KEY": SECRET}))
+    assert refused.code == 1
+    assert "credential_variables" in refused.json[0]["error"]
+    assert len(peer.asked) == 1
+    assert (
+        "nothing to change" in llmaas.good("apply", "-", stdin=exported).err
+    )  # it stands in the way of no other change
+    changed = llmaas("apply", "-", stdin=exported.replace("LAB_KEY", "GITHUB_TOKEN"))
+    assert (changed.code, "credential_variables" in changed.errors[0]) == (3, True)
+    found = {line["about"]: line for line in llmaas("doctor", "--json").json}
+    assert "credential_variables" in found["provider lab"]["fix"]
+
+
+def test_the_credential_comes_from_the_environment(start: Start, llmaas: Cli, peer: Peer) -> None:
+    add(llmaas, f"{peer.url}/v1", "--api-key-env", "LLMAAS_PROVIDER_LAB_KEY")
     peer.answers["/v1/models"] = (200, {"data": []})
     without = llmaas("providers", "test", "lab", "--json")
     assert without.code == 1
-    assert without.json[0]["error"] == "The environment variable LAB_KEY is not set here."
-    assert finish(start("providers", "test", "lab", env={"LAB_KEY": SECRET})).code == 0
+    assert without.json[0]["error"] == "The environment variable LLMAAS_PROVIDER_LAB_KEY is not set here."
+    assert finish(start("providers", "test", "lab", env={"LLMAAS_PROVIDER_LAB_KEY": SECRET})).code == 0
     assert peer.asked[0].headers["authorization"] == f"Bearer {SECRET}"
 
 

@@ -55,6 +55,22 @@ async def test_every_mistake_is_told_and_nothing_done(root: Browser) -> None:
     assert (await root.call("GET", "/fleet")).json()["fleet"] == {}
 
 
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "LAB_KEY", "LLMAAS_MASTER_KEY"])
+async def test_A22_no_provider_names_a_variable_of_the_host(root: Browser, variable: str) -> None:
+    provider = {**FLEET["providers"][0], "api_key_env": variable}
+    for path, body in (("/fleet", {**FLEET, "providers": [provider]}), ("/fleet/providers/lab", provider)):
+        answer = await root.call("PUT", path, body)
+        assert answer.status_code == 400
+        message = answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"].endswith("api_key_env")
+        assert "LLMAAS_PROVIDER_" in message
+        assert variable not in message
+        assert ("credential_variables" in message) != variable.startswith("LLMAAS_")
+    assert (await root.call("GET", "/fleet")).json()["fleet"] == {}
+    allowed = {**provider, "api_key_env": "LLMAAS_PROVIDER_LAB_KEY"}
+    assert (await root.call("PUT", "/fleet/providers/lab", allowed)).status_code == 200
+
+
 async def test_each_kind_of_thing_is_put_shown_and_taken_away(root: Browser) -> None:
     names = {"providers": "lab", "backends": "b", "models": "org/m", "tiers": "gold", "deployments": "org/m@b"}
     for plural, name in names.items():

@@ -181,7 +181,7 @@ async def test_what_a_test_finds_is_the_state_that_is_shown(lab: Lab) -> None:
     assert (await reader.get("/admin/fleet")).row("granite3.3:8b")["State"] == "Working"
 
 
-@pytest.mark.parametrize("variable", [None, "LAB_KEY"])
+@pytest.mark.parametrize("variable", [None, "LLMAAS_PROVIDER_LAB_KEY"])
 async def test_a_new_machine_gets_no_credential_unasked(lab: Lab, variable: str | None) -> None:
     reader = await lab.reader("root")
     provider = Provider("paid", ProviderKind.OLLAMA, api_key_env=variable)

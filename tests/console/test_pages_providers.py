@@ -52,7 +52,15 @@ async def test_a_provider_is_added_with_its_credential(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("id", ""), ("id", "lab"), ("id", "a\nb"), ("secret", "é"), ("api_key_env", "1 2"), ("kind", "poem")],
+    [
+        ("id", ""),
+        ("id", "lab"),
+        ("id", "a\nb"),
+        ("secret", "é"),
+        ("api_key_env", "1 2"),
+        ("api_key_env", "DATABASE_URL"),
+        ("kind", "poem"),
+    ],
 )
 async def test_what_is_wrong_stands_beside_its_field(lab: Lab, field: str, value: str) -> None:
     reader = await lab.reader("root")
@@ -87,11 +95,15 @@ async def test_all_machines_of_a_provider_are_tested(lab: Lab) -> None:
 async def test_a_provider_is_changed_unless_somebody_else_did_meanwhile(lab: Lab) -> None:
     reader = await lab.reader("root")
     form = await reader.get("/admin/providers/lab/edit")
-    changed = await reader.send(form, cancel_stops_billing=None, api_key_env="LAB_KEY")
+    changed = await reader.send(form, cancel_stops_billing=None, api_key_env="LLMAAS_PROVIDER_LAB_KEY")
     provider = await _provider(lab, "lab")
-    assert (changed.status, provider.cancel_stops_billing, provider.api_key_env) == (200, False, "LAB_KEY")
-    late = await reader.send(form, api_key_env="OTHER_KEY")
-    assert (late.status, (await _provider(lab, "lab")).api_key_env) == (422, "LAB_KEY")
+    assert (changed.status, provider.cancel_stops_billing, provider.api_key_env) == (
+        200,
+        False,
+        "LLMAAS_PROVIDER_LAB_KEY",
+    )
+    late = await reader.send(form, api_key_env="LLMAAS_PROVIDER_OTHER_KEY")
+    assert (late.status, (await _provider(lab, "lab")).api_key_env) == (422, "LLMAAS_PROVIDER_LAB_KEY")
 
 
 async def test_a_provider_with_machines_stays(lab: Lab) -> None:

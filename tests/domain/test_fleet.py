@@ -196,7 +196,9 @@ def test_classes_of_tokens_without_a_price_cost_what_they_are_part_of() -> None:
 def test_a_description_declares_the_same_fleet() -> None:
     root: dict[str, object] = {
         "tiers": [{"id": "t", "monthly_cap": "0.000000001", "output_tokens_per_day": 10**12}],
-        "providers": [{"id": "p", "kind": "openai", "api_key_env": "KEY", "extra_parameters": ["top_k", "min_p"]}],
+        "providers": [
+            {"id": "p", "kind": "openai", "api_key_env": "LLMAAS_PROVIDER_KEY", "extra_parameters": ["top_k", "min_p"]}
+        ],
         "backends": [{"id": "b", "provider": "p", "base_url": "https://b/v1", "max_concurrency": 3}],
         "models": [
             {"id": "old", "lifecycle": {"phase": "retired", "successor": "ñ:1/x", "retires": "2026-01-31"}},

@@ -32,7 +32,7 @@ BOTH = [
     *("cut-rst", "cut-fin", "cut-line", "cut-utf8", "all-down", "all-hang", "short-2", "mid-hang", "endless", "sliced"),
     *("not-found", "unauthorized", "connect", "hang-head"),
 ]
-UNSET = "LLMAAS_TEST_CREDENTIAL_THAT_NOBODY_SETS"
+UNSET = "LLMAAS_PROVIDER_THAT_NOBODY_SETS"
 
 
 @contextmanager

@@ -160,7 +160,7 @@ async def test_nothing_secret_is_kept(database: Database) -> None:
         "card": {"api-key": canary, "deep": [{"totp_secret": canary}, canary.encode()], "editor": "IBM"},
         "must_change_password": True,
         "output_tokens_per_hour": 5,
-        "api_key_env": "LAB_KEY",
+        "api_key_env": "LLMAAS_PROVIDER_LAB_KEY",
         "models": frozenset({"b", "a"}),
     }
     await write(database, [Act(ADA, "provider.change", "provider", "lab", None, nasty, None)])
@@ -170,7 +170,7 @@ async def test_nothing_secret_is_kept(database: Database) -> None:
         "card": {"deep": [{}], "editor": "IBM"},
         "must_change_password": True,
         "output_tokens_per_hour": 5,
-        "api_key_env": "LAB_KEY",
+        "api_key_env": "LLMAAS_PROVIDER_LAB_KEY",
         "models": ["a", "b"],
     }
     async with database.connect() as connection:

@@ -254,7 +254,7 @@ async def _apply(
             if_still=if_still,
         )
     except ConfigurationError as error:
-        raise InvalidRequest(f"{_told(error.problems)}.") from error
+        raise InvalidRequest(f"{_told(error.problems)}.", param=error.param) from error
 
 
 def _declared(values: dict[str, Any], over: Fleet, within: int = 0) -> Fleet:
