@@ -71,8 +71,11 @@ async def test_A01_who_is_not_signed_in_is_asked_to(admin: Admin) -> None:
     for page in pages(admin):
         if page.permission != PUBLIC:
             answer = await ask(nobody, page)
-            assert answer.status_code == 303, page.name
-            assert answer.headers["location"].startswith("/sign-in"), page.name
+            if answer.status_code == 401:  # to a form: what was typed is kept, so the question is the answer
+                assert 'action="/sign-in"' in answer.text, page.name
+            else:
+                assert answer.status_code == 303, page.name
+                assert answer.headers["location"].startswith("/sign-in"), page.name
 
 
 @pytest.mark.parametrize("name", [*ROLES, "root", "stranger"])

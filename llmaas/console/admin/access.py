@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection, Request
 from litestar.di import NamedDependency
+from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
 from llmaas.console.admin.services import Services
@@ -90,11 +91,11 @@ class Guard:
             return
         if not isinstance(needed, Permission):
             raise _unknown()
-        user, credential, credential_id, csrf = await self._identify(connection)
+        user, credential, credential_id, csrf = await self._signed_in(connection, handler)
         if not _is_safe(connection) and isinstance(connection, Request):
             # A body may take minutes to arrive. Who was signed in before it may not be any more, or have lost a role.
             await connection.body()
-            user, credential, credential_id, csrf = await self._identify(connection)
+            user, credential, credential_id, csrf = await self._signed_in(connection, handler)
         role = await self._role(connection, user)
         connection.state.principal = Principal(user, credential, credential_id, csrf, role, address_of(connection))
         rule = RULES[needed]
@@ -105,6 +106,24 @@ class Guard:
         also_one_time = needed is Permission.ACCOUNT_READ or handler.opt.get("also_one_time")
         if user.must_change_password and not also_one_time:
             raise NotAllowed("Change your one-time password first.")
+
+    async def _signed_in(self, connection: Connection, handler: BaseRouteHandler) -> tuple[User, Credential, str, str]:
+        """Leaves in the request's state what a form of ours holds whose session has ended, for who signs in again. One that is
+        but a button is not among them: its handler reads no request.
+        """
+        try:
+            return await self._identify(connection)
+        except NotAuthenticated:
+            await self._keep_typed(connection, handler)
+            raise
+
+    async def _keep_typed(self, connection: Connection, handler: BaseRouteHandler) -> None:
+        reads = "request" in handler.parsed_fn_signature.parameters
+        if _is_safe(connection) or not reads or not is_page(connection) or not isinstance(connection, Request):
+            return
+        with contextlib.suppress(NotAllowed, HTTPException):
+            self._check_origin(connection, required=True)
+            connection.state.typed = await connection.form()
 
     async def _recognise(self, connection: Connection) -> None:
         """A public page also greets who is signed in; to everybody else it is just public."""

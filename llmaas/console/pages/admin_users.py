@@ -66,10 +66,11 @@ async def change_user(
     changes = UserChanges(is_admin=fields.value("is_admin") == "on")
     if fields.value("name").strip():
         changes = UserChanges(name=fields.value("name").strip(), is_admin=changes.is_admin)
-    with fields.noting("name", otherwise="is_admin"):
-        check_match(fields.value("etag") or None, any_user(user))
-        await alter_user(services, principal, user, changes)
-        return page.redirect(f"/admin/users/{user_id}", flash="administration.user_changed", name=user.email)
+    if fields.good:
+        with fields.noting("name", otherwise="is_admin"):
+            check_match(fields.value("etag") or None, any_user(user))
+            await alter_user(services, principal, user, changes)
+            return page.redirect(f"/admin/users/{user_id}", flash="administration.user_changed", name=user.email)
     return _one(page, user, fields)
 
 

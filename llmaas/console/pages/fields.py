@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestar import Request
+from litestar.datastructures import FormMultiDict
 
+from llmaas.console.admin.access import CSRF_FIELD
 from llmaas.console.texts import Words
 from llmaas.errors import Conflict, InvalidRequest, NotAuthenticated, NotFound, Outdated, RateLimited
 
 _MAX_CHARS = 20_000
+SECRETS = frozenset({"code", "current", "password", "secret"})
+"""Fields that are never filled in for anybody."""
+RESUMED = "resumed"
+"""The field of a form that is sent for its user, who was signed out while filling it in."""
 _EXPECTED = (InvalidRequest, NotAuthenticated, NotFound, Conflict, Outdated, RateLimited)
 
 
@@ -58,7 +64,22 @@ class Fields:
 
 
 async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:
+    """Of a form that comes back to who signed in anew the handler hears that it is at fault, and shows it as it was."""
     form, lists = await request.form(), {}
     for name in form:
         lists[name] = tuple(value[:_MAX_CHARS] for value in form.getall(name) if isinstance(value, str))
-    return Fields(t, {name: values[-1] for name, values in lists.items() if values}, lists=lists)
+    fields = Fields(t, {name: values[-1] for name, values in lists.items() if values}, lists=lists)
+    if RESUMED in fields.values:
+        fields.faults[""] = t("frame.resumed")
+    return fields
+
+
+def typed_in(form: FormMultiDict) -> list[tuple[str, str]]:
+    """What a form holds but secrets and the form token."""
+    return [
+        (name, value)
+        for name in form
+        if name not in {*SECRETS, CSRF_FIELD, RESUMED}
+        for value in form.getall(name)
+        if isinstance(value, str)
+    ]

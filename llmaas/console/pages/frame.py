@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jinja2
 import msgspec
 from litestar import MediaType, Request, Response
-from litestar.datastructures import Cookie
+from litestar.datastructures import Cookie, FormMultiDict
 from litestar.di import NamedDependency
 
 from llmaas.console.admin.access import FORM_TYPE, Connection, Principal, is_secure, session_cookie
 from llmaas.console.admin.services import Services
 from llmaas.console.errors import render as render_error
 from llmaas.console.oidc import local_path
+from llmaas.console.pages.fields import RESUMED, Fields, typed_in
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
 from llmaas.console.pages.qr import qr_svg
 from llmaas.console.pages.static_files import StaticFiles
@@ -40,6 +41,7 @@ THEMES = ("auto", "light", "dark")
 THEME_COOKIE, LANGUAGE_COOKIE, PROJECT_COOKIE = "llmaas-theme", "llmaas-language", "llmaas-project"
 _FLASH_COOKIE = "llmaas-flash"
 _FLASH_S = 60
+_TYPED, _TYPED_S = "typed", 3_600
 _REVEALED_COOKIE = "llmaas-revealed"
 _REVEALED_S = 600
 _IN_PATHS = "%/:?#[]@!$&'()*+,;="
@@ -54,6 +56,12 @@ class Flash(msgspec.Struct, frozen=True):
     key: str
     values: dict[str, str]
     tone: str = "good"
+
+
+class _Typed(msgspec.Struct, frozen=True):
+    path: str
+    fields: list[tuple[str, str]]
+    until_ms: int
 
 
 class _Revealed(msgspec.Struct, frozen=True):
@@ -247,6 +255,19 @@ class Page:
         told = msgspec.json.decode(opened, type=_Revealed)
         return told.secrets if self.services.clock.now_ms() < told.until_ms else {}
 
+    def resume(self, text: str, csrf: str, cookies: Sequence[Cookie]) -> Response[Any] | None:
+        """A form that `_sign_in_again` kept, on its way back to who has signed in; None when there is none, or it is too late.
+        `csrf`: of the new session.
+        """
+        try:
+            kept = msgspec.json.decode(self.services.sealer.open(_TYPED, urlsafe_b64decode(text.encode())), type=_Typed)
+        except ValueError:
+            return None
+        if kept.until_ms <= self.services.clock.now_ms():
+            return None
+        self._cookies += cookies
+        return self.render("sign_in/resume.html", path=kept.path, typed=kept.fields, form_token=csrf, resumed=RESUMED)
+
     def remember(self, name: str, value: str) -> None:
         """Keep a choice of the reader in this browser for a year."""
         self._cookies.append(self._cookie(name, value, _YEAR_S))
@@ -329,8 +350,10 @@ def error_page(
     """What a browser gets in place of a page. Who has to sign in, or to change a password first, is sent there."""
     page = Page(request, services, surroundings)
     if isinstance(error, NotAuthenticated) and page.principal is None:
+        if request.method not in {"GET", "HEAD"} and page.path != "/sign-out":
+            return _sign_in_again(page)
         wanted = page.path + (f"?{request.url.query}" if request.url.query else "")
-        target = local_path(wanted) if request.method in {"GET", "HEAD"} else "/"
+        target = local_path(wanted) if page.path != "/sign-out" else "/"
         return page.redirect("/sign-in" if target == "/" else f"/sign-in?next={quote(target, safe='/')}")
     must_change = page.principal is not None and page.principal.user.must_change_password
     if isinstance(error, NotAllowed) and must_change and page.path != "/welcome":
@@ -344,6 +367,25 @@ def error_page(
         headers=headers,
         explained=explained,
         message=page.t.said(body.error.message),
+    )
+
+
+def _sign_in_again(page: Page) -> Response[Any]:
+    """For who sent a form after the session had ended. What was typed goes along, sealed; it is filled in again, not sent."""
+    came_from = urlsplit(page.request.headers.get("referer", ""))
+    own = came_from.netloc == page.request.headers.get("host", "")
+    values = {"next": local_path(f"{came_from.path}?{came_from.query}".rstrip("?")) if own else "/"}
+    typed = typed_in(getattr(page.request.state, "typed", FormMultiDict([])))
+    if typed:
+        kept = _Typed(page.path, typed, page.services.clock.now_ms() + _TYPED_S * 1_000)
+        sealed = page.services.sealer.seal(_TYPED, msgspec.json.encode(kept).decode())
+        values["typed"] = urlsafe_b64encode(sealed).decode()
+    return page.render(
+        "sign_in/form.html",
+        status=401,
+        fields=Fields(page.t, values),
+        has_open_id=page.services.open_id is not None,
+        ended="sign_in.ended_typed" if "typed" in values else "sign_in.ended",
     )
 
 

@@ -25,7 +25,7 @@ from llmaas.console.admin.keys import (
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.charts import Series, stacked_bars
-from llmaas.console.pages.fields import read_fields
+from llmaas.console.pages.fields import RESUMED, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, form_of, read_form
 from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limits_of, may_make
@@ -170,6 +170,8 @@ async def rotate_key(
     key = await own_key(services, principal, project_id, key_id)
     fields = await read_fields(request, page.t)
     overlap_s = _OVERLAPS.get(fields.value("overlap"), _OVERLAPS[_USUAL_OVERLAP])
+    if RESUMED in fields.values:
+        return page.redirect(f"/projects/{project_id}/keys/{key_id}/rotate")
     with fields.noting():
         token, successor = await replace_key(services, principal, key, Rotation(overlap_s=overlap_s))
         return page.reveal(f"/projects/{project_id}/keys/{successor.id}/made", token=token)

@@ -100,10 +100,11 @@ async def change_role(
 ) -> Response[Any]:
     member = await _member(services, project_id, user_id)
     fields = await read_fields(request, page.t)
-    with fields.noting(otherwise="role"):
-        role, seen = _role(fields.value("role")), _role(fields.value("seen"))
-        await services.members.change(project_id, user_id, role, seen=seen, by=principal.actor)
-        return page.redirect(_members(project_id), flash="members.role_saved", name=member.name or member.email)
+    if fields.good:
+        with fields.noting(otherwise="role"):
+            role, seen = _role(fields.value("role")), _role(fields.value("seen"))
+            await services.members.change(project_id, user_id, role, seen=seen, by=principal.actor)
+            return page.redirect(_members(project_id), flash="members.role_saved", name=member.name or member.email)
     return _form(page, member, fields)
 
 
@@ -144,9 +145,10 @@ async def accept(
 ) -> Response[Any]:
     """For who has an account already; it must be the one of the address that was invited."""
     fields = await read_fields(request, page.t)
-    with fields.noting():
-        invitation = await accept_invitation(services, principal, fields.value("token").strip())
-        return page.redirect(f"/?project={quote(invitation.project_id)}", flash="sign_in.joined")
+    if fields.good:
+        with fields.noting():
+            invitation = await accept_invitation(services, principal, fields.value("token").strip())
+            return page.redirect(f"/?project={quote(invitation.project_id)}", flash="sign_in.joined")
     return page.render("sign_in/join.html", status=422, fields=fields)
 
 

@@ -96,10 +96,11 @@ async def change_provider(
     page: ThePage, services: TheServices, principal: ThePrincipal, provider_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
     fields = await read_fields(request, page.t)
-    with fields.noting(*_NAMES):
-        values = {"id": provider_id, **_values(fields)}
-        await put_values(services, principal, "provider", provider_id, values, fields.value("etag") or None)
-        return page.redirect(_path(provider_id), flash="providers.changed", name=provider_id)
+    if fields.good:
+        with fields.noting(*_NAMES):
+            values = {"id": provider_id, **_values(fields)}
+            await put_values(services, principal, "provider", provider_id, values, fields.value("etag") or None)
+            return page.redirect(_path(provider_id), flash="providers.changed", name=provider_id)
     return _form(page, fields, provider_id)
 
 

@@ -15,6 +15,7 @@ from llmaas.console.oidc import local_path
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.domain.permissions import Permission
+from llmaas.domain.sessions import csrf_token
 
 Next = Annotated[str, QueryParameter(name="next", max_length=1000)]
 Invited = Annotated[str, QueryParameter(name="invitation", max_length=200)]
@@ -39,7 +40,8 @@ async def sign_in(page: ThePage, services: TheServices, request: Request[Any, An
         with fields.noting():
             token, user = await services.sign_in.with_password(*given, browser)
             cookies = [new_cookie(token, request, services), proof_cookie(user, request, services)]
-            return page.redirect(local_path(fields.value("next", "/")), cookies=cookies)
+            resumed = page.resume(fields.value("typed"), csrf_token(token, services.pepper), cookies)
+            return resumed or page.redirect(local_path(fields.value("next", "/")), cookies=cookies)
     return _form(page, services, fields)
 
 
@@ -78,6 +80,7 @@ def _form(page: Page, services: Services, fields: Fields) -> Response[Any]:
         status=200 if fields.good else 422,
         fields=fields,
         has_open_id=services.open_id is not None,
+        ended="",
     )
 
 

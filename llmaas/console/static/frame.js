@@ -24,6 +24,9 @@ new MutationObserver((changes) => {
 
 for (const button of document.querySelectorAll("[data-copy], [data-reveal]")) button.hidden = false;
 
+// Who had to sign in again goes on to the form; its handler fills it in and does nothing.
+document.querySelector("form[data-resume]")?.requestSubmit();
+
 document.addEventListener("click", async (event) => {
   const eye = event.target.closest("[data-reveal]");
   if (eye) {
