@@ -1,7 +1,7 @@
 """One gateway for the whole session with a scriptable engine of each kind behind it, for tests that change nothing.
 
 Fake models: every name of `behaviour.NAMED` on an engine of kind `openai`, and as `vllm/NAME`, `llama.cpp/NAME` and
-`ollama/NAME` on the other kinds.
+`ollama/NAME` on the other kinds. `both` and `both-embed` run on an Ollama and on an engine of kind `openai`.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ class Upstreams:
             max_output_tokens=8192,
             owned_by="CloudTemple",
         )
+        yield Model(id="both", kind=ModelKind.CHAT, created_ms=0, max_model_len=WINDOW)
+        yield Model(id="both-embed", kind=ModelKind.EMBEDDING, created_ms=0, max_model_len=WINDOW)
         yield Model(id="nowhere", kind=ModelKind.CHAT, created_ms=0)
 
 
@@ -105,6 +107,9 @@ def _deployments() -> Iterator[Deployment]:
     for kind in KINDS:
         for name in (*NAMED, "embed", "plain", "fake-verdict"):
             yield Deployment(model_of(kind, name), f"{kind}-1", name)
+    for kind in (ProviderKind.OLLAMA, ProviderKind.OPENAI):
+        yield Deployment("both", f"{kind}-1", "plain")
+        yield Deployment("both-embed", f"{kind}-1", "embed")
     yield Deployment("granite3.3:8b", "vllm-1", "ibm-granite/granite-3.3-8b-instruct")
 
 

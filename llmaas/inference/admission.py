@@ -6,14 +6,20 @@ from msgspec import Struct
 
 from llmaas.domain.models import Model, ModelKind
 from llmaas.errors import InvalidRequest
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, ImagePart, Message, prompt_list
+from llmaas.inference.turns import PLAIN_ROLES, Turns
+from llmaas.protocol.needs import NO_NEEDS, Need, Needs
+from llmaas.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    NamedToolChoice,
+    prompt_list,
+)
 
 _CHAT = ModelKind.CHAT
 _TOKENS_OF_TEMPLATE = 512
 _TOKENS_OF_MESSAGE = 16
 _TOKENS_OF_TOOLS = 2048
-_TOKENS_OF_IMAGE = 16_384
-"""The most that engines make of one, whose tokens follow its area: a few bytes can be a large white picture."""
 _STEP_TOKENS = 4096
 _BLIND_STEP_TOKENS = 16_384
 """For engines that tell what they have made at the end only, so that the first step is also the last."""
@@ -22,7 +28,8 @@ _BLIND_STEP_TOKENS = 16_384
 class Bounds(Struct, frozen=True):
     """The most that a request may use, over all choices. `input_tokens`: a token is at least a byte, and what chat templates
     add is bounded. `output_tokens` None: neither the caller nor the model bounds them. `first_step`: output tokens to hold
-    before the start: all of them when the caller said how many, else so many that few answers need more.
+    before the start: all of them when the caller said how many, else so many that few answers need more. `needs`: what not
+    every engine can do.
     """
 
     prompt_bytes: int
@@ -30,6 +37,7 @@ class Bounds(Struct, frozen=True):
     output_tokens: int | None
     first_step: int
     choices: int
+    needs: Needs = NO_NEEDS
 
 
 def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_images: bool, countable: bool) -> Bounds:
@@ -39,19 +47,26 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     """
     if model.kind is not _CHAT:
         raise _wrong_kind(model, _CHAT)
+    needs: dict[Need, str] = {}
     overhead = _TOKENS_OF_TEMPLATE + _TOKENS_OF_MESSAGE * len(request.messages)
+    turns = None
     for position, message in enumerate(request.messages):
-        if type(message.content) is not str or message.role == "tool":
-            overhead += _check_message(message, position, remote_images=remote_images)
-    if request.tools:
-        overhead += _TOKENS_OF_TOOLS
-    elif request.tools is not None or request.tool_choice is not None or request.parallel_tool_calls is not None:
-        if request.tool_choice not in (None, "none", "auto"):
-            raise InvalidRequest("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
-        request.tools = request.tool_choice = request.parallel_tool_calls = None
+        if type(message.content) is not str or message.role not in PLAIN_ROLES:
+            turns = turns or Turns(model, needs, remote_images=remote_images)
+            turns.settle(message, position)
+    if turns is not None:
+        overhead += turns.tokens
+    if request.tools is not None or request.tool_choice is not None:
+        overhead += _settle_tools(request, needs)
+    elif request.parallel_tool_calls is not None:
+        request.parallel_tool_calls = None
     if request.top_logprobs is not None and not request.logprobs:
-        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
-    _check_stream_options(request)
+        if request.top_logprobs:
+            raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+        request.top_logprobs = None
+    if request.reasoning_effort is not None and not request.reasoning_effort:
+        request.reasoning_effort = None
+    _settle_options(request, needs)
     asked = request.max_completion_tokens or request.max_tokens
     cap = _output_cap(asked, model)
     if request.max_completion_tokens is not None:
@@ -62,7 +77,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     input_tokens = _input_bound(body_bytes + overhead, model)
     output_tokens = _output_bound(cap, model, choices)
     step = _first_step(output_tokens, choices, asked=asked is not None, countable=countable)
-    return Bounds(body_bytes, input_tokens, output_tokens, step, choices)
+    return Bounds(body_bytes, input_tokens, output_tokens, step, choices, needs)
 
 
 def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int, countable: bool) -> Bounds:
@@ -72,9 +87,23 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     if request.prompt is None:
         raise InvalidRequest("Missing required parameter: 'prompt'.", param="prompt")
     prompts = prompt_list(request.prompt)
-    if request.best_of is not None and request.best_of < (request.n or 1):
-        raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
-    _check_stream_options(request)
+    needs: dict[Need, str] = {}
+    _settle_options(request, needs)
+    if isinstance(prompts[0], list):
+        needs["token_ids"] = "prompt"
+    if request.best_of is not None:
+        if request.best_of < (request.n or 1):
+            raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
+        if request.best_of == (request.n or 1):
+            request.best_of = None
+        else:
+            needs["best_of"] = "best_of"
+    if request.echo:
+        needs["echo"] = "echo"
+    if request.suffix:
+        needs["suffix"] = "suffix"
+    else:
+        request.suffix = None
     asked = request.max_tokens
     request.max_tokens = _output_cap(asked, model)
     choices = (request.n or 1) * len(prompts)
@@ -82,11 +111,20 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     input_tokens = _input_bound(body_bytes + _TOKENS_OF_TEMPLATE * len(prompts), model, inputs=len(prompts))
     output_tokens = _output_bound(request.max_tokens, model, made)
     step = _first_step(output_tokens, made, asked=asked is not None, countable=countable)
-    return Bounds(body_bytes, input_tokens, output_tokens, step, choices)
+    return Bounds(body_bytes, input_tokens, output_tokens, step, choices, needs)
 
 
-def embedding_bounds(*, body_bytes: int) -> Bounds:
-    return Bounds(body_bytes, body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, 1)
+def admit_embedding(request: EmbeddingRequest, *, body_bytes: int) -> Bounds:
+    """Like `admit_chat`, for texts to be turned into vectors."""
+    if not request.input:
+        raise InvalidRequest("'input' must not be empty.", param="input")
+    needs: dict[Need, str] = {}
+    if isinstance(prompt_list(request.input, "input")[0], list):
+        needs["token_ids"] = "input"
+    if request.dimensions is not None:
+        needs["dimensions"] = "dimensions"
+    request.user = request.user or None
+    return Bounds(body_bytes, body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, 1, needs)
 
 
 def _input_bound(tokens: int, model: Model, *, inputs: int = 1) -> int:
@@ -102,35 +140,51 @@ def _wrong_kind(model: Model, kind: ModelKind) -> InvalidRequest:
     return InvalidRequest(f"The model `{model.id}` is a model of kind {model.kind}, not {kind}.", param="model")
 
 
-def _check_message(message: Message, position: int, *, remote_images: bool) -> int:
-    """The most tokens that its images take besides their bytes, which are counted as tokens already."""
-    content = message.content
-    images = 0
-    if isinstance(content, list):
-        for part in content:
-            if isinstance(part, ImagePart):
-                images += max(0, _TOKENS_OF_IMAGE - len(part.image_url.url))
-            if not remote_images and _is_remote_image(part):
-                raise InvalidRequest(
-                    "Images must be given as `data:` URLs; this service fetches no addresses.",
-                    param=f"messages[{position}].content",
-                )
-    elif not isinstance(content, str) and not (message.role == "assistant" and (message.tool_calls or content is None)):
-        raise InvalidRequest("A message needs content.", param=f"messages[{position}].content")
-    if message.role == "tool" and not message.tool_call_id:
-        raise InvalidRequest("A tool's message needs 'tool_call_id'.", param=f"messages[{position}].tool_call_id")
-    return images
-
-
-def _is_remote_image(part: object) -> bool:
-    return isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
-
-
-def _check_stream_options(request: ChatRequest | CompletionRequest) -> None:
+def _settle_options(request: ChatRequest | CompletionRequest, needs: dict[Need, str]) -> None:
+    """Empty options are no wishes: engines take them for some, such as for an end of the answer at once."""
+    if request.stop is not None:
+        stop = request.stop if isinstance(request.stop, str) else [text for text in request.stop if text]
+        request.stop = stop or None
+    if request.logit_bias is not None:
+        if request.logit_bias:
+            needs["logit_bias"] = "logit_bias"
+        else:
+            request.logit_bias = None
+    if request.user is not None and not request.user:
+        request.user = None
+    if request.n is not None and request.n > 1:
+        needs["n"] = "n"
     if request.stream_options is not None and not request.stream:
+        if request.stream_options.include_usage:
+            raise InvalidRequest(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+            )
+        request.stream_options = None
+
+
+def _settle_tools(request: ChatRequest, needs: dict[Need, str]) -> int:
+    """The tokens that a template may make of them besides their bytes."""
+    choice = request.tool_choice
+    if not request.tools:
+        if choice not in (None, "none", "auto"):
+            raise InvalidRequest("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
+        request.tools = request.tool_choice = request.parallel_tool_calls = None
+        return 0
+    names: set[str] = set()
+    for position, tool in enumerate(request.tools):
+        name = tool.function.name
+        if name in names:
+            raise InvalidRequest(f"Two tools have the name '{name}'.", param=f"tools[{position}].function.name")
+        names.add(name)
+    if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidRequest(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+            f"'tool_choice' names '{choice.function.name[:100]}', which is not among 'tools'.", param="tool_choice"
         )
+    if request.logprobs:
+        needs["logprobs_beside_tools"] = "logprobs"
+        if choice not in (None, "none", "auto"):
+            needs["logprobs_of_calls"] = "logprobs"
+    return _TOKENS_OF_TOOLS
 
 
 def _output_cap(asked: int | None, model: Model) -> int | None:

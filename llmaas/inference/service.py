@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
-from llmaas.inference.admission import Bounds, admit_chat, admit_completion, embedding_bounds
+from llmaas.inference.admission import Bounds, admit_chat, admit_completion, admit_embedding
 from llmaas.inference.allowance import Allowance, first_allowance, first_claim
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.call import Call
@@ -26,8 +26,9 @@ from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Books, Ending, Settlement
 from llmaas.protocol.answers import AnswerHead, Shape
 from llmaas.protocol.embeddings import render_embeddings
+from llmaas.protocol.needs import Needs, refusal
 from llmaas.protocol.pieces import Pieces
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members, prompt_list
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
 
@@ -122,17 +123,15 @@ class InferenceService:
         entry, catalogue = self._enter(call, request.model)
         if entry.model.kind is not ModelKind.EMBEDDING:
             raise InvalidRequest(f"The model `{entry.model.id}` does not make embeddings.", param="model")
-        if not request.input:
-            raise InvalidRequest("'input' must not be empty.", param="input")
-        prompt_list(request.input, "input")
-        bounds = embedding_bounds(body_bytes=len(call.body))
+        bounds = admit_embedding(request, body_bytes=len(call.body))
+        targets = self._able(entry, bounds.needs) if bounds.needs else entry.targets
         allowance = self._try_hold(call, catalogue, entry, bounds, reply)
         if allowance is None:
             allowance = await self._hold(call, catalogue, entry, bounds, reply)
         settlement = Settlement(self._books, call, catalogue, entry, allowance, request, "embedding")
         task = self._begin(settlement)
         try:
-            plan = self._policy.plan(entry.model.id, entry.targets)
+            plan = self._policy.plan(entry.model.id, targets)
 
             def start(target: Target) -> Embedding:
                 return self._upstreams[target.provider.kind].embed(target, request)
@@ -172,6 +171,7 @@ class InferenceService:
         request: ChatRequest | CompletionRequest,
         reply: Reply,
     ) -> None:
+        targets = self._able(entry, bounds.needs) if bounds.needs else entry.targets
         shape: Shape = "chat" if isinstance(request, ChatRequest) else "completion"
         allowance = self._try_hold(call, catalogue, entry, bounds, reply)
         if allowance is None:
@@ -180,7 +180,7 @@ class InferenceService:
         start = _Start(self._upstreams, call, entry, bounds, allowance, request)
         task = self._begin(settlement)
         try:
-            plan = self._policy.plan(entry.model.id, entry.targets)
+            plan = self._policy.plan(entry.model.id, targets)
             first = await self._attempts.run(plan, settlement, reply, start)
             meter, generation = start.meter, start.generation
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
@@ -226,6 +226,14 @@ class InferenceService:
             raise LedgerUnavailable("Usage cannot be recorded right now, so no request is taken.", retry_after_s=5)
         catalogue = self._catalogue.current
         return find_model(catalogue, call.caller, model), catalogue
+
+    def _able(self, entry: Entry, needs: Needs) -> Sequence[Target]:
+        """The targets whose engines can do all that is asked. Raises InvalidRequest when none can."""
+        unable = [self._upstreams[target.provider.kind].traits.unable for target in entry.targets]
+        able = [target for target, cant in zip(entry.targets, unable, strict=True) if cant.isdisjoint(needs)]
+        if unable and not able:
+            raise refusal(needs, unable[0])
+        return able
 
     def _countable(self, entry: Entry) -> bool:
         for target in entry.targets:  # noqa: SIM110 - on the way of every request, where a generator costs thrice the loop
@@ -301,8 +309,6 @@ class _Start(Struct, eq=False):
         request, bounds = self._request, self._bounds
         upstream = self._upstreams[target.provider.kind]
         traits = upstream.traits
-        if traits.unsupported:
-            _refuse_unsupported(request, traits.unsupported)
         exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
         as_stream = bool(request.stream) or exact
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
@@ -320,10 +326,3 @@ def _explainer(settlement: Settlement) -> Any:
         return {"reason": settlement.routing_reason, "attempts": settlement.attempts, "queue_ms": 0}
 
     return explain
-
-
-def _refuse_unsupported(request: ChatRequest | CompletionRequest, unsupported: frozenset[str]) -> None:
-    for name in unsupported:
-        value = getattr(request, name, None)
-        if value not in (None, False, msgspec.UNSET) and not (name == "n" and value == 1):
-            raise InvalidRequest(f"'{name}' is not supported by the engine of this model.", param=name)

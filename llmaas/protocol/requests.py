@@ -48,6 +48,39 @@ class RefusalPart(Struct, tag="refusal", tag_field="type"):
     refusal: str
 
 
+class InputAudio(Struct):
+    """`data` is base64; `format` such as `wav` or `mp3`."""
+
+    data: str
+    format: str
+
+
+class AudioPart(Struct, tag="input_audio", tag_field="type"):
+    input_audio: InputAudio
+
+
+class FileData(Struct, omit_defaults=True):
+    """`file_data` is a `data:` URL."""
+
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FilePart(Struct, tag="file", tag_field="type"):
+    file: FileData
+
+
+class VideoUrl(Struct):
+    url: str
+
+
+class VideoPart(Struct, tag="video_url", tag_field="type"):
+    video_url: VideoUrl
+
+
+Part = TextPart | ImagePart | RefusalPart | AudioPart | FilePart | VideoPart
+
+
 class FunctionCall(Struct):
     name: str
     arguments: str
@@ -60,19 +93,26 @@ class ToolCall(Struct):
 
 
 class Message(Struct, omit_defaults=True):
-    """`content` null is kept as null: an assistant's turn of tool calls only has it so."""
+    """`content` null is kept as null: an assistant's turn of tool calls only has it so. `reasoning` is another name of
+    `reasoning_content`, `function_call` the older form of `tool_calls`.
+    """
 
     role: Role
-    content: str | list[TextPart | ImagePart | RefusalPart] | UnsetType | None = UNSET
+    content: str | list[Part] | UnsetType | None = UNSET
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
+    reasoning: Any = None
+    function_call: FunctionCall | None = None
+
+
+FunctionName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[a-zA-Z0-9_-]+$(?!\n)")]
 
 
 class FunctionDefinition(Struct, omit_defaults=True):
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

@@ -11,6 +11,7 @@ import msgspec
 from llmaas.domain.catalogue import Target
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings
+from llmaas.protocol.needs import Need
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 GenerationRequest = ChatRequest | CompletionRequest
@@ -26,17 +27,19 @@ class Traits:
     answers that the caller wants whole are then read as a stream too.
     `always_streams`: it is read as a stream even where a whole answer would carry more (log probabilities).
     `counts_each_choice`: its streams report usage for each choice by itself, so the reports are added up.
-    `names_tools`: it honours a `tool_choice` that names a tool.
-    `unsupported`: parameters that change the meaning of an answer and that it can't do: refused with 400, not dropped.
+    `forces_calls`: it makes the call that `tool_choice` demands; where it does not, `forced.py` asks for it by a schema.
+    `gives_asked_alternatives`: log probabilities come with as many other tokens as were asked for, also with none.
+    `unable`: what it can't do of that which only some engines can (`protocol/needs.py`).
     """
 
     exact_while_streaming: bool = False
     always_streams: bool = False
     merges_system: bool = True
-    unsupported: frozenset[str] = frozenset()
+    unable: frozenset[Need] = frozenset()
     prompt_lists: bool = False
     counts_each_choice: bool = False
-    names_tools: bool = True
+    forces_calls: bool = True
+    gives_asked_alternatives: bool = True
 
 
 class Generation(Protocol):

@@ -25,6 +25,7 @@ from llmaas.protocol.engine import (
     EngineToolCall,
     given,
 )
+from llmaas.protocol.needs import Need
 from llmaas.protocol.requests import (
     ChatRequest,
     CompletionRequest,
@@ -38,11 +39,17 @@ from llmaas.protocol.requests import (
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
+from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, from_error_body, merge_system, refusal
 
-_UNSUPPORTED = frozenset({"n", "logit_bias", "best_of", "echo"})
+_UNABLE: frozenset[Need] = frozenset(
+    {
+        *("n", "logit_bias", "logprobs_of_calls", "best_of", "echo", "token_ids", "remote_images", "broken_arguments"),
+        *("file", "input_audio", "video_url"),
+    }
+)
 _OPTIONS = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 _json = msgspec.json.Encoder()
@@ -89,7 +96,7 @@ _embedded_decoder = msgspec.json.Decoder(_Embedded)
 class OllamaUpstream:
     """Every answer is read as a stream, so that an abandoned one is counted by its pieces."""
 
-    traits = Traits(exact_while_streaming=True, unsupported=_UNSUPPORTED, always_streams=True)
+    traits = Traits(exact_while_streaming=True, always_streams=True, forces_calls=False, unable=_UNABLE)
 
     def __init__(self, transport: HttpTransport, locate: Locate, timeouts: Timeouts) -> None:
         self._transport = transport
@@ -98,18 +105,17 @@ class OllamaUpstream:
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if isinstance(request, ChatRequest):
+            if demands_call(request):
+                asked = as_schema(request, "auto")
+                return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
             return _Lines(self._send(target, "/api/chat", _with(_chat_body(target, request), extra)))
         prompts = prompt_list(request.prompt)
-        if any(not isinstance(prompt, str) for prompt in prompts):
-            raise InvalidRequest("The engine of this model takes text, not token ids.", param="prompt")
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
         starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body)) for body in bodies]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         items = prompt_list(request.input, "input")
-        if any(not isinstance(item, str) for item in items):
-            raise InvalidRequest("The engine of this model takes text, not token ids.", param="input")
         body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
@@ -140,8 +146,6 @@ def _with(body: dict[str, Any], extra: Extra) -> dict[str, Any]:
 
 
 def _chat_body(target: Target, request: ChatRequest) -> dict[str, Any]:
-    if request.tool_choice not in (None, "auto", "none"):
-        raise InvalidRequest("The engine of this model can't be made to call a tool.", param="tool_choice")
     body = _common(target, request, request.max_completion_tokens or request.max_tokens)
     names = {c.id: c.function.name for m in request.messages for c in m.tool_calls or ()}
     body["messages"] = [_message(m, names) for m in merge_system(request.messages)]
@@ -178,9 +182,11 @@ def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
             out["images"] = images
     if message.tool_calls:
         out["tool_calls"] = [
-            {"function": {"name": c.function.name, "arguments": _arguments(c.function.arguments)}}
+            {"function": {"name": c.function.name, "arguments": msgspec.Raw(c.function.arguments.encode())}}
             for c in message.tool_calls
         ]
+    if message.reasoning_content:
+        out["thinking"] = message.reasoning_content
     if message.tool_call_id in names:
         out["tool_name"] = names[message.tool_call_id]
     return out
@@ -192,16 +198,6 @@ def _image(part: ImagePart) -> str:
     if not comma or not head.endswith(";base64"):
         raise InvalidRequest("The engine of this model takes images as base64 `data:` URLs only.", param="messages")
     return data
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The arguments of a tool call must be a JSON object.", param="messages")
-    return value
 
 
 class _Lines:

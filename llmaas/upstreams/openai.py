@@ -39,7 +39,6 @@ from llmaas.protocol.requests import (
     CompletionRequest,
     EmbeddingRequest,
     Message,
-    NamedToolChoice,
     StreamOptions,
     prompt_list,
 )
@@ -47,6 +46,7 @@ from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
+from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 
@@ -62,12 +62,25 @@ _TOO_LONG = (
     "too large to process",
 )
 _NOT_ABLE = ("image input is not supported",)
+_BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
+"""What engines say of a schema that they can't hold an answer to."""
 
-LLAMA_CPP = Traits(exact_while_streaming=True, always_streams=True, counts_each_choice=True, names_tools=False)
+LLAMA_CPP = Traits(
+    exact_while_streaming=True,
+    always_streams=True,
+    counts_each_choice=True,
+    forces_calls=False,
+    gives_asked_alternatives=False,
+    unable=frozenset(
+        {"logprobs_beside_tools", "best_of", "echo", "suffix", "dimensions", "broken_arguments", "file", "video_url"}
+    ),
+)
 TRAITS: Mapping[ProviderKind, Traits] = {
     ProviderKind.EMBEDDED: LLAMA_CPP,
     ProviderKind.LLAMA_CPP: LLAMA_CPP,
-    ProviderKind.VLLM: Traits(exact_while_streaming=True, prompt_lists=True),
+    ProviderKind.VLLM: Traits(
+        exact_while_streaming=True, prompt_lists=True, unable=frozenset({"best_of", "suffix", "broken_arguments"})
+    ),
     ProviderKind.OPENAI: Traits(merges_system=False, prompt_lists=True),
 }
 
@@ -97,6 +110,9 @@ class OpenAiUpstream:
         self._posts = Posts()
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
+        if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
+            asked = as_schema(request, "none")
+            return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
         if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
@@ -133,10 +149,6 @@ class OpenAiUpstream:
             return built
         if not self._is_foreign and built.max_completion_tokens is not None:
             built.max_tokens, built.max_completion_tokens = built.max_completion_tokens, None
-        if not self.traits.names_tools and isinstance(built.tool_choice, NamedToolChoice):
-            name = built.tool_choice.function.name
-            built.tools = [tool for tool in built.tools or () if tool.function.name == name]
-            built.tool_choice = "required"
         if self.traits.merges_system:
             built.messages = merge_system(built.messages)
         return built
@@ -312,6 +324,10 @@ def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) 
         return _too_long(lowered)
     if any(sign in lowered for sign in _NOT_ABLE):
         return EngineRefused("The engine of this model can't take this request: a part of it is not supported.")
+    if status in {400, 422} and _BAD_SCHEMA.search(lowered):
+        return EngineRefused(
+            "The engine of this model can't hold an answer to this JSON schema.", param="response_format"
+        )
     if status in {429, 503}:
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         return EngineBusy("The engine is busy.", retry_after_s=seconds)

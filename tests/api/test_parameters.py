@@ -240,7 +240,7 @@ async def test_a_models_output_limit_holds(service: Service) -> None:
     assert service.sent(ProviderKind.VLLM).json["max_tokens"] == 5
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", 2), ("logit_bias", {"5": 1}), ("tool_choice", "required")])
+@pytest.mark.parametrize(("name", "value"), [("n", 2), ("logit_bias", {"5": 1})])
 async def test_what_ollama_cannot_do_is_refused(service: Service, name: str, value: Any) -> None:
     answer = await service.chat("ollama/plain", tools=[TOOL], **{name: value})
     assert (answer.status, error_of(answer)["param"]) == (400, name)

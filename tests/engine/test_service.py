@@ -130,6 +130,26 @@ async def test_a_model_is_started_by_the_first_request(serving: Serving) -> None
     assert len(answer.json()["data"][0]["embedding"]) == 64
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "turn"}}])
+async def test_a_demanded_call_is_made(serving: Serving, choice: object, stream: bool) -> None:
+    parameters = {"type": "object", "properties": {"left": {"type": "boolean"}}, "required": ["left"]}
+    tools = [{"type": "function", "function": {"name": "turn", "parameters": parameters}}]
+    answer = await serving.post(
+        "/v1/chat/completions", chat(max_tokens=100, tools=tools, tool_choice=choice, stream=stream)
+    )
+    assert answer.status == 200, answer.body
+    if stream:
+        parts = [msgspec.json.decode(event) for event in answer.events()[:-1]]
+        deltas = [call for part in parts for call in part["choices"][0]["delta"].get("tool_calls", ())]
+        name, arguments = deltas[0]["function"]["name"], "".join(call["function"]["arguments"] for call in deltas)
+    else:
+        [call] = answer.json()["choices"][0]["message"]["tool_calls"]
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+    assert name == "turn"
+    assert set(msgspec.json.decode(arguments)) == {"left"}
+
+
 async def test_F17_an_engine_killed_is_loading_until_it_is_back(serving: Serving) -> None:
     gateway, engine = await serving.child("gateway"), await serving.child("tiny")
     os.kill(engine, signal.SIGKILL)

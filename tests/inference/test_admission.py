@@ -29,7 +29,8 @@ def tools() -> st.SearchStrategy[list[dict[str, Any]]]:
     function = st.fixed_dictionaries(
         {"name": st.sampled_from(["f", "get_weather"]), "description": texts, "parameters": st.just({"type": "object"})}
     )
-    return st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": function}), max_size=3)
+    tool = st.fixed_dictionaries({"type": st.just("function"), "function": function})
+    return st.lists(tool, max_size=3, unique_by=lambda tool: str(tool["function"]["name"]))
 
 
 @st.composite

@@ -132,6 +132,67 @@ async def test_a_tool_call(engine: Engine) -> None:
         assert isinstance(msgspec.json.decode(arguments), dict)
 
 
+PARAMETERS = {
+    "type": "object",
+    "properties": {"at": {"$ref": "#/$defs/p"}},
+    "required": ["at"],
+    "$defs": {"p": {"enum": [1, 2]}},
+}
+REFERRING = {"type": "function", "function": {"name": "look", "parameters": PARAMETERS}}
+BARE = {"type": "function", "function": {"name": "now"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"look", "now"}),
+        ({"type": "function", "function": {"name": "look"}}, {"look"}),
+        ({"type": "function", "function": {"name": "now"}}, {"now"}),
+    ],
+)
+async def test_a_demanded_call_is_exact(engine: Engine, choice: Any, names: set[str], stream: bool) -> None:
+    tools = [REFERRING, BARE]
+    answer = await engine.chat(
+        tools=tools, tool_choice=choice, max_tokens=120, stream=stream, n=2, stream_options={"include_usage": stream}
+    )
+    assert answer.status == 200, answer.body
+    calls: list[tuple[str, str]] = []
+    if stream:
+        parts = chunks(answer)
+        assert text_of(parts) == ""
+        for index in range(2):
+            choices = [c for part in parts for c in part["choices"] if c["index"] == index]
+            functions = [call["function"] for c in choices for call in c["delta"].get("tool_calls", ())]
+            calls.append((functions[0]["name"], "".join(function["arguments"] for function in functions)))
+            assert choices[-1]["finish_reason"] == "tool_calls"
+        usage = parts[-1]["usage"]
+    else:
+        for one in answer.json()["choices"]:
+            assert (one["message"]["content"], one["finish_reason"]) == (None, "tool_calls")
+            [call] = one["message"]["tool_calls"]
+            calls.append((call["function"]["name"], call["function"]["arguments"]))
+        usage = answer.json()["usage"]
+    assert 10 < usage["completion_tokens"] < 240
+    for name, arguments in calls:
+        assert name in names
+        said = msgspec.json.decode(arguments)
+        if name == "look":
+            assert said in ({"at": 1}, {"at": 2})
+        else:
+            assert arguments == "{}"
+
+
+async def test_a_schema_that_the_engine_refuses_is_named(engine: Engine) -> None:
+    bad = {"type": "object", "properties": {"a": {"type": "what"}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": bad}}
+    answer = await engine.chat(response_format=form)
+    assert (answer.status, error_of(answer)["param"]) == (400, "response_format")
+    tool = {"type": "function", "function": {"name": "f", "parameters": bad}}
+    answer = await engine.chat(tools=[tool], tool_choice="required")
+    assert (answer.status, error_of(answer)["param"]) == (400, "tools")
+
+
 async def test_an_answer_by_a_schema(engine: Engine) -> None:
     schema = {
         "type": "object",

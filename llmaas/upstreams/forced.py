@@ -1,0 +1,211 @@
+"""The call that `tool_choice` demands, on engines that can hold an answer to a schema but make no exact call of it.
+
+llama.cpp bars the end of an answer until a call has come, and a small model then runs to its limit; Ollama knows no
+`tool_choice`. Both write `{"name": …, "arguments": …}` when a JSON schema asks for it: so the schema is asked for, and its text,
+as it comes, is handed on as the pieces of a call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from llmaas.errors import EngineFailed, EngineRefused, LlmaasError
+from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall
+from llmaas.protocol.reasoning import ThinkSplitter
+from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
+from llmaas.upstreams.base import Generation, Take
+
+# Grammars keep the order of a schema's properties, so the name is known before the first of the arguments.
+_HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL)
+_LITERALS: Final = frozenset({"const", "enum", "default", "examples"})
+_json = msgspec.json.Encoder()
+
+
+def demands_call(request: ChatRequest) -> bool:
+    return request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
+
+
+def as_schema(request: ChatRequest, tool_choice: Literal["none", "auto"]) -> ChatRequest:
+    """The request with its demand as a schema; `tool_choice` is the word by which the engine shows the tools to the model and
+    demands none. All tools stay, so that the engine's cache of the prompt serves.
+
+    A stop text or another format of the text means nothing to a call, and would only break it.
+    """
+    chosen = request.tool_choice.function.name if isinstance(request.tool_choice, NamedToolChoice) else None
+    definitions: dict[str, Any] = {}
+    calls = [
+        _call_schema(tool.function.name, tool.function.parameters, definitions)
+        for tool in request.tools or ()
+        if chosen in (None, tool.function.name)
+    ]
+    schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if definitions:
+        schema["$defs"] = definitions
+    return msgspec.structs.replace(
+        request,
+        tool_choice=tool_choice,
+        parallel_tool_calls=None,
+        stop=None,
+        response_format=JsonSchemaFormat(JsonSchema(name="call", schema=schema, strict=True)),
+    )
+
+
+def _call_schema(name: str, parameters: dict[str, Any] | None, definitions: dict[str, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"type": "object", **(parameters or {"properties": {}, "additionalProperties": False})}
+    if '"$ref"' in _json.encode(arguments).decode():
+        # A reference counts from the root of the document that it stands in, which is another one now.
+        place = f"call{len(definitions)}"
+        definitions[place] = _moved(arguments, f"#/$defs/{place}")
+        arguments = {"$ref": f"#/$defs/{place}"}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """The schema with its references to itself told from its new place."""
+    if isinstance(schema, list):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else value
+        if key in _LITERALS
+        else _moved(value, root)
+        for key, value in schema.items()
+    }
+
+
+class ForcedCalls:
+    """Implements `base.Generation`: an engine's answer by the schema, as calls of these tools."""
+
+    complete = False
+
+    def __init__(self, generation: Generation, request: ChatRequest) -> None:
+        self._generation = generation
+        self._names = frozenset(tool.function.name for tool in request.tools or ())
+        self._calls: dict[int, _CallText] = {}
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        try:
+            return self._convert(await self._generation.first())
+        except EngineRefused as error:
+            if error.param == "response_format":
+                error.param = "tools"  # the schema that the engine refused was made of them
+            raise
+
+    async def each(self, take: Take) -> bool:
+        return await self._generation.each(lambda answers: take(self._convert(answers)))
+
+    def abort(self, error: LlmaasError) -> None:
+        self._generation.abort(error)
+
+    def _convert(self, answers: Sequence[EngineAnswer]) -> Sequence[EngineAnswer]:
+        for answer in answers:
+            for choice in answer.choices or ():
+                self._convert_choice(choice)
+        return answers
+
+    def _convert_choice(self, choice: EngineChoice) -> None:
+        text = self._calls.setdefault(choice.index, _CallText(self._names))
+        delta = choice.delta or choice.message
+        if delta is not None and delta.tool_calls:
+            text.begun = True  # some templates of Ollama's know a call by its JSON, and make one of it themselves
+            delta.content = None
+        elif delta is not None and delta.content:
+            reasoning, name, arguments = text.feed(delta.content)
+            delta.content = None
+            if reasoning:
+                delta.reasoning_content = (delta.reasoning_content or "") + reasoning
+            _add_call(delta, name, arguments)
+        if choice.finish_reason and not text.begun:
+            name, arguments = text.whole(cut=choice.finish_reason == "length")
+            delta = choice.delta = delta or EngineDelta()
+            _add_call(delta, name, arguments)
+
+
+def _add_call(delta: EngineDelta, name: str | None, arguments: str) -> None:
+    if name is not None or arguments:
+        delta.tool_calls = [EngineToolCall(0, None, EngineFunction(name, arguments))]
+
+
+class _CallText(Struct):
+    """The text of one choice, `{"name": "…", "arguments": {…}}`, taken apart as it comes.
+
+    It has three parts: the head, kept until the arguments begin; the arguments, handed on as they come; and the brace after
+    them, dropped. `begun`: the name is known and handed on.
+    """
+
+    names: frozenset[str]
+    begun: bool = False
+    _thinking: ThinkSplitter = msgspec.field(default_factory=ThinkSplitter)
+    _head: str = ""
+    _depth: int = 0
+    _in_string: bool = False
+    _escaped: bool = False
+    _ended: bool = False
+
+    def feed(self, piece: str) -> tuple[str, str | None, str]:
+        """Reasoning; the name, once; and the next of the arguments."""
+        reasoning, text = self._thinking.feed(piece)
+        if self.begun:
+            return reasoning, None, self._arguments(text)
+        self._head += text
+        head = _HEAD.match(self._head)
+        if head is None:
+            return reasoning, None, ""
+        rest, self._head = self._head[head.end() :], ""
+        return reasoning, self._begin(msgspec.json.decode(head[1])), self._arguments(rest)
+
+    def whole(self, *, cut: bool) -> tuple[str | None, str]:
+        """What can be told of a text that ended before its arguments began. Raises EngineFailed for one that is no call."""
+        try:
+            call = msgspec.json.decode(self._head + self._thinking.finish()[1])
+            return self._begin(call["name"]), _json.encode(call["arguments"]).decode()
+        except (msgspec.DecodeError, TypeError, KeyError, RecursionError) as error:
+            if cut:
+                return None, ""
+            raise EngineFailed("The engine did not make the call that was demanded.") from error
+
+    def _begin(self, name: str) -> str:
+        if name not in self.names:
+            raise EngineFailed("The engine called a tool that it was not given.")
+        self.begun = True
+        return name
+
+    def _arguments(self, text: str) -> str:
+        """As much of it as belongs to the arguments, which end with the bracket that closes the first one, or, where they are
+        no object, before the brace that closes the call.
+        """
+        for position, character in enumerate(text):
+            if self._ended:
+                return text[:position]
+            if self._in_string:
+                # Brackets within strings are text; so is a quote behind a backslash.
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                if not self._depth:
+                    self._ended = True
+                    return text[:position]
+                self._depth -= 1
+                self._ended = not self._depth
+        return text
