@@ -13,6 +13,8 @@ from pathlib import Path
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Each of them asks a process to stop in order, whoever sends it: a manager of services, Ctrl-C, a terminal that is closed."""
+ENGINE_END = signal.SIGUSR1
+"""Ends the built-in engine, which heeds none of the above; a program that does not know it ends by it as well."""
 BEAT_S = 0.5
 
 

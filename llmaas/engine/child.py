@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from llmaas.engine.manifest import ModelSpec
+from llmaas.pulse import ENGINE_END
 from llmaas.settings import engine_environment
 
 _KILL_AFTER_S = 5.0
@@ -83,7 +84,8 @@ class EngineChild:
             if at_once:
                 self._process.kill()
             else:
-                self._process.terminate()
+                for number in (ENGINE_END, signal.SIGTERM):
+                    self._process.send_signal(number)
             await asyncio.wait({self.ended}, timeout=_KILL_AFTER_S)
             if not self.ended.done():
                 self._process.kill()

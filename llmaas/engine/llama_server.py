@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import signal
 
+from llmaas.pulse import ENGINE_END, STOPS
 from llmaas.settings import read_engine_key
 
 
@@ -58,9 +59,11 @@ def main() -> None:
     except RuntimeError as error:
         raise SystemExit(f"llama.cpp: {error}") from None
     print(f"listening at {server.listening_address}", flush=True)  # noqa: T201 - this is the engine's log
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.sigwait({ENGINE_END})
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    # Who stops the whole service may tell all its processes. When this one ends is for the engine host to say, which lets answers
+    # finish first.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {ENGINE_END, *STOPS})
     main()

@@ -75,6 +75,28 @@ async def test_each_word_to_stop_lets_answers_finish(
     assert "Traceback" not in serving.err
 
 
+async def test_a_stop_told_to_all_processes_lets_the_built_in_engine_finish(serving: Serving, tiny_model: Path) -> None:
+    write_models(serving.data_dir, tiny=(tiny_model, "chat"))
+    await serving.start("--default-model", "tiny")
+    await serving.greeted()
+    body = BODY.replace(b'"m"', b'"tiny"').replace(b"{", b'{"max_tokens": 600, ', 1)
+    async with asyncio.timeout(30):
+        while (await serving.post("/v1/chat/completions", body.replace(b"600", b"1"))).status != 200:
+            await asyncio.sleep(0.05)
+    assert serving.process is not None
+    pids = [*serving.children().values(), serving.process.pid]
+    reader, writer = await serving.begin("/v1/chat/completions", body)
+    begun = await asyncio.wait_for(reader.readuntil(b"data: "), 20)
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    rest = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    assert (begun + rest).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert b'"error"' not in begun + rest
+    assert await serving.ended() == 0
+    await gone(*pids)
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 async def test_a_storm_of_them_ends_as_three_do(serving: Serving, upstream: FakeUpstream, seed: int) -> None:
     await serving.start()
