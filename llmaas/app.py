@@ -264,26 +264,26 @@ class GatewayWorker:
             Duty("retention", 3_600.0, self._remove_old_rows),
         ]
 
-    async def _watch_money(self, _fence: int) -> None:
+    async def _watch_money(self) -> None:
         alerts, ids, now_ms = self._installation.alerts, self._installation.ids, self._clock.now_ms()
         for project_id in await alerts.watch_credit(ids, now_ms):
             _log.warning("credit_low", project=project_id)
         for project_id in await alerts.watch_caps(ids, now_ms):
             _log.warning("cap_near", project=project_id)
 
-    async def _tell_alerts(self, _fence: int) -> None:
+    async def _tell_alerts(self) -> None:
         await self._installation.courier.deliver(self._installation.alerts)
 
-    async def _fold_usage(self, _fence: int) -> None:
+    async def _fold_usage(self) -> None:
         await self._installation.rollups.fold(self._clock.now_ms())
         await self._installation.end_users.make(self._clock.now_ms())
 
-    async def _remove_old_rows(self, _fence: int) -> None:
+    async def _remove_old_rows(self) -> None:
         removed = await self._installation.retention.sweep(self._clock.now_ms())
         if removed:
             _log.info("usage_rows_removed", rows=removed)
 
-    async def _forget_gone_workers(self, _fence: int) -> None:
+    async def _forget_gone_workers(self) -> None:
         for worker_id in await self._presence.gone():
             await self._forget(worker_id)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -52,6 +53,9 @@ _BEGIN_WRITE = sa.select(
 )
 P = ParamSpec("P")
 T = TypeVar("T")
+Condition = Callable[[AsyncConnection], Awaitable[None]]
+in_each_transaction: ContextVar[Condition | None] = ContextVar("in_each_transaction", default=None)
+"""What each write transaction of a task begins with. It raises when the task may not write any more."""
 
 
 def sqlite_path(place: str | Path) -> Path | None:
@@ -100,6 +104,9 @@ class Database:
             async with connection.begin():
                 if self.file is None and one_at_a_time:
                     await connection.execute(_BEGIN_WRITE)
+                condition = in_each_transaction.get()
+                if condition is not None:
+                    await condition(connection)
                 yield connection
 
     @asynccontextmanager

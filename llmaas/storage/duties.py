@@ -1,6 +1,7 @@
 """Duties that must run once in a fleet: one worker at a time holds each, by a lease with a fence.
 
-Who takes a duty over gets a greater number, and who lost it is refused when it writes (`check_fence`).
+Who takes a duty over gets a greater number, and each write transaction of a turn begins with `check_fence`, so who lost the
+duty without noticing writes nothing more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.clock import Clock
 from llmaas.errors import Conflict, Unavailable
-from llmaas.storage.database import Database, upsert
+from llmaas.storage.database import Database, in_each_transaction, upsert
 from llmaas.storage.tables import duties
 from llmaas.tasks import end
 
@@ -60,7 +61,7 @@ class SqlDutyRoster:
 
 
 async def check_fence(connection: AsyncConnection, name: str, fence: int) -> None:
-    """To be called in the transaction of what a duty writes: Conflict when another worker has taken it over."""
+    """Conflict when another worker has taken the duty over. Until the transaction ends nobody can."""
     query = sa.select(duties.c.fence).where(duties.c.name == name).with_for_update()
     if (await connection.execute(query)).scalar() != fence:
         raise Conflict(f"The duty `{name}` is another worker's by now.")
@@ -68,16 +69,22 @@ async def check_fence(connection: AsyncConnection, name: str, fence: int) -> Non
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """`run` is given the fence, for `check_fence`. What it raises is logged, and it runs again at its time."""
+    """What `run` raises is logged, and it runs again at its time."""
 
     name: str
     every_s: float
-    run: Callable[[int], Coroutine[Any, Any, None]]
+    run: Callable[[], Coroutine[Any, Any, None]]
 
     @property
     def ttl_s(self) -> float:
         """Held from one turn to the next, so that the turns of several workers do not add up."""
         return max(3 * self.every_s, _LEAST_TTL_S)
+
+
+async def _fenced(duty: Duty, fence: int) -> None:
+    """In a task of its own, whose transactions alone are fenced."""
+    in_each_transaction.set(lambda connection: check_fence(connection, duty.name, fence))
+    await duty.run()
 
 
 class DutyRunner:
@@ -110,13 +117,15 @@ class DutyRunner:
 
     async def _once(self, duty: Duty, fence: int) -> None:
         """One turn, at most as long as the duty is ours."""
-        turn = asyncio.create_task(duty.run(fence), name="duties")
+        turn = asyncio.create_task(_fenced(duty, fence), name="duties")
         try:
             while not (await asyncio.wait([turn], timeout=duty.ttl_s / 3))[0]:
                 if await self._hold(duty) != fence:
                     _log.warning("duty_lost", duty=duty.name, fence=fence)
                     return
             turn.result()
+        except Conflict as error:
+            _log.warning("duty_lost", duty=duty.name, fence=fence, hint=error.message)
         except Exception:  # noqa: BLE001 - the edge of a task: a duty that fails once is tried again
             _log.exception("duty_failed", duty=duty.name)
         finally:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 
 from llmaas.clock import ManualClock
+from llmaas.domain.projects import Project
 from llmaas.errors import Conflict
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.database import Database
 from llmaas.storage.duties import Duty, DutyRunner, SqlDutyRoster, check_fence
+from llmaas.storage.projects import SqlProjectStore
+from llmaas.storage.retention import SqlRetention
+from llmaas.storage.rollups import SqlRollups
+from llmaas.storage.tables import duties, projects, usage, usage_days, usage_hours
 from llmaas.tasks import end
+from tests.storage.rows import row
 from tests.waiting import until
 
 TTL_MS = 15_000
@@ -78,11 +89,11 @@ async def test_F13_a_clock_that_jumps_neither_frees_a_held_duty_twice_nor_locks_
 
 async def test_one_of_two_workers_runs_a_duty_and_the_other_follows_it(roster: SqlDutyRoster) -> None:
     clock = ManualClock()
-    ran: list[tuple[str, int]] = []
+    ran: list[str] = []
 
     def runner(name: str) -> asyncio.Task[None]:
-        async def note(fence: int) -> None:
-            ran.append((name, fence))
+        async def note() -> None:
+            ran.append(name)
 
         return asyncio.create_task(DutyRunner(roster, name, clock, [Duty("note", 0.01, note)]).run())
 
@@ -91,9 +102,9 @@ async def test_one_of_two_workers_runs_a_duty_and_the_other_follows_it(roster: S
     second = runner("b")
     count = len(ran)
     await until(lambda: len(ran) >= count + 3, "it goes on")
-    assert set(ran) == {("a", 1)}
+    assert set(ran) == {"a"}
     first.cancel()
-    await until(lambda: ("b", 2) in ran, "the other one took over")
+    await until(lambda: "b" in ran, "the other one took over")
     second.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
 
@@ -101,7 +112,7 @@ async def test_one_of_two_workers_runs_a_duty_and_the_other_follows_it(roster: S
 async def test_a_duty_that_fails_is_tried_again(roster: SqlDutyRoster) -> None:
     turns = 0
 
-    async def fail(_fence: int) -> None:
+    async def fail() -> None:
         nonlocal turns
         turns += 1
         raise RuntimeError("not today")
@@ -117,7 +128,7 @@ async def test_nothing_goes_on_after_the_end(roster: SqlDutyRoster, database: Da
     begun = asyncio.Event()
     ended: list[str] = []
 
-    async def work(_fence: int) -> None:
+    async def work() -> None:
         try:
             async with database.begin(one_at_a_time=False):
                 begun.set()
@@ -126,11 +137,54 @@ async def test_nothing_goes_on_after_the_end(roster: SqlDutyRoster, database: Da
             await asyncio.sleep(0.01)
             ended.append("work")
 
-    duties = [Duty("stays", 60, work), *(Duty(f"quick-{n}", 60, lambda _fence: asyncio.sleep(0)) for n in range(3))]
+    listed = [Duty("stays", 60, work), *(Duty(f"quick-{n}", 60, lambda: asyncio.sleep(0)) for n in range(3))]
     before = asyncio.all_tasks()
-    running = asyncio.create_task(DutyRunner(roster, "a", ManualClock(), duties).run())
+    running = asyncio.create_task(DutyRunner(roster, "a", ManualClock(), listed).run())
     await begun.wait()
     await end(running)
     assert ended == ["work"]
     assert asyncio.all_tasks() == before
     assert await roster.hold_duty("stays", "b", NOW_MS, TTL_MS) == 2
+
+
+async def stale_turn(roster: SqlDutyRoster, turn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """A worker stands still in the midst of its turn until another has taken the duty over, and goes on then."""
+    ended = asyncio.Event()
+
+    async def late() -> None:
+        assert await roster.hold_duty("work", "b", NOW_MS * 2, 10 * TTL_MS) == 2
+        try:
+            await turn()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(DutyRunner(roster, "a", ManualClock(), [Duty("work", 60, late)]).run())
+    await asyncio.wait_for(ended.wait(), 10)
+    await end(running)
+
+
+async def test_F13_who_lost_a_duty_folds_and_removes_nothing(roster: SqlDutyRoster, database: Database) -> None:
+    day_ms = 86_400_000
+    await SqlProjectStore(database).add(Project("default", "Default", 0))
+    async with database.begin() as connection:
+        await connection.execute(sa.update(projects).values(retention_days=1))
+        await connection.execute(sa.insert(usage).values(msgspec.structs.asdict(row(started_ms=NOW_MS))))
+    await SqlRollups(database).rebuild(NOW_MS, NOW_MS + 1)
+    async with database.begin() as connection:
+        await connection.execute(sa.update(usage_hours).values(shard=1))
+        await connection.execute(sa.delete(usage_days))
+    turns: Sequence[Callable[[], Coroutine[Any, Any, object]]] = (
+        lambda: SqlRollups(database).fold(NOW_MS + day_ms),
+        lambda: SqlRetention(database).sweep(NOW_MS + 9 * day_ms),
+        lambda: SqlBudgetStore(database).fold("c"),
+    )
+    for turn in turns:
+        await stale_turn(roster, turn)
+        await roster.give_up("b")
+        async with database.begin() as connection:
+            await connection.execute(sa.delete(duties))
+    async with database.connect() as connection:
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(usage_days)) == 0
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(usage)) == 1
+    assert await SqlRetention(database).removed() == {}
+    assert await SqlRollups(database).fold(NOW_MS + day_ms) == 1, "outside of a duty nothing is fenced"
