@@ -20,7 +20,10 @@ from llmaas.state.rules import Kind, Rule
 
 _log = structlog.get_logger("llmaas.state")
 _AHEAD = 2
-"""How many times what the last turn took is kept at hand."""
+_PLENTY_AHEAD = 100
+"""How many times what the last turn took is kept at hand. Of money that there is plenty of ten seconds of it, so that a database
+which stands still for a while stops nobody who has it.
+"""
 _DRY_MS = 250
 _HEARTBEAT_S = 2.0
 _PROBE_S = 0.2
@@ -164,8 +167,10 @@ class Lease(Counter):
 
     def ask(self, now_ms: int, *, reports: bool) -> Ask | None:
         """What to say and ask for in this turn; None: nothing. What is given back is gone from here at once."""
+        room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
+        plenty = not reports and max(self.taken, self.demand) * _PLENTY_AHEAD <= room // _SHARE
         # Quickly forgotten where nothing is taken any more: what is kept here may be the last of it, and be wanted elsewhere.
-        self.demand = max(self.taken, self.demand * 3 // 4 if self.taken else self.demand // 16)
+        self.demand = max(self.taken, self.demand * 3 // 4 if self.taken or plenty else self.demand // 16)
         self.taken = 0
         if self.own is not None:
             # What was taken while the store was away is stated to it now, over the limit if it must be.
@@ -175,14 +180,15 @@ class Lease(Counter):
         # A part that helps nobody here may be what somebody elsewhere lacks.
         returned = idle if self.denied and 0 < idle < smallest else 0
         idle -= returned
-        room = (self.room or 0) // SCALE if isinstance(self.own, Rate) else self.room or 0
-        keep = max(0, min(self.demand * _AHEAD, room // _SHARE))
+        keep = max(0, min(self.demand * (_PLENTY_AHEAD if plenty else _AHEAD), room // _SHARE))
         least = max(0, waiting - idle)
         self.denied = (
             self.denied and least > 0
         )  # else it stays until the next answer: whom it is for may not have seen it
         most = max(0, waiting + keep - idle) if least or idle * 2 < keep else 0
         unwanted = max(0, idle - waiting - keep)
+        if plenty and unwanted * 2 < idle:
+            unwanted = 0  # each word to the store of money is a transaction
         returned += unwanted
         spare = max(0, idle - unwanted - waiting)
         news = reports and (self.total, spare) != (self.reported, self.told)

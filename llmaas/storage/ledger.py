@@ -12,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
@@ -70,6 +71,12 @@ class Inbox:
                 return True
         return self._bell.acquire(timeout=-1 if timeout_s is None else timeout_s)
 
+    def ring(self) -> None:
+        """Wake who waits, for something else than a row."""
+        with self._lock:
+            if self._bell.locked():
+                self._bell.release()
+
     def take(self, most: int) -> tuple[list[_Item], bool]:
         """What is there, in its order, and whether nothing more comes."""
         with self._lock:
@@ -78,7 +85,11 @@ class Inbox:
 
 
 class Ledger:
-    """Implements `domain.ports.UsageLog`. Everything below `_run` happens in the writer thread, which owns store and spool."""
+    """Implements `domain.ports.UsageLog`. Everything below `_run` happens in the writer thread, which owns store and spool.
+
+    While the database is away the store belongs to a thread that probes it, since a server that stands still keeps a probe
+    waiting for seconds, and rows that go to the spool need not wait for that.
+    """
 
     def __init__(self, store: RowStore, spool: Spool) -> None:
         self._store = store
@@ -88,7 +99,10 @@ class Ledger:
         self._thread: threading.Thread | None = None
         self.accepting = True
         self._broken = False
-        self._away_until_s = 0.0
+        self._away = False
+        self._probe_at_s = 0.0
+        self._probes = ThreadPoolExecutor(1, "ledger-probe")
+        self._probing: Future[None] | None = None
         self._replay: Iterator[None] | None = None
         self._last_batch = 1
         self._last: asyncio.Future[None] | None = None
@@ -133,8 +147,9 @@ class Ledger:
             batch, stopping = self._gather()
             if batch:
                 self._settle(batch)
-            if self._replay is not None or not batch:
+            if self._replay is not None or self._away or not batch:
                 self._safely(self._tend)
+        self._probes.shutdown()
         self._close_store()
         self._spool.close()
 
@@ -147,7 +162,7 @@ class Ledger:
 
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows that wait now, none when there is something else to do, and whether to stop afterwards."""
-        ailing = not self.accepting or self._away_until_s > 0
+        ailing = not self.accepting or self._away
         if not self._inbox.wait(1, _RETRY_S if ailing else 0 if self._replay is not None else None):
             return [], False
         if self._last_batch > 1:
@@ -184,7 +199,7 @@ class Ledger:
         """Make rows durable somewhere; gives the ids of those that can nowhere be, None when no place takes any."""
         if self._broken:
             return None
-        if time.monotonic() >= self._away_until_s:
+        if not self._away:
             unstorable = self._to_database(rows)
             if unstorable is not None or self._broken:
                 return unstorable
@@ -239,7 +254,8 @@ class Ledger:
 
     def _store_away(self) -> None:
         self._replay = None
-        self._away_until_s = time.monotonic() + _RETRY_S
+        self._away = True
+        self._probe_at_s = time.monotonic() + _RETRY_S
         self._close_store()
 
     def _close_store(self) -> None:
@@ -249,8 +265,8 @@ class Ledger:
             _log.exception("ledger_close_failed")
 
     def _store_back(self) -> None:
-        if self._away_until_s:
-            self._away_until_s = 0.0
+        if self._away:
+            self._away = False
             self._replay = self._replay_spool()
             _log.info("ledger_database_back")
 
@@ -279,26 +295,31 @@ class Ledger:
 
     def _tend(self) -> None:
         """See whether what is wrong still is; else move something of the spool."""
-        if self._broken or time.monotonic() < self._away_until_s:
+        if self._broken:
             return
         if self._replay is not None:
             replay = self._replay
             if next(replay, self) is self and self._replay is replay:
                 self._replay = None
-        elif self._away_until_s or not self.accepting:
-            self._probe()
+        elif self._probing is not None:
+            if self._probing.done():
+                probed, self._probing = self._probing, None
+                self._judge(probed.exception())
+        elif (self._away or not self.accepting) and time.monotonic() >= self._probe_at_s:
+            self._away = True
+            self._probing = self._probes.submit(self._store.probe)
+            self._probing.add_done_callback(lambda _: self._inbox.ring())
 
-    def _probe(self) -> None:
-        try:
-            self._store.probe()
-        except SyncFailed as error:
-            self._break("database", error)
-        except Exception:  # noqa: BLE001 - as in `_to_database`
-            self._store_away()
-            self._probe_spool()
-        else:
+    def _judge(self, error: BaseException | None) -> None:
+        """What a probe found."""
+        if error is None:
             self._store_back()
             self._accept(True)
+        elif isinstance(error, SyncFailed):
+            self._break("database", error)
+        else:
+            self._store_away()
+            self._probe_spool()
 
     def _probe_spool(self) -> None:
         if self.accepting:

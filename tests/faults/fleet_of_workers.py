@@ -40,7 +40,7 @@ class Workers:
 
 
 @asynccontextmanager
-async def workers(folder: Path, database_url: str, state_url: str) -> AsyncIterator[Workers]:
+async def workers(folder: Path, database_url: str, state_url: str, count: int = WORKERS) -> AsyncIterator[Workers]:
     # A busy machine is not a Valkey that is away.
     environment = {
         "LLMAAS_DATABASE_URL": database_url, "LLMAAS_STATE_URL": state_url, "LLMAAS_STATE_TIMEOUT_S": "2",
@@ -50,7 +50,7 @@ async def workers(folder: Path, database_url: str, state_url: str) -> AsyncItera
     loaded = settings.load({"data_dir": str(data_dir)}, environment)
     installation = await Installation(loaded.settings).open()
     try:
-        await serving.start("--no-model", "--workers", str(WORKERS), env=environment)
+        await serving.start("--no-model", "--workers", str(count), env=environment)
         await serving.greeted()
         yield Workers(serving, installation)
     finally:
