@@ -162,6 +162,7 @@ class GatewayWorker:
         self._tasks = TaskSet()
         self._credentials: dict[str, Secret | None] = {}
         self._revisions = Revisions(catalogue=0, keys=0, money=0)
+        self._day = ""
         self._valkey: ValkeyCounters | None = None
         self._keeping_leases: asyncio.Task[None] | None = None
         self.metrics = Metrics()
@@ -378,7 +379,7 @@ class GatewayWorker:
                 present = await self._installation.revisions.read()
                 if present.keys != self._revisions.keys:
                     await self._authenticator.refresh()
-                if present.catalogue != self._revisions.catalogue:
+                if present.catalogue != self._revisions.catalogue or self._installation.today != self._day:
                     await self._load_catalogue()
                 money = self._revisions.money
                 if present.money != money or present.keys != self._revisions.keys:
@@ -391,7 +392,8 @@ class GatewayWorker:
 
     async def _load_catalogue(self) -> None:
         sealed = await self._installation.catalogue.sealed_secrets()
-        catalogue = await self._installation.catalogue.load()
+        self._day = self._installation.today
+        catalogue = await self._installation.present_catalogue()
         self._credentials.clear()
         for provider in catalogue.providers.values():
             if provider.id in sealed:

@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from llmaas.clock import Clock, SystemClock
+from llmaas.clock import Clock, SystemClock, iso
 from llmaas.console.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules
 from llmaas.domain.audit import SYSTEM, Actor
+from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.credentials import CredentialVariables
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Key, Permission
@@ -213,9 +214,18 @@ class Installation:
         )
         await self.catalogue.apply(fleet, now_ms=self.clock.now_ms(), prune=False)
 
+    async def present_catalogue(self) -> Catalogue:
+        """With what the dates of models make of them today."""
+        return (await self.catalogue.load()).on(self.today)
+
+    @property
+    def today(self) -> str:
+        """The ISO day, of UTC."""
+        return iso(self.clock.now_ms())[:10]
+
     async def preload(self) -> list[str]:
         """The embedded models that are started with the service: the default one, when it is deployed."""
-        catalogue = await self.catalogue.load()
+        catalogue = await self.present_catalogue()
         embedded = [
             target.deployment.root
             for entry in catalogue.listed()

@@ -213,7 +213,7 @@ async def _clock(installation: Installation) -> Finding:
 
 
 async def _models(installation: Installation) -> Finding:
-    catalogue = await installation.catalogue.load()
+    catalogue = await installation.present_catalogue()
     idle = [entry.model.id for entry in catalogue.listed() if not entry.targets]
     if idle:
         return warn(

@@ -98,7 +98,7 @@ def create(
             project_id=project,
             name=key_name,
             expires_ms=installation.clock.now_ms() + lifetime_ms if lifetime_ms else None,
-            allowed_models=model_ids(await installation.catalogue.load(), wanted),
+            allowed_models=model_ids(await installation.present_catalogue(), wanted),
             permissions=frozenset(permission or [Permission.INFERENCE_USE]),
             limits=limits,
             networks=networks,
@@ -198,7 +198,7 @@ def change(
         seen, now_ms = await _find(installation, key_id), installation.clock.now_ms()
         if models is not None:
             wanted = [] if models == _ANYTHING else words(models)
-            catalogue = await installation.catalogue.load()
+            catalogue = await installation.present_catalogue()
             changes["allowed_models"] = model_ids(catalogue, wanted, kept=seen.allowed_models)
         if expires is not None:
             changes["expires_ms"] = None if lifetime_ms is None else now_ms + lifetime_ms

@@ -134,7 +134,7 @@ class _ProgressBar:
 
 
 async def _load(installation: Installation) -> Catalogue:
-    return await installation.catalogue.load()
+    return await installation.present_catalogue()
 
 
 def _record(entry: Entry) -> dict[str, Any]:

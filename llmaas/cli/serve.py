@@ -347,7 +347,7 @@ async def _serve(settings: Settings, arguments: Sequence[str], doors: Sequence[s
         if not settings.no_model:
             await installation.publish_default_model()
         preload = await installation.preload()
-        models = [entry.model.id for entry in (await installation.catalogue.load()).listed()]
+        models = [entry.model.id for entry in (await installation.present_catalogue()).listed()]
     finally:
         await installation.close()
     running = asyncio.get_running_loop().create_task(supervisor.run(preload))

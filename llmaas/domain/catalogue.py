@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -68,6 +70,14 @@ class Catalogue:
                 self._names[alias.casefold()] = model_id
         for model_id in self.entries:
             self._names[model_id.casefold()] = model_id
+
+    def on(self, day: str) -> Catalogue:
+        """The same on an ISO day: models whose dates have come are deprecated, or retired."""
+        dated = copy.copy(self)
+        dated.entries = {
+            model_id: dataclasses.replace(entry, model=entry.model.on(day)) for model_id, entry in self.entries.items()
+        }
+        return dated
 
     def resolve(self, name: str) -> Entry | None:
         """The model that a caller's name means: exact id, else id or alias in any case; a retired one's successor."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -165,6 +166,9 @@ def _lifecycle(table: Table | None) -> Lifecycle:
     successor = table.name("successor", default="") or None
     phase = str(table.choice("phase", Phase, Phase.PRODUCTION))
     lifecycle = Lifecycle(phase=phase, successor=successor, **days)
+    for earlier, later in itertools.combinations(_DAYS, 2):
+        if (first := days[earlier]) and (last := days[later]) and last < first:
+            table.refuse(later, f"{later} is {last}, before {earlier} ({first})")
     table.refuse_unknown()
     return lifecycle
 

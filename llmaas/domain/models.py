@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -81,13 +82,21 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """`phase` is one of Phase. `successor`: a retired id redirects to it. Dates are ISO days."""
+    """`phase` is one of Phase, as it was declared. `successor`: a retired id redirects to it. Dates are ISO days of UTC."""
 
     phase: str = "production"
     released: str | None = None
     deprecated: str | None = None
     retires: str | None = None
     successor: str | None = None
+
+    def on(self, day: str) -> Lifecycle:
+        """As it is on an ISO day: a date that has come moves the phase forward, never back."""
+        if self.retires is not None and day >= self.retires:
+            return dataclasses.replace(self, phase=Phase.RETIRED.value)
+        if self.deprecated is not None and day >= self.deprecated and self.phase != Phase.RETIRED:
+            return dataclasses.replace(self, phase=Phase.DEPRECATED.value)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +114,8 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     lifecycle: Lifecycle = Lifecycle()
     price: Price | None = None
+
+    def on(self, day: str) -> Model:
+        """With its lifecycle as it is on an ISO day."""
+        lifecycle = self.lifecycle.on(day)
+        return self if lifecycle is self.lifecycle else dataclasses.replace(self, lifecycle=lifecycle)

@@ -11,6 +11,7 @@ from llmaas.domain.audit import AuditFilter
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Model, Provider, ProviderKind
 from llmaas.domain.workers import Worker
+from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.workers import SqlWorkerStore
 from tests.console.lab import HOSTILE, Lab
 from tests.console.reading import Reader, Shown, values_of
@@ -337,3 +338,15 @@ async def test_A01_only_an_admin_sees_or_changes_the_fleet(lab: Lab, name: str) 
 
 async def _profile_form(reader: Reader) -> Any:
     return (await reader.get("/profile")).root.find(".//form[@method='post']")
+
+
+async def test_dates_of_a_model_are_checked_and_take_effect(lab: Lab) -> None:
+    reader, path = await lab.reader("root"), "/admin/fleet/edit-model/granite3.3%3A8b"  # it is 2025-06-15
+    wrong = await reader.send(await reader.get(path), deprecated="2026-02-01", retires="2026-01-01")
+    assert (wrong.status, "before deprecated" in wrong.fault("retires")) == (422, True)
+    done = await reader.send(await reader.get(path), deprecated="2025-01-01", retires="2025-06-15", successor="idle")
+    assert (done.status, "It is retired: its day 2025-06-15 has come." in done.text) == (200, True)
+    services = lab.admin.services
+    services.live.holder.current = (await SqlCatalogueStore(lab.admin.database).load()).on("2025-06-15")
+    shown = await reader.get("/projects/lab/models/granite3.3:8b")
+    assert "Retired" in shown.text or "retired" in shown.text

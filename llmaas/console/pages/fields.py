@@ -59,8 +59,10 @@ class Fields:
         try:
             yield
         except _EXPECTED as error:
-            param = getattr(error, "param", None)
-            self.faults[param if param in names else otherwise] = self.t.said(error.message)
+            param = getattr(error, "param", None) or ""
+            # The API names what stands in tables of a body, such as `lifecycle.retires`; forms are flat.
+            fields = (param, param.replace(".", "_"), param.rpartition(".")[2], param.partition(".")[0])
+            self.faults[next((name for name in fields if name in names), otherwise)] = self.t.said(error.message)
 
 
 async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:

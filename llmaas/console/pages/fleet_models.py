@@ -55,7 +55,17 @@ async def change_model(
     if fields.good:
         with fields.noting(*NAMES):
             await put_values(services, principal, "model", model_id, values, fields.value("etag") or None)
-            return page.redirect(f"/admin/fleet/models/{_quoted(model_id)}", flash="fleet.model_changed", name=model_id)
+            path, now = f"/admin/fleet/models/{_quoted(model_id)}", (await _model(services, model_id)).model.lifecycle
+            if now.phase != (fields.value("phase") or now.phase):  # by a date that has come
+                told = "fleet.model_changed_retired" if now.phase == Phase.RETIRED else "fleet.model_changed_deprecated"
+                return page.redirect(
+                    path,
+                    flash=told,
+                    tone="warn",
+                    name=model_id,
+                    day=(now.retires if now.phase == Phase.RETIRED else now.deprecated) or "",
+                )
+            return page.redirect(path, flash="fleet.model_changed", name=model_id)
     return await _form(page, services, model_id, fields)
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from llmaas.console.admin.services import Services
 from llmaas.console.live import Live
+from llmaas.console.spans import day_of
 from llmaas.console.speeds import Speed, speed_of
 from llmaas.domain.catalogue import Target
 from llmaas.domain.fleet import FleetState
@@ -94,7 +95,7 @@ _WORKING = frozenset({Condition.OPERATIONAL, Condition.DEGRADED})
 
 
 async def fleet_view(services: Services) -> FleetView:
-    state = await services.fleet.state()
+    state, today = await services.fleet.state(), str(day_of(services.clock.now_ms()))
     parts = await _last_hour(services)
     fleet = state.fleet
     backends = {backend.id: backend for backend in fleet.backends}
@@ -107,7 +108,7 @@ async def fleet_view(services: Services) -> FleetView:
     return FleetView(
         state,
         [_machine(backend, providers[backend.provider_id], lines, parts) for backend in fleet.backends],
-        [_model(model, lines, parts) for model in fleet.models],
+        [_model(model.on(today), lines, parts) for model in fleet.models],
         workers,
         next((worker for worker in workers if worker.id == services.system.worker_id), None),
     )
