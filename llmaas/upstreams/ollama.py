@@ -70,6 +70,18 @@ class _Message(Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
+class _Likely(Struct):
+    token: str = ""
+    logprob: Any = None
+    bytes: list[int] | None = None
+
+
+class _Likelihood(_Likely):
+    """It leaves out lists that are empty; callers get them."""
+
+    top_logprobs: list[_Likely] = []
+
+
 class _Line(Struct):
     """One line of `/api/chat` (`message`) or `/api/generate` (`response`, `thinking`); the last one has the counts."""
 
@@ -80,7 +92,7 @@ class _Line(Struct):
     done_reason: str | None = None
     prompt_eval_count: Any = None
     eval_count: Any = None
-    logprobs: msgspec.Raw = NOTHING
+    logprobs: list[_Likelihood] | None = None
     error: msgspec.Raw = NOTHING
 
 
@@ -277,7 +289,7 @@ class _Lines:
         if given(line.error):
             failure = from_error_body(0, bytes(line.error))
             raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
-        choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if given(line.logprobs) else NOTHING)
+        choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if line.logprobs else NOTHING)
         if line.message is not None:
             choice.delta = EngineDelta(
                 line.message.content, line.message.thinking, tool_calls=self._tools(line.message)

@@ -45,6 +45,7 @@ from llmaas.protocol.requests import (
 from llmaas.protocol.sse import DONE, SseDecoder
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
+from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
@@ -111,8 +112,11 @@ class OpenAiUpstream:
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
-            asked = as_schema(request, "none")
-            return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
+            by_schema = as_schema(request, "none")
+            return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra), request)
+        if request.logprobs is not None and not self.traits.gives_asked_alternatives and wants_none(request):
+            asked = with_one(request)
+            return WithoutAlternatives(self.generate(target, asked, stream=stream, extra=extra))
         if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:

@@ -116,7 +116,7 @@ class OpenAiAnswer:
         else:
             delta["content"] = step.text
         event = self._event(choice, delta, tokens=tokens, finish=finish)
-        if self._answer.request.get("logprobs") not in (None, False) and "content" in delta:
+        if self._wants_logprobs(self._answer.request) and "content" in delta:
             event.data["choices"][0]["logprobs"] = self._logprobs([step.text])
         return event
 
@@ -136,7 +136,7 @@ class OpenAiAnswer:
     def _whole_choice(self, index: int) -> Json:
         answer = self._answer
         logprobs = None
-        if answer.request.get("logprobs") not in (None, False):
+        if self._wants_logprobs(answer.request):
             logprobs = self._logprobs([step.text for step in answer.steps if step.kind == "content"])
         if not self._chat:
             return {"text": answer.content(), "index": index, "logprobs": logprobs, "finish_reason": answer.finish}
@@ -185,6 +185,13 @@ class OpenAiAnswer:
         cached = self._behaviour.cached_tokens
         prompt = self._answer.prompt_tokens - cached
         return {"cache_n": cached, "prompt_n": prompt, "prompt_ms": 1.0, "predicted_n": self._said, "predicted_ms": 1.0}
+
+    def _wants_logprobs(self, request: Json) -> bool:
+        """0 is a wish of completions: those of the tokens alone. llama.cpp takes it for none."""
+        asked = request.get("logprobs")
+        if self._llamacpp:
+            return bool(asked)
+        return asked is not None and asked is not False
 
     def _logprobs(self, texts: list[str]) -> Json:
         entries = [{"token": text, "logprob": -0.25, "bytes": list(text.encode())} for text in texts]

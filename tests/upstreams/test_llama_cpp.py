@@ -249,6 +249,23 @@ async def test_chat_logprobs(engine: Engine, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("options", [{}, {"top_logprobs": 0}])
+async def test_log_probabilities_alone_bring_no_other_tokens(
+    engine: Engine, options: dict[str, Any], stream: bool
+) -> None:
+    answer = await engine.chat(logprobs=True, stream=stream, **options)
+    choices = [c for p in chunks(answer) for c in p["choices"]] if stream else answer.json()["choices"]
+    entries = [e for choice in choices if choice.get("logprobs") for e in choice["logprobs"]["content"]]
+    assert [entry["top_logprobs"] for entry in entries] == [[]] * 7
+    assert all(entry["logprob"] <= 0 for entry in entries)
+    answer = await engine.complete(["hello", "x"], logprobs=0, stream=stream)
+    choices = [c for p in chunks(answer) for c in p["choices"]] if stream else answer.json()["choices"]
+    likely = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    assert sum(len(entry["token_logprobs"]) for entry in likely) == 14
+    assert all(top == {} for entry in likely for top in entry["top_logprobs"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_lists_of_prompts_are_counted_whole(engine: Engine, stream: bool) -> None:
     prompts = ["hello", "hello world and more", "x"]
     expected = sum([await engine.tokens(prompt) for prompt in prompts])
