@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import select
 import sys
 from typing import Literal, TextIO, cast
 
 import structlog
+
+_PATIENCE_MS = 200
+_PIECE_CHARS = 1024
+"""At most four bytes each: a pipe that has room at all has room for a page."""
 
 
 def configure(level: str = "info", form: Literal["auto", "console", "json"] = "auto", **bound: str) -> None:
@@ -31,19 +37,39 @@ def configure(level: str = "info", form: Literal["auto", "console", "json"] = "a
 
 
 class _Unfailing:
-    """A full disk under the log, or nobody who reads it, must not stop what is being logged about."""
+    """A full disk under the log, or nobody who reads it, must not stop what is being logged about.
+
+    Whoever reads a pipe may stand still: a pager, a log driver that hangs. A process that waited for them would serve nobody, so
+    it waits a moment once, and then leaves lines out until there is room again.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._line: list[str] = []
+        self._stuck = self._torn = False
+        self._writable: select.poll | None = None
+        with contextlib.suppress(OSError, ValueError):  # what is no file to the system never stands still
+            number = file.fileno()
+            self._writable = select.poll()
+            self._writable.register(number, select.POLLOUT)
 
     def write(self, text: str) -> None:
-        try:
-            self._file.write(text)
-        except (OSError, ValueError):
-            return
+        self._line.append(text)
 
     def flush(self) -> None:
-        try:
-            self._file.flush()
-        except (OSError, ValueError):
-            return
+        line = "".join(self._line)
+        self._line.clear()
+        if self._torn:
+            line = f"\n{line}"
+        with contextlib.suppress(OSError, ValueError):
+            for start in range(0, len(line), _PIECE_CHARS):
+                if not self._has_room():
+                    return
+                self._file.write(line[start : start + _PIECE_CHARS])
+                self._file.flush()
+                self._torn = start + _PIECE_CHARS < len(line)
+
+    def _has_room(self) -> bool:
+        if self._writable is not None:
+            self._stuck = not self._writable.poll(0 if self._stuck else _PATIENCE_MS)
+        return not self._stuck
