@@ -103,6 +103,10 @@ class SignIn:
         with _guess([(self._addresses, address)]):
             yield
 
+    def guessed(self, address: str) -> None:
+        """Count a guess that was wrong. Raises RateLimited."""
+        self._addresses.spend(address)
+
     def proof(self, user: User) -> str:
         """For a browser that has signed in, to be shown the next time. A new password makes it worthless."""
         nonce = secrets.token_hex(16)

@@ -13,7 +13,7 @@ from llmaas.domain.alerts import Channel, ChannelKind
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.fleet import Fleet
-from llmaas.domain.invitations import Invitation
+from llmaas.domain.invitations import Invitation, hash_token
 from llmaas.domain.keys import Key
 from llmaas.domain.limits import Limits
 from llmaas.domain.members import Member, Role
@@ -34,6 +34,8 @@ from tests.storage.rows import row
 
 PASSWORD = "correct horse battery"
 PROJECT, OTHER_PROJECT, HIDDEN_PROJECT = "assistants", "research", "hidden"
+INVITATION = "demo-invitation"
+"""The token of the one open invitation."""
 HOSTILE = '"><script>alert(1)</script><b>'
 PEOPLE = {"root": "Ruth Okafor", "owner": "Ana Serrano", "dev": "Daniel Petit", "viewer": "Vera Lindholm"}
 """Each signs in as `<name>@example.org`; `root` is the admin, the others have the role of that name in both projects."""
@@ -188,7 +190,7 @@ async def _people(installation: Installation, now_ms: int) -> None:
         PROJECT,
         "mei@example.org",
         Role.DEVELOPER,
-        b"no token has this hash, 32 bytes",
+        hash_token(INVITATION, installation.pepper),
         "user-owner",
         now_ms - _DAY_MS,
         now_ms + 6 * _DAY_MS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.console.demo import PROJECT
+from tests.console.demo import INVITATION, PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ _PROJECT = f"/projects/{PROJECT}"
 SPOTS = (
     Spot("landing", "/", ""),
     Spot("sign-in", "/sign-in", ""),
-    Spot("join", "/join?invitation=some-token", ""),
+    Spot("join", f"/join?invitation={INVITATION}", ""),
     Spot("not-found", "/nothing/here"),
     Spot("overview", f"{_PROJECT}/overview"),
     Spot("models", f"{_PROJECT}/models"),

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 
 from tests.console.browser import DESKTOP, PHONE, Console, Tab
-from tests.console.demo import PROJECT
+from tests.console.demo import INVITATION, PROJECT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -72,3 +72,23 @@ async def test_all_that_can_be_read_stands_in_a_landmark(console: Console, width
         for path in ("/", "/sign-in", "/join?invitation=x", "/docs/keys", "/nothing"):
             await tab.go(path)
             assert await _outside(tab) == [], path
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+async def test_an_invitation_in_a_browser_names_what_it_is_for_and_a_dead_one_asks_nothing(
+    console: Console, width: int
+) -> None:
+    async with console.tab(width=width) as tab:
+        await tab.go(f"/join?invitation={INVITATION}")
+        shown = await tab.text()
+        for said in ("Join Assistants", "Ana Serrano", "Developer", "mei@example.org"):
+            assert said in shown
+        await tab.page.fill("#name", "Mei")
+        await tab.page.fill("#password", "short")
+        await tab.click("main button.primary")
+        assert await tab.page.input_value("#name") == "Mei"
+        assert "Join Assistants" in await tab.text()
+        await tab.go("/join?invitation=invented")
+        assert "This invitation cannot be used" in await tab.text()
+        assert await tab.page.locator("main form").count() == 0
+        assert await tab.severe_findings() == []

@@ -126,12 +126,21 @@ async def accept(services: TheServices, principal: ThePrincipal, data: JSONBody[
     return MembershipView(invitation.project_id, invitation.role)
 
 
+async def open_invitation(services: Services, token: str) -> Invitation | None:
+    """That of a token, when it can be accepted: into an archived project nobody is let any more."""
+    invitation = await services.invitations.find(invitations.hash_token(token, services.pepper))
+    if invitation is None or not invitation.open_at(services.clock.now_ms()):
+        return None
+    project = await services.projects.get(invitation.project_id)
+    return invitation if project is not None and project.archived_ms is None else None
+
+
 async def accept_invitation(services: Services, principal: Principal, token: str) -> Invitation:
     """Raises NotFound for what is no open invitation of theirs, Conflict for who is a member, RateLimited."""
     now_ms = services.clock.now_ms()
     with services.sign_in.guessing(principal.address):
-        invitation = await services.invitations.find(invitations.hash_token(token, services.pepper))
-        if invitation is None or invitation.email != principal.user.email or not invitation.open_at(now_ms):
+        invitation = await open_invitation(services, token)
+        if invitation is None or invitation.email != principal.user.email:
             raise NotFound("There is no such invitation for you.", param="token")
     await services.invitations.accept(invitation, principal.user, now_ms, is_new=False, by=principal.actor)
     return invitation

@@ -21,10 +21,10 @@ from llmaas.console.admin.access import (
     session_cookie,
 )
 from llmaas.console.admin.account import UserView, user_view
+from llmaas.console.admin.invitations import open_invitation
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, checked_name
 from llmaas.console.sign_in import Browser
-from llmaas.domain import invitations
 from llmaas.domain.audit import Actor
 from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token
@@ -116,8 +116,8 @@ async def register(services: Services, address: str, data: SignUpForm) -> User:
     """The new user, a member of the invitation's project. Raises NotFound, Conflict, InvalidRequest, RateLimited."""
     now_ms = services.clock.now_ms()
     with services.sign_in.guessing(address):
-        invitation = await services.invitations.find(invitations.hash_token(data.token, services.pepper))
-        if invitation is None or not invitation.open_at(now_ms):
+        invitation = await open_invitation(services, data.token)
+        if invitation is None:
             raise NotFound("There is no such invitation.", param="token")
     if await services.users.by_email(invitation.email) is not None:
         raise Conflict("You have an account already: sign in, then accept the invitation.")

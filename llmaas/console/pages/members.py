@@ -9,7 +9,7 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.invitations import NewInvitation, accept_invitation, make_invitation
+from llmaas.console.admin.invitations import NewInvitation, make_invitation
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import After, PathId
 from llmaas.console.pages.fields import Fields, read_fields
@@ -139,19 +139,6 @@ async def leave(page: ThePage, services: TheServices, principal: ThePrincipal, p
     return page.render("members/leave.html", status=422, fault=fields.fault())
 
 
-@post("/join/accept", opt={"permission": Permission.ACCOUNT_CHANGE, **FORM})
-async def accept(
-    page: ThePage, services: TheServices, principal: ThePrincipal, request: Request[Any, Any, Any]
-) -> Response[Any]:
-    """For who has an account already; it must be the one of the address that was invited."""
-    fields = await read_fields(request, page.t)
-    if fields.good:
-        with fields.noting():
-            invitation = await accept_invitation(services, principal, fields.value("token").strip())
-            return page.redirect(f"/?project={quote(invitation.project_id)}", flash="sign_in.joined")
-    return page.render("sign_in/join.html", status=422, fields=fields)
-
-
 def _form(page: Page, member: Member, fields: Fields) -> Response[Any]:
     return page.render(
         "members/one.html", status=200 if fields.good else 422, member=member, fields=fields, roles=ROLES
@@ -180,5 +167,5 @@ async def _member(services: Services, project_id: str, user_id: str) -> Member:
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (
     *(list_members, new_invitation, invite, show_made, revoke_invitation, show_member, change_role),
-    *(ask_remove, remove_member, ask_leave, leave, accept),
+    *(ask_remove, remove_member, ask_leave, leave),
 )

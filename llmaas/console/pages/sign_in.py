@@ -1,4 +1,4 @@
-"""`/sign-in`, `/sign-out`, `/join`: from a password, or an invitation, to a session and back."""
+"""`/sign-in`, `/sign-out`: from a password to a session and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from litestar.params import QueryParameter
 
 from llmaas.console.admin.access import ALSO_ONE_TIME, PUBLIC, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.sign_in import SignUpForm, browser_of, new_cookie, no_cookie, proof_cookie, register
+from llmaas.console.admin.sign_in import browser_of, new_cookie, no_cookie, proof_cookie
 from llmaas.console.oidc import local_path
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
@@ -18,7 +18,6 @@ from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token
 
 Next = Annotated[str, QueryParameter(name="next", max_length=1000)]
-Invited = Annotated[str, QueryParameter(name="invitation", max_length=200)]
 
 
 @get("/sign-in", opt={"permission": PUBLIC})
@@ -53,27 +52,6 @@ async def sign_out(
     return page.redirect("/sign-in", flash="sign_in.signed_out", cookies=[no_cookie(request, services)])
 
 
-@get("/join", opt={"permission": PUBLIC})
-async def ask_to_join(page: ThePage, invitation: Invited = "") -> Response[Any]:
-    """Where the link of an invitation leads."""
-    return page.render("sign_in/join.html", fields=Fields(page.t, {"token": invitation}))
-
-
-@post("/join", opt={"permission": PUBLIC, **FORM})
-async def join(page: ThePage, services: TheServices, request: Request[Any, Any, Any]) -> Response[Any]:
-    """Becomes a user by an invitation, and signs in."""
-    fields = await read_fields(request, page.t)
-    fields.need("name", "password")
-    if fields.good:
-        form = SignUpForm(fields.value("token").strip(), fields.value("password"), fields.value("name").strip())
-        browser = browser_of(request, services)
-        with fields.noting("name", "password"):
-            user = await register(services, browser.address, form)
-            token = await services.sign_in.open_session(user, browser)
-            return page.redirect("/", cookies=[new_cookie(token, request, services)])
-    return page.render("sign_in/join.html", status=422, fields=fields)
-
-
 def _form(page: Page, services: Services, fields: Fields) -> Response[Any]:
     return page.render(
         "sign_in/form.html",
@@ -84,4 +62,4 @@ def _form(page: Page, services: Services, fields: Fields) -> Response[Any]:
     )
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (ask, sign_in, sign_out, ask_to_join, join)
+ROUTES: tuple[HTTPRouteHandler, ...] = (ask, sign_in, sign_out)
