@@ -1,6 +1,7 @@
 """Signing in: password and second factor, or somebody else's word for it; both end in a new session.
 
-Every refusal has one text and takes the time of a password check, so that nobody learns who has an account. Guesses are slowed
+Every refusal has one text and takes the time of a password check, so that nobody learns who has an account; only who knows the
+password is told that the code of the second factor is missing, and that counts as a guess all the same. Guesses are slowed
 down by address and by account. A browser that has signed in to an account before proves it by a cookie and has a count of its
 own there: strangers who guess keep nobody out (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 """
@@ -73,7 +74,7 @@ class SignIn:
     async def with_password(self, email: str, password: str, code: str, browser: Browser) -> tuple[str, User]:
         """The new session's token. `code` may be empty for who has no second factor.
 
-        Raises NotAuthenticated with one text for every reason, RateLimited.
+        Raises NotAuthenticated with one text for every reason, but with `param` "code" when only that is missing; RateLimited.
         """
         account = email.strip().lower()
         user = await self._users.by_email(account) if len(account) <= _MAX_EMAIL_CHARS else None
@@ -87,6 +88,8 @@ class SignIn:
                 return await self.open_session(user, browser), user
         except (NotAuthenticated, RateLimited) as error:
             # Who watches the log may shut an address out. Whose account it is about is left out: it may be a password.
+            if error.param == "code":
+                raise
             wrong = isinstance(error, NotAuthenticated)
             _log.warning("sign_in_failed", address=browser.address, reason="wrong" if wrong else "too_many")
             raise (_wrong() if wrong else error) from None
@@ -152,6 +155,8 @@ class SignIn:
         good = await self._passwords.match(user.password_hash if user is not None else "", password)
         if not good or user is None or user.disabled_ms is not None:
             return False
+        if user.has_second_factor and not code.strip():
+            raise NotAuthenticated("Type the code that your authenticator shows, or a recovery code.", param="code")
         return not user.has_second_factor or await self.second_factor.passes(user, code)
 
 

@@ -14,9 +14,7 @@ _NAMES = 10_000
 class Throttle:
     """`burst` tries at once, then one each `pause_s` seconds. `message`: what the error says to who tries more."""
 
-    def __init__(
-        self, clock: Clock, *, burst: int, pause_s: float, message: str = "Too many attempts. Wait a moment."
-    ) -> None:
+    def __init__(self, clock: Clock, *, burst: int, pause_s: float, message: str = "Too many attempts.") -> None:
         self._clock = clock
         self._burst = burst
         self._pause_s = pause_s

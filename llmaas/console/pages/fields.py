@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from litestar.datastructures import FormMultiDict
 
 from llmaas.console.admin.access import CSRF_FIELD
 from llmaas.console.texts import Words
-from llmaas.errors import Conflict, InvalidRequest, NotAuthenticated, NotFound, Outdated, RateLimited
+from llmaas.errors import Conflict, InvalidRequest, LlmaasError, NotAuthenticated, NotFound, Outdated, RateLimited
 
 _MAX_CHARS = 20_000
 SECRETS = frozenset({"code", "current", "password", "secret"})
@@ -62,7 +63,15 @@ class Fields:
             param = getattr(error, "param", None) or ""
             # The API names what stands in tables of a body, such as `lifecycle.retires`; forms are flat.
             fields = (param, param.replace(".", "_"), param.rpartition(".")[2], param.partition(".")[0])
-            self.faults[next((name for name in fields if name in names), otherwise)] = self.t.said(error.message)
+            self.faults[next((name for name in fields if name in names), otherwise)] = said_of(self.t, error)
+
+
+def said_of(t: Words, error: LlmaasError) -> str:
+    """What an error says to a reader, with how long to wait where that is known."""
+    said = t.said(error.message)
+    if not isinstance(error, RateLimited) or error.retry_after_s is None:
+        return said
+    return f"{said} {t.count('frame.try_again_in', max(1, math.ceil(error.retry_after_s)))}"
 
 
 async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:

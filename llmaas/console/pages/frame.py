@@ -23,7 +23,7 @@ from llmaas.console.admin.access import FORM_TYPE, Connection, Principal, is_sec
 from llmaas.console.admin.services import Services
 from llmaas.console.errors import render as render_error
 from llmaas.console.oidc import local_path
-from llmaas.console.pages.fields import RESUMED, Fields, typed_in
+from llmaas.console.pages.fields import RESUMED, Fields, said_of, typed_in
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
 from llmaas.console.pages.qr import qr_svg
 from llmaas.console.pages.static_files import StaticFiles
@@ -358,7 +358,7 @@ def error_page(
     must_change = page.principal is not None and page.principal.user.must_change_password
     if isinstance(error, NotAllowed) and must_change and page.path != "/welcome":
         return page.redirect("/welcome")
-    status, headers, body = render_error(error)
+    status, headers, _ = render_error(error)
     explained = status if status in _EXPLAINED else 500 if status >= 500 else 400
     headers.pop("www-authenticate", None)
     return page.render(
@@ -366,7 +366,7 @@ def error_page(
         status=status,
         headers=headers,
         explained=explained,
-        message=page.t.said(body.error.message),
+        message=said_of(page.t, error),
     )
 
 
