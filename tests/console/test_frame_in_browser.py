@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import expect
@@ -75,3 +76,20 @@ async def test_a_chart_says_its_values_where_one_points(console: Console) -> Non
                 await tab.page.mouse.move(box["x"] + box["width"] - 30, box["y"] + box["height"] / 2)
         assert any(c.isdigit() for c in await tab.page.locator(".chart-tip:visible").inner_text())
         assert tab.faults == []
+
+
+@pytest.mark.parametrize(("scripts", "zone"), [(True, "Europe/Madrid"), (False, "UTC")])
+async def test_times_of_rows_have_seconds_and_say_their_zone(console: Console, scripts: bool, zone: str) -> None:
+    async with console.tab("root", scripts=scripts) as tab:
+        for path in (f"{PROJECT}/usage/requests", f"{PROJECT}/billing", "/admin/audit"):
+            await tab.go(path)
+            told = await tab.text(".zones")
+            assert told == f"Days and months are those of UTC. Times of rows are shown in the zone {zone}", path
+            times = await tab.page.locator("tbody th time").all_inner_texts()
+            assert times, path
+            assert all(re.search(r"\d\d?:\d\d:\d\d", time) for time in times), (path, times[:3])
+        await tab.go(f"{PROJECT}/usage")
+        assert zone in await tab.text(".zones")
+        await tab.go(f"{PROJECT}/usage/requests")
+        await tab.click("tbody th a >> nth=0")
+        assert re.search(r"\d\d?:\d\d:\d\d", await tab.text("dl.facts"))

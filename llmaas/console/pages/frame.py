@@ -27,7 +27,7 @@ from llmaas.console.pages.fields import RESUMED, Fields, said_of, typed_in
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
 from llmaas.console.pages.qr import qr_svg
 from llmaas.console.pages.static_files import StaticFiles
-from llmaas.console.pages.words_of_time import shown_day, shown_time
+from llmaas.console.pages.words_of_time import shown_day, shown_moment, shown_time
 from llmaas.console.texts import LANGUAGES, Texts, Words, choose_language
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Permission
@@ -281,6 +281,7 @@ class Page:
             "money": self.money,
             "rounded": self.rounded,
             "time": shown_time,
+            "moment": shown_moment,
             "day": shown_day,
             "qr": qr_svg,
             "static": self._surroundings.static_files.url,

@@ -14,6 +14,11 @@ def shown_time(ms: int | None, otherwise: str = "–") -> Markup:
     return _shown(ms, otherwise, "%Y-%m-%d %H:%M UTC", "time")
 
 
+def shown_moment(ms: int | None, otherwise: str = "–") -> Markup:
+    """Date and time to the second, for rows of which many can fall into one minute."""
+    return _shown(ms, otherwise, "%Y-%m-%d %H:%M:%S UTC", "moment")
+
+
 def shown_day(ms: int | None, otherwise: str = "–") -> Markup:
     return _shown(ms, otherwise, "%Y-%m-%d", "day")
 

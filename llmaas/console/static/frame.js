@@ -3,6 +3,7 @@
 const language = document.documentElement.lang;
 const shapes = {
   time: new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }),
+  moment: new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }),
   day: new Intl.DateTimeFormat(language, { dateStyle: "medium" }),
 };
 
@@ -14,6 +15,7 @@ function tellLocally(part) {
     time.textContent = shapes[time.dataset.shown].format(moment);
     delete time.dataset.shown;
   }
+  for (const zone of part.querySelectorAll("[data-zone]")) zone.textContent = shapes.time.resolvedOptions().timeZone;
 }
 
 tellLocally(document);
