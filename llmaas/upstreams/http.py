@@ -511,7 +511,6 @@ class _Connection(asyncio.Protocol):
             self.close()  # nobody asked: such a connection can't be trusted with another request
             return
         self._quiet = False
-        self._bare_bytes += len(data)
         wrong: Exception | None = None
         try:
             self._parser.feed_data(data)
@@ -523,16 +522,18 @@ class _Connection(asyncio.Protocol):
             if self._exchange is exchange and not exchange.body_arrived(part) and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
+        else:
+            self._bare_bytes += len(data)
+            if self._bare_bytes > _MAX_BARE_BYTES:
+                exchange.fail(
+                    EngineFailed("The engine's answer has too large a head, or too much between or behind its parts.")
+                )
         if wrong is not None:
             if self._exchange is exchange:
                 exchange.fail(EngineFailed("The engine's answer is not valid HTTP.", hint=str(wrong)))
             else:
                 self.close()  # bytes after the end of the answer
             return
-        if self._bare_bytes > _MAX_BARE_BYTES:
-            exchange.fail(
-                EngineFailed("The engine's answer has too large a head, or too much between or behind its parts.")
-            )
 
     def eof_received(self) -> bool:
         return False

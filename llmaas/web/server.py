@@ -25,6 +25,7 @@ from llmaas.errors import InvalidRequest
 from llmaas.web.channel import Header
 
 _MAX_HEAD_BYTES = 64 * 1024
+_LARGE_READ_BYTES = _MAX_HEAD_BYTES // 2
 _MAX_HEADERS = 100
 _MAX_BUFFERED_BYTES = 256 * 1024
 _MAX_WAITING_BYTES = 32 * 1024
@@ -149,8 +150,7 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
-        self._read_bytes = 0
-        self._seen_bytes = 0
+        self._reads_much = False
         self._framing_bytes = 0
         self._chunks = 0
         self._receiving: HttpChannel | None = None
@@ -203,14 +203,15 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        size = self._read_bytes = len(data)
-        self._seen_bytes += size
+        size = len(data)
         receiving = self._receiving
         if receiving is None:
             self._head_bytes += size
             had = 0
         else:
             had = receiving.received
+        if size > _LARGE_READ_BYTES:
+            self._reads_much = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -234,9 +235,7 @@ class HttpConnection(asyncio.Protocol):
         return self._framing_bytes > _MAX_FRAMING_BYTES
 
     def _head_is_too_large(self) -> bool:
-        """Judged by what the parser gave. It is asked for only when so much was read at all, which is cheaper to know."""
-        if self._seen_bytes <= _MAX_HEAD_BYTES:
-            return False
+        """By what the parser gave: it may have come in one packet, together with what stands before and behind it."""
         return len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _MAX_HEAD_BYTES
 
     def pause_writing(self) -> None:
@@ -271,7 +270,10 @@ class HttpConnection(asyncio.Protocol):
             raise _MalformedError  # a trailer
 
     def on_headers_complete(self) -> None:
-        if len(self._headers) > _MAX_HEADERS or self._head_is_too_large():
+        if len(self._headers) > _MAX_HEADERS:
+            raise _MalformedError
+        # No other head can be too large, and this is cheaper to know.
+        if (self._reads_much or self._head_bytes > _LARGE_READ_BYTES) and self._head_is_too_large():
             raise _MalformedError
         if self._parser.should_upgrade():
             return  # the parser stops behind this head
@@ -280,7 +282,6 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers = []  # trailers, which are read and dropped (RFC 9110, 6.5.1), then the next head
         self._head_bytes = 0
-        self._seen_bytes = self._read_bytes  # the next head may begin in this packet
         self._framing_bytes = 0
         self._chunks = 0
         self._since_s = self.server.now_s
