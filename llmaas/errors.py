@@ -178,8 +178,8 @@ class EngineTimeout(EngineError):
     code = "engine_timeout"
     retryable = True
 
-    def __init__(self, message: str, *, phase: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, phase: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.phase = phase
 
 

@@ -32,6 +32,7 @@ from llmaas.engine.pull import Progress
 from llmaas.engine.store import ModelStore
 from llmaas.errors import ConfigurationError, Conflict, NotFound
 from llmaas.ids import IdSource
+from llmaas.names import HostNames
 from llmaas.notices.courier import Courier
 from llmaas.notices.mail import Mailer
 from llmaas.notices.webhooks import Webhooks
@@ -106,7 +107,8 @@ class Installation:
         self.invitations = SqlInvitationStore(self.database)
         self.passwords = Passwords()
         self.address_rules = AddressRules([*DENIED, *settings.upstream_deny], settings.upstream_allow)
-        self._prober = Prober(self.address_rules.permits)
+        self._names = HostNames()  # for what runs in threads; the event loop has its own
+        self._prober = Prober(self.address_rules.permits, names=self._names)
         self._probes = ThreadPoolExecutor(_PROBES, "probes")
         self._credential_variables = CredentialVariables(settings.credential_variables)
         self.catalogue = SqlCatalogueStore(self.database, self.address_rules, self._credential_variables)
@@ -124,12 +126,12 @@ class Installation:
     @cached_property
     def webhooks(self) -> Webhooks:
         rules = AddressRules([*DENIED, *PRIVATE], self.settings.webhook_allow)
-        return Webhooks(rules.permits, self.pepper)
+        return Webhooks(rules.permits, self.pepper, names=self._names)
 
     @cached_property
     def courier(self) -> Courier:
         settings = self.settings
-        mailer = Mailer(settings.smtp_url, settings.smtp_from)
+        mailer = Mailer(settings.smtp_url, settings.smtp_from, self._names)
         return Courier(mailer, self.webhooks, self.clock, console_url=settings.public_url, currency=settings.currency)
 
     async def look_at(self, provider: Provider, backend: Backend) -> Found:

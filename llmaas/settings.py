@@ -21,7 +21,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from llmaas.errors import ConfigurationError
@@ -39,6 +39,10 @@ _MAIL = ("smtp://", "smtps://")
 _STATES = ("valkey://", "valkeys://", "redis://", "rediss://")
 _KEY_BYTES = 32
 _CONFIG = "LLMAAS_CONFIG"
+NAME_SERVERS: Final = {"RES_OPTIONS": "timeout:1 attempts:1"}
+"""How long a look-up of the C library waits where nobody has said it: we ask again ourselves, and a thread that waits long for
+a silent name server would be missed (`names.py`).
+"""
 _NO_SETTINGS = frozenset({_CONFIG, _CLIENT_KEY})
 """Variables of ours that are no settings: where the settings are, and what `llmaas chat` sends as its key."""
 _EVERY_PROGRAM = (
@@ -501,7 +505,7 @@ def installer_environment(**more: str) -> dict[str, str]:
 def gateway_environment(settings: Settings) -> dict[str, str]:
     """What a gateway process gets of it: our settings, credentials that providers may name, and what steers its libraries."""
     own = {name for name in os.environ if name.startswith(PREFIX) and name != _CLIENT_KEY}
-    return _passed(*own, *settings.credential_variables, *_EVERY_PROGRAM, *_DATABASE)
+    return {**NAME_SERVERS, **_passed(*own, *settings.credential_variables, *_EVERY_PROGRAM, *_DATABASE, *NAME_SERVERS)}
 
 
 def engine_host_environment() -> dict[str, str]:

@@ -32,6 +32,7 @@ from llmaas.cli import INTERRUPTED
 from llmaas.cli.watch import LOOK_S, Watch
 from llmaas.errors import ConfigurationError
 from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
+from llmaas.loop import Loop
 from llmaas.pulse import STOPS, ignore_stops
 from llmaas.settings import Loaded, Settings, engine_host_environment, gateway_environment
 from llmaas.web.server import listen
@@ -58,13 +59,13 @@ def gateway(loaded: Loaded, ready_fd: int | None, number: int, door_fds: Sequenc
     doors = [socket.socket(fileno=fd) for fd in door_fds]
     for door in doors:
         door.set_inheritable(False)
-    uvloop.run(serve_gateway(loaded, ready_fd, number, doors))
+    uvloop.run(serve_gateway(loaded, ready_fd, number, doors), loop_factory=Loop)
 
 
 def engines(settings: Settings, preload: Sequence[str], ready_fd: int | None) -> None:
     """Run the engine host until SIGTERM."""
     log.configure(settings.log_level, settings.log_format, process="engines")
-    uvloop.run(serve_engines(settings, preload, ready_fd))
+    uvloop.run(serve_engines(settings, preload, ready_fd), loop_factory=Loop)
 
 
 def _gateway_name(settings: Settings, number: int) -> str:

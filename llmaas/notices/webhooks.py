@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import structlog
 
 from llmaas.domain.alerts import NotDelivered
+from llmaas.names import HostNames
 from llmaas.sockets import AddressDenied, Permits, connector
 
 _TIMEOUT_S = 10.0
@@ -29,10 +30,13 @@ class Webhooks:
     `timeout_s`: for one call, from connecting to its status.
     """
 
-    def __init__(self, permits: Permits, pepper: bytes, *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, permits: Permits, pepper: bytes, *, timeout_s: float = _TIMEOUT_S, names: HostNames | None = None
+    ) -> None:
         self._permits = permits
         self._pepper = pepper
         self._timeout_s = timeout_s
+        self._names = names or HostNames()
         self._threads = ThreadPoolExecutor(_AT_ONCE, "webhooks")
 
     def secret(self, channel_id: str) -> str:
@@ -78,7 +82,7 @@ class Webhooks:
         secure, host = parts.scheme == "https", parts.hostname or ""
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(host, parts.port or (443 if secure else 80), timeout=self._timeout_s)
-        connection._create_connection = connector(self._permits, "webhook_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
+        connection._create_connection = connector(self._permits, "webhook_allow", self._names)  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
         return connection
 
 

@@ -176,6 +176,9 @@ class HttpTransport:
     async def _open(self, origin: Origin, exchange: Exchange) -> None:
         try:
             connection = await self._connected(origin, exchange.loop)
+        except TimeoutError as error:
+            exchange.fail(_out_of_reach(f"{origin.authority}: {error}"))
+            return
         except (OSError, ssl.SSLError, UnicodeError) as error:
             exchange.fail(EngineFailed("The engine could not be reached.", hint=f"{origin.authority}: {error}"))
             return
@@ -363,7 +366,7 @@ class Exchange:
             self.abort(ClientGone("The caller read too slowly.") if late else slow)
         elif self._phase == "connect":
             if now_s - self._since_s > self.timeouts.connect_s:
-                self.abort(EngineTimeout("The engine could not be reached in time.", phase="connect"))
+                self.abort(_out_of_reach())
         elif self._waiter is not None:
             # While nobody waits (a slow reader holds us back), the engine is not the one to blame.
             first = self._phase == "first_byte"
@@ -450,6 +453,10 @@ class Exchange:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(True)
+
+
+def _out_of_reach(hint: str | None = None) -> EngineTimeout:
+    return EngineTimeout("The engine could not be reached in time.", phase="connect", hint=hint)
 
 
 def _too_long() -> EngineFailed:

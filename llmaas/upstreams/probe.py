@@ -14,8 +14,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmaas.domain.models import Backend, ProviderKind
+from llmaas.names import HostNames
 from llmaas.settings import Secret
-from llmaas.sockets import AddressDenied, Permits, connector
+from llmaas.sockets import AddressDenied, Permits, anywhere, connector
 
 _MOST_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 5.0
@@ -76,11 +77,12 @@ class Discovered:
 
 
 class Prober:
-    """`permits`: None lets it connect anywhere."""
-
-    def __init__(self, permits: Permits | None = None, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, permits: Permits = anywhere, timeout_s: float = _TIMEOUT_S, names: HostNames | None = None
+    ) -> None:
         self._permits = permits
         self._timeout_s = timeout_s
+        self._names = names or HostNames()
 
     def look_at(self, backend: Backend, kind: ProviderKind, credential: Secret | None) -> Found:
         """Raises ProbeFailed."""
@@ -94,12 +96,14 @@ class Prober:
             text = "must hold no user and password: a credential has a field of its own"
             raise ProbeFailed("user_in_address", text, answered=False)
         failure = ProbeFailed("bad_address", "is no address such as 10.0.0.12:8000 or https://models.example.org/v1")
-        quick = Prober(self._permits, _QUICK_S)
+        quick = Prober(self._permits, _QUICK_S, self._names)
         for root in _roots(address):
             try:
                 return quick.at(root, credential)
             except ProbeFailed as error:
                 failure = error
+                if error.reason == "unknown_host":
+                    break
         raise failure
 
     def at(self, root: str, credential: Secret | None) -> Discovered:
@@ -129,11 +133,15 @@ class Prober:
         return Found(server, _names(data, "id")), frozenset(owners)
 
     def _get(self, url: str, credential: Secret | None) -> dict[str, Any]:
-        return _document(url, credential, *get_json(url, credential, self._timeout_s, self._permits))
+        return _document(url, credential, *get_json(url, credential, self._timeout_s, self._permits, self._names))
 
 
 def get_json(
-    url: str, credential: Secret | None = None, timeout_s: float = _TIMEOUT_S, permits: Permits | None = None
+    url: str,
+    credential: Secret | None = None,
+    timeout_s: float = _TIMEOUT_S,
+    permits: Permits = anywhere,
+    names: HostNames | None = None,
 ) -> tuple[int, Any]:
     """Status and decoded body (None when it is not JSON). Redirects are not followed. Raises ProbeFailed."""
     try:
@@ -150,8 +158,8 @@ def get_json(
     late = threading.Event()
     deadline = threading.Timer(timeout_s, _cut_off, (connection, late))
     deadline.daemon = True
-    if permits is not None:
-        connection._create_connection = connector(permits, "upstream_allow")  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
+    connect = connector(permits, "upstream_allow", names or HostNames())
+    connection._create_connection = connect  # type: ignore[attr-defined] # noqa: SLF001 - its one way in
     headers = {"accept": "application/json", "user-agent": "llmaas"}
     if credential:
         headers["authorization"] = f"Bearer {credential.reveal()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from typing_extensions import override
 
 from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules, Proxies, allowed, parse_network
 from llmaas.domain.values import url_fault
@@ -208,7 +207,6 @@ def test_A19_a_forged_list_of_thousands_of_proxies_is_not_followed() -> None:
     judged: list[str] = []
 
     class Counting(Proxies):
-        @override
         def include(self, address: str) -> bool:
             judged.append(address)
             return super().include(address)
