@@ -82,6 +82,9 @@ def set_project(
     shown_name: Annotated[str | None, typer.Option("--name", help="What people call it.")] = None,
     tier: Annotated[str | None, typer.Option(help=f"The tier that it is on from now; `{_NONE}`: no limits.")] = None,
     low_credit: Warn = None,
+    below_zero: Annotated[
+        bool, typer.Option("--below-zero", help="Let it pay from its credit although it has spent more than that.")
+    ] = False,
 ) -> None:
     """Change a project. What is not given stays."""
     changes: dict[str, Any] = {}
@@ -98,7 +101,9 @@ def set_project(
         project = await installation.projects.get(project_id)
         if project is None:
             raise unknown_project(project_id)
-        await installation.projects.change(project, dataclasses.replace(project, **changes), by=operator())
+        await installation.projects.change(
+            project, dataclasses.replace(project, **changes), by=operator(), below_zero=below_zero
+        )
 
     place.run(work)
     print(f"changed project {project_id}")

@@ -64,6 +64,11 @@ class Key:
         """
         return self.first_id or self.id
 
+    @property
+    def ends_ms(self) -> int | None:
+        """When it stops, by its expiry or before; None: never."""
+        return min((at for at in (self.expires_ms, self.revoked_ms) if at is not None), default=None)
+
     def usable_at(self, now_ms: int) -> bool:
         """Both ends are instants at which the key no longer works."""
         expired = self.expires_ms is not None and now_ms >= self.expires_ms

@@ -39,8 +39,10 @@ class ProjectStore(Protocol):
         """Raises Conflict when the id is taken, NotFound when there is no such tier."""
         ...
 
-    async def change(self, seen: Project, changed: Project, *, by: Actor) -> None:
-        """Raises NotFound, Outdated when the project is not as `seen` any more. Workers notice as they do a key's change."""
+    async def change(self, seen: Project, changed: Project, *, by: Actor, below_zero: bool = False) -> None:
+        """Raises NotFound, Outdated when the project is not as `seen` any more, and Conflict when it is to pay from its credit
+        from now on and has spent more than that, unless it may begin `below_zero`. Workers notice as they do a key's change.
+        """
         ...
 
 

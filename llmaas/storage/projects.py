@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.audit import SYSTEM, Act, Actor
+from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import Project, unknown_project
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
+from llmaas.storage.credit import balances_of
 from llmaas.storage.database import Database, bump
 from llmaas.storage.tables import memberships, projects, tiers
 
@@ -50,7 +52,7 @@ class SqlProjectStore:
             await record(connection, act)
             await bump(connection, "keys")
 
-    async def change(self, seen: Project, changed: Project, *, by: Actor) -> None:
+    async def change(self, seen: Project, changed: Project, *, by: Actor, below_zero: bool = False) -> None:
         async with self._database.begin() as connection:
             present = await _read(connection, seen.id)
             if present is None:
@@ -59,6 +61,8 @@ class SqlProjectStore:
                 raise Outdated("The project was changed meanwhile. Read it again.")
             if changed.tier_id != seen.tier_id:
                 await _check_tier(connection, changed.tier_id)
+                if not below_zero:
+                    await _check_credit(connection, seen, changed)
             values = _audited(changed)
             await connection.execute(sa.update(projects).where(projects.c.id == seen.id).values(**values))
             await record(connection, Act(by, "project.change", "project", seen.id, seen.id, _audited(seen), values))
@@ -73,6 +77,19 @@ async def _read(connection: AsyncConnection, project_id: str) -> Project | None:
 async def _check_tier(connection: AsyncConnection, tier_id: str | None) -> None:
     if tier_id is not None and await connection.scalar(sa.select(tiers.c.id).where(tiers.c.id == tier_id)) is None:
         raise NotFound(f"There is no tier `{tier_id}`.", param="tier")
+
+
+async def _check_credit(connection: AsyncConnection, seen: Project, changed: Project) -> None:
+    rows = (await connection.execute(sa.select(tiers.c.id, tiers.c.limits))).all()
+    prepaid = {tier_id for tier_id, limits in rows if "prepaid_credit" in limits}
+    if changed.tier_id in prepaid and seen.tier_id not in prepaid:
+        left = (await balances_of(connection, [seen.id]))[seen.id].left_nano
+        if left < 0:
+            raise Conflict(
+                f"On tier `{changed.tier_id}` the project pays from its credit, of which it would have {format_amount(left)} left:"
+                " its requests are refused until credit is added. Add credit first, or allow a balance below zero.",
+                param="below_zero",
+            )
 
 
 def _audited(project: Project) -> dict[str, object]:

@@ -77,6 +77,17 @@ def test_credit_is_put_in_and_taken_out(llmaas: Cli) -> None:
     assert rows[0].split() == ["CREATED", "AMOUNT", "KIND", "NOTE"]
 
 
+def test_a_project_that_has_spent_pays_in_advance_only_on_demand(llmaas: Cli, tmp_path: Path) -> None:
+    fleet = tmp_path / "tiers.toml"
+    fleet.write_text('[[tiers]]\nid = "early"\nprepaid_credit = "10.00"\n')
+    llmaas.good("apply", str(fleet))
+    record(llmaas.data_dir, [usage_row(1, cost_nano=12_500_000_000)])
+    refused = llmaas("projects", "set", "default", "--tier", "early")
+    assert refused.code == 1
+    assert "-12.50 left" in refused.errors[0]
+    llmaas.good("projects", "set", "default", "--tier", "early", "--below-zero")
+
+
 def test_more_than_is_left_is_taken_only_on_demand(llmaas: Cli) -> None:
     llmaas.good("projects", "credit", "default", "--add", "5")
     refused = llmaas("projects", "credit", "default", "--take", "5.01")

@@ -46,3 +46,23 @@ async def test_keys_of_an_admin_carry_the_name(console: Console) -> None:
         await tab.click("main button.primary")
         await tab.go(KEYS)
         assert "Daniel Petit" in await tab.text("tr:has-text('made for Daniel')")
+
+
+async def test_when_a_rotated_key_stops_is_told_in_the_readers_time(console: Console) -> None:
+    async with console.tab("owner") as tab:
+        await tab.go(f"{KEYS}/new")
+        await tab.page.fill("#name", "to be rotated")
+        await tab.click("main button.primary")
+        await tab.go(KEYS)
+        await tab.click("a:has-text('to be rotated')")
+        await tab.click("a[href$='/rotate']")
+        await tab.click("main button.primary")
+        stops = tab.page.locator("main p time")
+        moment = await stops.evaluate(
+            "e => new Intl.DateTimeFormat('en', {dateStyle: 'medium', timeStyle: 'short'}).format(new Date(e.dateTime))"
+        )
+        assert await stops.inner_text() == moment
+        await tab.go(KEYS)
+        rows = tab.page.locator("tr:has-text('to be rotated')")
+        told = sorted([await row.inner_text() for row in await rows.all()], key=lambda text: "Stops" in text)
+        assert ["Replaces" in told[0], "Stops" in told[1], moment in told[1]] == [True] * 3

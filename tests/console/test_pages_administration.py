@@ -10,6 +10,7 @@ from llmaas.domain.prices import NANO
 from llmaas.domain.projects import Project
 from llmaas.domain.tiers import Tier
 from llmaas.domain.users import User
+from llmaas.storage.tables import budget_shares
 from tests.console.lab import Lab
 from tests.console.reading import Reader, Shown, values_of
 from tests.console.site import PASSWORD
@@ -316,3 +317,22 @@ async def test_A01_only_an_admin_administers(lab: Lab, name: str) -> None:
         assert (await reader.post(path, values)).status == 403
     assert not (await _user(lab, name)).is_admin
     assert (await _project(lab, "lab")).archived_ms is None
+
+
+async def test_a_project_that_has_spent_goes_to_a_prepaid_tier_with_open_eyes(lab: Lab) -> None:
+    share = {"budget_id": "project:other:total", "worker_id": "", "spent_nano": 12 * NANO + NANO // 2, "leased_nano": 0}
+    async with lab.admin.database.begin() as connection:
+        await connection.execute(budget_shares.insert(), [share])
+    reader, path = await lab.reader("root"), "/admin/projects/other"
+    refused = await reader.send(await reader.get(path), tier="basic")
+    assert (refused.status, "-12.50 EUR left" in refused.text) == (422, True)
+    assert (await _project(lab, "other")).tier_id is None
+    done = await reader.send(refused, below_zero="on")
+    assert (done.status, (await _project(lab, "other")).tier_id) == (200, "basic")
+    await reader.send(await reader.get(path), tier="")
+    terms = {"tier": "basic", "retention_days": None}
+    answer = await reader.browser.call("PUT", "/projects/other/terms", terms)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (409, "below_zero")
+    assert "-12.50" in answer.json()["error"]["message"]
+    answer = await reader.browser.call("PUT", "/projects/other/terms", {**terms, "below_zero": True})
+    assert answer.status_code == 200

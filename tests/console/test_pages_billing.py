@@ -31,11 +31,11 @@ async def test_limits_stand_with_their_present_use(lab: Lab) -> None:
 
 
 async def test_the_forecast_goes_on_as_the_last_week_went(lab: Lab) -> None:
-    # 2025-06-15: 7 EUR within the seven days before today, 15 days left of the month after today.
+    # 2025-06-15 15:06:40: 7 EUR within the seven days before today, 15 days and 8:53:20 h left of the month.
     await lab.asked(*(lab.row(n, days_ago=n, cost_nano=NANO) for n in range(1, 8)))
     facts = (await (await lab.reader("viewer")).get(BILLING)).facts()
     assert facts["This month"] == "7.00 EUR"
-    assert facts["Forecast for the month"].startswith("22.00 EUR")
+    assert facts["Forecast for the month"].startswith("22.37 EUR")
     assert facts["Credit left"] == "20.00 EUR"
     assert facts["Credit lasts"].startswith("about 20 days")
 
@@ -124,3 +124,19 @@ async def test_a_prepaid_project_without_credit_says_what_to_do(lab: Lab) -> Non
     assert (await reader.get(BILLING)).links["Add credit"] == "/admin/projects/lab"
     assert refused in (await reader.get("/admin/projects/lab")).text
     assert refused not in (await reader.get("/admin/projects/other")).text
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(NANO // 2, "less than a day"), (0, "used up"), (3 * NANO // 2, "about 1 day")]
+)
+async def test_credit_never_lasts_about_no_days(lab: Lab, left: int, said: str) -> None:
+    await lab.asked(*(lab.row(n, days_ago=n, cost_nano=NANO) for n in range(1, 8)))
+    await spent(lab, "project:lab:total", 20 * NANO - left)
+    assert (await (await lab.reader("viewer")).get(BILLING)).facts()["Credit lasts"].startswith(said)
+
+
+async def test_the_rest_of_the_last_day_of_a_month_counts(lab: Lab) -> None:
+    lab.admin.clock.advance(15 * 86_400)  # 2025-06-30 15:06:40
+    await lab.asked(*(lab.row(n, days_ago=n, cost_nano=NANO) for n in range(1, 8)))
+    facts = (await (await lab.reader("viewer")).get(BILLING)).facts()
+    assert facts["Forecast for the month"].startswith("7.37 EUR")

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from llmaas.domain import keys
+from llmaas.domain.keys import masked
 from tests.console.lab import DAY_MS, HOSTILE, Lab
 from tests.console.site import PEPPER, TEST
 
@@ -266,3 +267,16 @@ async def test_a_key_is_made_for_a_member_by_who_may(lab: Lab) -> None:
     form = await dev.get(f"{KEYS}/new")
     assert not [part for part in form.main.iter("select") if part.get("name") == "owner"]
     assert (await dev.send(form, name="not allowed", owner="user-dev2")).status == 403
+
+
+async def test_the_old_and_the_new_key_of_a_rotation_are_told_apart(lab: Lab) -> None:
+    reader, old = await lab.reader("dev"), lab.keys["bot"]
+    made = await reader.send(await reader.get(f"{KEYS}/{old.id}/rotate"), overlap="overlap_1h")
+    moments = [part.get("datetime") for part in made.main.iter("time")]
+    assert moments == ["2025-06-15T16:06:40.000Z"]  # shown in the reader's zone by a script
+    assert masked(old.id) in made.text
+    new, stopping = sorted((await reader.get(KEYS)).rows(), key=lambda row: "Stops" in row[""])
+    assert "Stops 2025-06-15 16:06 UTC" in stopping[""]
+    assert f"Replaces {masked(old.id)}" in new[""]
+    assert (new["Expires"], stopping["Expires"]) == ("Never", "2025-06-15")
+    assert (await reader.get(f"{KEYS}/{old.id}")).facts()["Expires"] == "2025-06-15 16:06 UTC"

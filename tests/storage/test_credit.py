@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import sqlalchemy as sa
 
 from llmaas.domain.audit import Actor
 from llmaas.domain.credit import Balance, CreditEntry, CreditKind
+from llmaas.domain.fleet import Fleet
 from llmaas.domain.ports import BudgetWant
 from llmaas.domain.projects import Project
+from llmaas.domain.tiers import Tier
 from llmaas.errors import Conflict, NotFound
 from llmaas.ids import IdSource
 from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database
 from llmaas.storage.projects import SqlProjectStore
@@ -132,3 +136,22 @@ async def test_a_low_balance_is_told_once_until_it_was_above_again(
 
 def _fields(one: CreditEntry) -> dict[str, Any]:
     return {name: getattr(one, name) for name in CreditEntry.__slots__}
+
+
+async def test_a_project_that_has_spent_pays_in_advance_only_with_open_eyes(
+    store: SqlCreditStore, database: Database, place: str | Path
+) -> None:
+    tiers = (Tier("early", prepaid_credit=100), Tier("late"))
+    await SqlCatalogueStore(database).apply(Fleet(tiers=tiers), now_ms=1, prune=False, by=ANA)
+    await spend(place, "one", 30_000_000_000)
+    await store.add(entry("e", 10_000_000_000), by=ANA)
+    projects = SqlProjectStore(database)
+    seen = await projects.get("default")
+    assert seen is not None
+    late, early = (dataclasses.replace(seen, tier_id=name) for name in ("late", "early"))
+    await projects.change(seen, late, by=ANA)
+    with pytest.raises(Conflict, match=r"-20\.00 left") as refused:
+        await projects.change(late, early, by=ANA)
+    assert refused.value.param == "below_zero"
+    await projects.change(late, early, by=ANA, below_zero=True)
+    assert await projects.get("default") == early

@@ -47,10 +47,13 @@ class ProjectChanges(Form, frozen=True):
 
 
 class Terms(Form, frozen=True):
-    """`retention_days`: age at which usage rows go, while sums stay; null: never."""
+    """`retention_days`: age at which usage rows go, while sums stay; null: never. `below_zero`: a project that has spent more than
+    its credit may go to a tier that is paid in advance.
+    """
 
     tier: str | None
     retention_days: int | None
+    below_zero: bool = False
 
 
 class ProjectView(msgspec.Struct, frozen=True):
@@ -157,12 +160,12 @@ async def set_terms(
 
 
 async def change_terms(services: Services, principal: Principal, seen: Project, data: Terms) -> Project:
-    """Raises InvalidRequest, NotFound for a tier that is not there, Outdated."""
+    """Raises InvalidRequest, NotFound for a tier that is not there, Outdated, and Conflict when its balance would be below zero."""
     days = data.retention_days
     if days is not None and not 1 <= days <= _MAX_RETENTION_DAYS:
         raise InvalidRequest(f"`retention_days` must be between 1 and {_MAX_RETENTION_DAYS}.", param="retention_days")
     changed = dataclasses.replace(seen, tier_id=data.tier, retention_days=days)
-    await services.projects.change(seen, changed, by=principal.actor)
+    await services.projects.change(seen, changed, by=principal.actor, below_zero=data.below_zero)
     return changed
 
 

@@ -86,10 +86,14 @@ async def set_terms(
     project, fields = await read_project(services, tenant_id), await read_fields(request, page.t)
     days = whole_numbers(fields, ["retention_days"]).get("retention_days")
     if fields.good:
-        with fields.noting("tier", "retention_days", otherwise="tier"):
+        with fields.noting("tier", "retention_days", "below_zero", otherwise="tier"):
             check_match(fields.value("etag") or None, project_view(project))
-            await change_terms(services, principal, project, Terms(fields.value("tier") or None, days))
+            terms = Terms(fields.value("tier") or None, days, below_zero=fields.value("below_zero") == "on")
+            await change_terms(services, principal, project, terms)
             return page.redirect(_path(tenant_id), flash="administration.terms_set", name=project.name)
+    if fields.fault("below_zero"):
+        left = page.money((await services.credit.balance(project.id)).left_nano)
+        fields.faults["below_zero"] = page.t("administration.tier_below_zero", tier=fields.value("tier"), left=left)
     return await _one(page, services, project, terms=fields)
 
 

@@ -36,10 +36,11 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """`owner` "": nobody, as of keys that the command line made."""
+    """`replaces`: the key that it was rotated from; "" for none. `owner` "": nobody, as of keys that the command line made."""
 
     key: Key
     shown: str
+    replaces: str
     state: str
     owner: str
     may_change: bool
@@ -90,6 +91,7 @@ async def key_lines(
         KeyLine(
             key=key,
             shown=masked(key.id),
+            replaces=masked(key.rotated_from) if key.rotated_from else "",
             state=key.state_at(now_ms),
             owner=owners.get(key.owner_id or "", ""),
             may_change=may_make(principal) and may_change(principal, key),

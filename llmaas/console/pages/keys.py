@@ -32,7 +32,7 @@ from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limit
 from llmaas.console.pages.model_views import playable
 from llmaas.console.spans import day_of, last_days
 from llmaas.domain.access import may_use
-from llmaas.domain.keys import Key
+from llmaas.domain.keys import Key, masked
 from llmaas.domain.permissions import Permission
 from llmaas.errors import Conflict, InvalidRequest, Outdated
 
@@ -105,7 +105,9 @@ async def show_made(
         return page.redirect(f"/projects/{project_id}/keys/{key_id}", flash="frame.shown_once", tone="warn")
     old = await services.keys.get(key.rotated_from) if key.rotated_from else None
     program = _program(page, services, key, token)
-    return page.render("keys/made.html", token=token, key=key, old=old, program=program)
+    return page.render(
+        "keys/made.html", token=token, key=key, old=old, old_shown=masked(old.id) if old else "", program=program
+    )
 
 
 @get("/projects/{project_id:str}/keys/{key_id:str}", opt={"permission": Permission.KEYS_READ})

@@ -39,14 +39,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Nano-units. `forecast_nano`: what the month comes to if each day left is as those of the last week."""
+    """Nano-units. `forecast_nano`: what the month comes to if all that is left of it is as the days of the last week."""
 
     month_nano: int
     forecast_nano: int
     week_nano: int
 
     def days_left(self, credit_nano: int) -> int | None:
-        """How long credit lasts so; None: nothing is spent. More than a year is said as 366."""
+        """How long credit lasts so, in whole days; None: nothing is spent. More than a year is said as 366."""
         if self.week_nano <= 0:
             return None
         return min(_MOST_DAYS, max(0, credit_nano) * PACE_DAYS // self.week_nano)
@@ -89,7 +89,9 @@ async def pace_of(services: Services, project_id: str) -> Pace:
             by_day[part.group[0] or ""] = part.cost_nano
     spent = sum(cost for day, cost in by_day.items() if day >= str(month.first))
     lately = sum(by_day.get(day, 0) for day in week.days[:-1])
-    return Pace(spent, spent + lately * (month.last - today).days // PACE_DAYS, lately)
+    # What is left of today runs as the days of the last week did, too.
+    left_ms = (month.last - today).days * DAY_MS + DAY_MS - services.clock.now_ms() % DAY_MS
+    return Pace(spent, spent + lately * left_ms // (PACE_DAYS * DAY_MS), lately)
 
 
 async def _since(services: Services, project_id: str, from_ms: int) -> Sequence[UsageSum]:

@@ -9,6 +9,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from markupsafe import Markup, escape
+
 LANGUAGES = {"en": "English", "es": "Español", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
 _MESSAGES = "messages"
@@ -28,6 +30,8 @@ class Words:
     def __call__(self, key: str, **values: object) -> str:
         """The text with its `{placeholders}` filled. Raises KeyError for a key that is not there."""
         text = self.texts[key]
+        if any(isinstance(value, Markup) for value in values.values()):  # such as a time in the reader's zone
+            return Markup(escape(text)).format_map({name: self._shown(value) for name, value in values.items()})  # noqa: S704
         return text.format_map({name: self._shown(value) for name, value in values.items()}) if values else text
 
     def count(self, key: str, number: int, **values: object) -> str:
@@ -58,6 +62,8 @@ class Words:
         return _SEPARATORS[self.language]
 
     def _shown(self, value: object) -> str:
+        if isinstance(value, Markup):
+            return value
         return self.number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
