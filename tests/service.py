@@ -88,6 +88,9 @@ class Upstreams:
                 yield Model(id=id_, kind=ModelKind.CHAT, created_ms=0, capabilities=tags, max_model_len=WINDOW)
             id_ = model_of(kind, "embed")
             yield Model(id=id_, kind=ModelKind.EMBEDDING, created_ms=0, max_model_len=WINDOW)
+            senses = frozenset({"audio", "files", "video"})
+            id_ = model_of(kind, "hears-and-sees")
+            yield Model(id=id_, kind=ModelKind.CHAT, created_ms=0, capabilities=senses, max_model_len=WINDOW)
             yield Model(id=model_of(kind, "plain"), kind=ModelKind.CHAT, created_ms=0, max_model_len=WINDOW)
         yield Model(
             id="granite3.3:8b",
@@ -105,7 +108,7 @@ class Upstreams:
 
 def _deployments() -> Iterator[Deployment]:
     for kind in KINDS:
-        for name in (*NAMED, "embed", "plain", "fake-verdict"):
+        for name in (*NAMED, "embed", "plain", "hears-and-sees", "fake-verdict"):
             yield Deployment(model_of(kind, name), f"{kind}-1", name)
     for kind in (ProviderKind.OLLAMA, ProviderKind.OPENAI):
         yield Deployment("both", f"{kind}-1", "plain")

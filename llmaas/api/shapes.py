@@ -74,11 +74,14 @@ class AnsweredCall(Struct, forbid_unknown_fields=True):
 
 
 class AnswerMessage(Struct, forbid_unknown_fields=True):
+    """`function_call` in place of `tool_calls` where the request had `functions`."""
+
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[AnsweredCall] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChoice(Struct, forbid_unknown_fields=True):
@@ -89,6 +92,8 @@ class ChatChoice(Struct, forbid_unknown_fields=True):
 
 
 class ChatCompletion(Struct, forbid_unknown_fields=True):
+    """`limit_reached`: why the answer ended early, where a limit or budget did not last."""
+
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -97,6 +102,7 @@ class ChatCompletion(Struct, forbid_unknown_fields=True):
     choices: list[ChatChoice]
     usage: Usage
     routing: Routing | UnsetType = UNSET
+    limit_reached: str | UnsetType = UNSET
 
 
 class ToolDeltaFunction(Struct, forbid_unknown_fields=True):
@@ -119,6 +125,7 @@ class Delta(Struct, forbid_unknown_fields=True):
     reasoning_content: str | UnsetType = UNSET
     refusal: str | UnsetType = UNSET
     tool_calls: list[ToolDelta] | UnsetType = UNSET
+    function_call: ToolDeltaFunction | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, forbid_unknown_fields=True):
@@ -139,6 +146,7 @@ class ChatCompletionChunk(Struct, forbid_unknown_fields=True):
     usage: Usage | UnsetType = UNSET
     backend: BackendName | UnsetType = UNSET
     routing: Routing | UnsetType = UNSET
+    limit_reached: str | UnsetType = UNSET
 
 
 class TextChoice(Struct, forbid_unknown_fields=True):
@@ -157,6 +165,7 @@ class Completion(Struct, forbid_unknown_fields=True):
     choices: list[TextChoice]
     usage: Usage
     routing: Routing | UnsetType = UNSET
+    limit_reached: str | UnsetType = UNSET
 
 
 class Embedding(Struct, forbid_unknown_fields=True):

@@ -12,7 +12,9 @@ from llmaas.protocol.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    NamedFunction,
     NamedToolChoice,
+    Tool,
     prompt_list,
 )
 
@@ -56,6 +58,8 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
             turns.settle(message, position)
     if turns is not None:
         overhead += turns.tokens
+    if request.functions is not None or request.function_call is not None:
+        _take_functions(request)
     if request.tools is not None or request.tool_choice is not None:
         overhead += _settle_tools(request, needs)
     elif request.parallel_tool_calls is not None:
@@ -64,8 +68,13 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
         if request.top_logprobs:
             raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
         request.top_logprobs = None
-    if request.reasoning_effort is not None and not request.reasoning_effort:
-        request.reasoning_effort = None
+    if (
+        request.reasoning_effort is not None
+        or request.modalities is not None
+        or request.audio is not None
+        or request.web_search_options is not None
+    ):
+        _settle_kind_of_answer(request)
     _settle_options(request, needs)
     asked = request.max_completion_tokens or request.max_tokens
     cap = _output_cap(asked, model)
@@ -162,6 +171,37 @@ def _settle_options(request: ChatRequest | CompletionRequest, needs: dict[Need, 
         request.stream_options = None
 
 
+def _take_functions(request: ChatRequest) -> None:
+    """The older form of tools as tools. `functions` stays, as the sign that the answer's calls have the older form too."""
+    choice = request.function_call
+    request.function_call = None
+    if not request.functions:
+        request.functions = None
+        if isinstance(choice, NamedFunction):
+            raise InvalidRequest("'function_call' is only allowed when 'functions' are given.", param="function_call")
+        return
+    if request.tools or request.tool_choice not in (None, "auto"):
+        raise InvalidRequest("Either 'tools' or the older 'functions' can be given, not both.", param="functions")
+    if isinstance(choice, NamedFunction) and choice.name not in [function.name for function in request.functions]:
+        raise InvalidRequest(
+            f"'function_call' names '{choice.name[:100]}', which is not among 'functions'.", param="function_call"
+        )
+    request.tools = [Tool(function) for function in request.functions]
+    request.tool_choice = NamedToolChoice(choice) if isinstance(choice, NamedFunction) else choice
+    request.parallel_tool_calls = False
+
+
+def _settle_kind_of_answer(request: ChatRequest) -> None:
+    request.reasoning_effort = request.reasoning_effort or None
+    if any(modality != "text" for modality in request.modalities or ()):
+        raise InvalidRequest("Answers are text; 'modalities' can be [\"text\"] only.", param="modalities")
+    if request.audio:
+        raise InvalidRequest("Answers are text; 'audio' is not supported.", param="audio")
+    if request.web_search_options is not None:
+        raise InvalidRequest("'web_search_options' is not supported.", param="web_search_options")
+    request.modalities = request.audio = None
+
+
 def _settle_tools(request: ChatRequest, needs: dict[Need, str]) -> int:
     """The tokens that a template may make of them besides their bytes."""
     choice = request.tool_choice
@@ -174,7 +214,8 @@ def _settle_tools(request: ChatRequest, needs: dict[Need, str]) -> int:
     for position, tool in enumerate(request.tools):
         name = tool.function.name
         if name in names:
-            raise InvalidRequest(f"Two tools have the name '{name}'.", param=f"tools[{position}].function.name")
+            where = f"functions[{position}].name" if request.functions else f"tools[{position}].function.name"
+            raise InvalidRequest(f"Two tools have the name '{name}'.", param=where)
         names.add(name)
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidRequest(

@@ -185,7 +185,9 @@ class InferenceService:
             meter, generation = start.meter, start.generation
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
             created_s = call.started_ms // 1000
-            head = AnswerHead(call.answer_id, shape, created_s, entry.model.id, settlement.target.backend.labels)
+            labels = settlement.target.backend.labels
+            older = isinstance(request, ChatRequest) and request.functions is not None
+            head = AnswerHead(call.answer_id, shape, created_s, entry.model.id, labels, older)
             relay = Relay(reply, settlement, meter, allowance, _explainer(settlement) if call.explain else None)
             try:
                 if request.stream:

@@ -18,13 +18,17 @@ _json = msgspec.json.Encoder()
 
 
 class AnswerHead(Struct, frozen=True):
-    """What stands in every answer and every chunk of it. `backend` is `{"engine_type": …, "machine_name": …}`."""
+    """What stands in every answer and every chunk of it. `backend` is `{"engine_type": …, "machine_name": …}`.
+
+    `older_calls`: a call is told as `function_call`, to callers that gave `functions` in place of `tools`.
+    """
 
     id: str
     shape: Shape
     created_s: int
     model: str
     backend: dict[str, str]
+    older_calls: bool = False
 
 
 class StreamWriter:
@@ -78,9 +82,14 @@ class StreamWriter:
             delta["reasoning_content"] = piece.reasoning
         if piece.refusal is not None:
             delta["refusal"] = piece.refusal
-        if piece.tool is not None:
+        finish = piece.finish
+        if self._head.older_calls:
+            if piece.tool is not None and piece.tool.index == 0:
+                delta["function_call"] = _older_delta(piece.tool)
+            finish = _older_finish(finish)
+        elif piece.tool is not None:
             delta["tool_calls"] = [_tool_delta(piece.tool)]
-        rest: dict[str, Any] = {"delta": delta, "finish_reason": piece.finish}
+        rest: dict[str, Any] = {"delta": delta, "finish_reason": finish}
         if piece.logprobs is not None:
             rest["logprobs"] = chat_form(piece.logprobs)
         return begin + self._open + b"%d," % index + _json.encode(rest)[1:] + b"]}\n\n"
@@ -99,6 +108,14 @@ def _tool_delta(tool: ToolPiece) -> dict[str, Any]:
         return {"index": tool.index, "function": {"arguments": tool.arguments}}
     function = {"name": tool.name, "arguments": tool.arguments}
     return {"index": tool.index, "id": tool.id, "type": "function", "function": function}
+
+
+def _older_delta(tool: ToolPiece) -> dict[str, Any]:
+    return {"arguments": tool.arguments} if tool.id is None else {"name": tool.name, "arguments": tool.arguments}
+
+
+def _older_finish(finish: str | None) -> str | None:
+    return "function_call" if finish == "tool_calls" else finish
 
 
 class _Message(Struct):
@@ -142,7 +159,7 @@ class WholeAnswer(Struct, eq=False):
     def body(self, usage: msgspec.Raw, routing: dict[str, Any] | None) -> bytes:
         head = self._head
         chat = head.shape == "chat"
-        make = _chat_choice if chat else _text_choice
+        make = (_older_choice if head.older_calls else _chat_choice) if chat else _text_choice
         indexes = self._messages if len(self._messages) == 1 else sorted(self._messages)
         answer: dict[str, Any] = {
             "id": head.id,
@@ -181,6 +198,14 @@ def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
         ]
     logprobs = chat_form(joined(message.logprobs)) if message.logprobs else None
     return {"index": index, "message": out, "logprobs": logprobs, "finish_reason": message.finish}
+
+
+def _older_choice(index: int, message: _Message) -> dict[str, Any]:
+    choice = _chat_choice(index, message)
+    calls = choice["message"].pop("tool_calls", None)
+    if calls:
+        choice["message"]["function_call"] = calls[0]["function"]
+    return {**choice, "finish_reason": _older_finish(message.finish)}
 
 
 def _text_choice(index: int, message: _Message) -> dict[str, Any]:

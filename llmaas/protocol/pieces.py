@@ -51,6 +51,7 @@ class _Choice(Struct):
     splitter: ThinkSplitter | None
     calls: int = 0
     positions: dict[int | str, int] = {}
+    bare: set[int] = set()
     finish: str | None = None
 
 
@@ -127,6 +128,9 @@ class Pieces:
                 reasoning, content = state.splitter.finish()
                 if reasoning or content:
                     out.append(Piece(index, content=content or None, reasoning=reasoning or None))
+            if state.bare and state.finish != "length":
+                # A call without arguments has none to the end: an empty object, which callers can send back.
+                out += [Piece(index, tool=ToolPiece(position, None, None, "{}")) for position in sorted(state.bare)]
         begun = self._begun
         ended = begun if len(begun) == 1 else sorted(begun)
         out += [Piece(index, None, None, None, None, None, _finish_reason(begun[index])) for index in ended]
@@ -184,6 +188,10 @@ class Pieces:
             # Without an index or an id, a name begins a new call.
             handle = f"#{state.calls}" if handle is None else handle
             position = state.positions.setdefault(handle, state.calls)
+        if arguments:
+            state.bare.discard(position)
+        elif position >= state.calls:
+            state.bare.add(position)
         if position < state.calls:
             return ToolPiece(position, None, None, arguments)
         if state.calls >= _MAX_TOOL_CALLS:

@@ -176,6 +176,13 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: EndUser | None = None
+    functions: list[FunctionDefinition] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    verbosity: str | None = None
+    prediction: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
 
 
 class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
@@ -244,12 +251,14 @@ def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[
     return items
 
 
-_OURS = frozenset(ChatRequest.__struct_fields__) | frozenset(CompletionRequest.__struct_fields__)
+HINTS = frozenset({"verbosity", "prediction"})
+"""Chat options that only some engines know and that the answer's meaning does not hang on."""
+_OURS = frozenset(ChatRequest.__struct_fields__) - HINTS | frozenset(CompletionRequest.__struct_fields__)
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def extra_members(body: bytes, names: frozenset[str]) -> dict[str, msgspec.Raw]:
-    """Members of a request that we do not know but a provider takes as they are; never one of those that we know."""
+    """Members of a request that a provider takes as they are; never one that we know and every engine gets."""
     if not names:
         return {}
     return {k: v for k, v in _members_decoder.decode(body).items() if k in names and k not in _OURS}

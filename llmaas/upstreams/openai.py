@@ -35,6 +35,7 @@ from llmaas.protocol.engine import (
     says_something,
 )
 from llmaas.protocol.requests import (
+    HINTS,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
@@ -126,6 +127,8 @@ class OpenAiUpstream:
                 )
         chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
+        if extra and chat and not HINTS.isdisjoint(extra):
+            built = msgspec.structs.replace(built, **dict.fromkeys(HINTS & extra.keys()))  # they are sent once
         body = _json.encode(built)
         if stream and self.traits.exact_while_streaming and not self._is_vllm:
             body = _LLAMA_CPP + body[1:]
@@ -151,8 +154,13 @@ class OpenAiUpstream:
             built.stream_options = StreamOptions(include_usage=True)
         if isinstance(built, CompletionRequest):
             return built
-        if not self._is_foreign and built.max_completion_tokens is not None:
-            built.max_tokens, built.max_completion_tokens = built.max_completion_tokens, None
+        if built.functions is not None:
+            built.functions = None  # told as tools
+        if not self._is_foreign:
+            if built.max_completion_tokens is not None:
+                built.max_tokens, built.max_completion_tokens = built.max_completion_tokens, None
+            if built.verbosity is not None or built.prediction is not None:
+                built.verbosity = built.prediction = None
         if self.traits.merges_system:
             built.messages = merge_system(built.messages)
         return built

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from llmaas.domain.models import ProviderKind
-from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, KINDS, Service, error_of, model_of
+from tests.fakes.behaviour import Behaviour, Call
+from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, KINDS, Service, chunks, error_of, model_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -239,3 +241,119 @@ async def test_reasoning_has_two_names(service: Service, kind: ProviderKind) -> 
         answer = await service.post(CHAT, {"model": model_of(kind, "plain"), "messages": [USER, turn, USER]})
         assert answer.status == 200, answer.body
         assert set(service.sent(kind).json["messages"][1]) == {"role", "content"}
+
+
+FUNCTION = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_functions_are_tools_and_their_calls_come_in_the_older_form(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
+    call = Behaviour(calls=(Call(name="get_weather", arguments='{"a": 1}'), Call(name="second")))
+    service.fake(kind).script(call)
+    answer = await service.chat(model_of(kind, "plain"), functions=[FUNCTION], function_call="auto", stream=stream)
+    assert answer.status == 200, answer.body
+    sent = service.sent(kind).json
+    assert sent["tools"] == [{"type": "function", "function": FUNCTION}]
+    assert "functions" not in sent
+    if stream:
+        choices = [choice for part in chunks(answer) for choice in part["choices"]]
+        calls = [choice["delta"]["function_call"] for choice in choices if "function_call" in choice["delta"]]
+        said = {"name": calls[0]["name"], "arguments": "".join(call["arguments"] for call in calls)}
+        assert all("name" not in call for call in calls[1:])
+        assert not any("tool_calls" in choice["delta"] for choice in choices)
+        finish = choices[-1]["finish_reason"]
+    else:
+        [choice] = answer.json()["choices"]
+        said, finish = choice["message"]["function_call"], choice["finish_reason"]
+        assert "tool_calls" not in choice["message"]
+    assert (said["name"], json.loads(said["arguments"]), finish) == ("get_weather", {"a": 1}, "function_call")
+
+
+@pytest.mark.parametrize("kind", [OPENAI, VLLM])
+async def test_a_demanded_function_is_a_demanded_tool(service: Service, kind: ProviderKind) -> None:
+    await service.chat(model_of(kind, "plain"), functions=[FUNCTION], function_call={"name": "get_weather"})
+    assert service.sent(kind).json["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"functions": [FUNCTION], "tools": [TOOL]}, "functions"),
+        ({"functions": [FUNCTION], "function_call": {"name": "other"}}, "function_call"),
+        ({"function_call": {"name": "other"}}, "function_call"),
+        ({"functions": [FUNCTION, FUNCTION]}, "functions[1].name"),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "wav"}}, "modalities"),
+        ({"audio": {"voice": "a", "format": "wav"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+    ],
+)
+async def test_what_no_engine_here_can_do_is_refused(
+    service: Service, kind: ProviderKind, options: dict[str, Any], param: str
+) -> None:
+    answer = await service.chat(model_of(kind, "plain"), **options)
+    assert (answer.status, error_of(answer)["param"]) == (400, param)
+    assert not service.fake(kind).requests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_hints_go_to_engines_that_know_them(service: Service, kind: ProviderKind) -> None:
+    hints: dict[str, Any] = {"verbosity": "low", "prediction": {"type": "content", "content": "a"}}
+    harmless: dict[str, Any] = {"modalities": ["text"], "store": True, "service_tier": "auto", "safety_identifier": "x"}
+    empty: dict[str, Any] = {"functions": [], "function_call": "auto", "modalities": [], "audio": None}
+    answer = await service.chat(model_of(kind, "plain"), **hints, **{**harmless, **empty})
+    assert answer.status == 200, answer.body
+    sent = service.sent(kind).json
+    assert {name: value for name, value in sent.items() if name in hints} == (hints if kind is OPENAI else {})
+    assert not set(sent) & {*harmless, *empty}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_without_arguments_has_an_empty_object_in_a_stream_too(
+    service: Service, kind: ProviderKind
+) -> None:
+    service.fake(kind).script(
+        Behaviour(calls=(Call(name="f", arguments=""),) if kind is not OLLAMA else (Call(name="f"),))
+    )
+    parts = chunks(await service.chat(model_of(kind, "plain"), tools=[TOOL], stream=True))
+    deltas = [call for part in parts for choice in part["choices"] for call in choice["delta"].get("tool_calls", ())]
+    assert "".join(delta["function"]["arguments"] for delta in deltas) == "{}"
+
+
+PARTS: list[tuple[str, dict[str, Any], set[ProviderKind]]] = [
+    ("input_audio", {"input_audio": {"data": "AAAA", "format": "wav"}}, {OPENAI, VLLM, LLAMA_CPP}),
+    ("file", {"file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}}, {OPENAI, VLLM}),
+    ("video_url", {"video_url": {"url": "data:video/mp4;base64,AAAA"}}, {OPENAI, VLLM}),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", range(len(PARTS)))
+async def test_parts_go_to_engines_that_take_them(service: Service, kind: ProviderKind, number: int) -> None:
+    type_, content, able = PARTS[number]
+    part = {"type": type_, **content}
+    turn = {"role": "user", "content": [{"type": "text", "text": "what?"}, part]}
+    answer = await service.post(CHAT, {"model": model_of(kind, "plain"), "messages": [USER, turn]})
+    assert (answer.status, error_of(answer)["param"]) == (400, "messages[1].content[1]")
+    assert "plain" in error_of(answer)["message"], "a model has to declare what it takes"
+    answer = await service.post(CHAT, {"model": model_of(kind, "hears-and-sees"), "messages": [USER, turn]})
+    if kind in able:
+        assert answer.status == 200, answer.body
+        assert service.sent(kind).json["messages"][1]["content"][1] == part
+    else:
+        assert (answer.status, error_of(answer)["param"]) == (400, "messages[1].content[1]")
+
+
+async def test_files_and_films_have_their_content_with_them(service: Service) -> None:
+    for part in (
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "video_url", "video_url": {"url": "http://10.0.0.1/a.mp4"}},
+    ):
+        answer = await service.post(
+            CHAT, {"model": "hears-and-sees", "messages": [{"role": "user", "content": [part]}]}
+        )
+        assert answer.status == 400
+        assert str(error_of(answer)["param"]).startswith("messages[0].content")

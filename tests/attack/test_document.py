@@ -7,10 +7,16 @@ import re
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 import pytest
 import schemathesis
 
+from llmaas.api.errors import render
 from llmaas.app import GatewayWorker
+from llmaas.errors import InvalidRequest, Loading
+from llmaas.protocol.answers import AnswerHead, StreamWriter, WholeAnswer
+from llmaas.protocol.pieces import Piece
+from llmaas.protocol.usage import usage_json
 from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, Service, chunks
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -93,3 +99,34 @@ async def test_answers_and_chunks_are_as_described(target: Service, model: str) 
         _validator(document, "EmbeddingList").validate(embedded.json())
     listed = await target.request("GET", "/v1/models")
     _validator(document, "ModelList").validate(listed.json())
+
+
+async def test_answers_that_a_limit_ended_are_as_described(target: Service) -> None:
+    document = await _document(target)
+    usage = msgspec.Raw(usage_json(1, 0, 2, 0))
+    for shape, name in (("chat", "ChatCompletion"), ("completion", "Completion")):
+        head = AnswerHead("id", shape, 1, "m", {"engine_type": "vllm", "machine_name": "ma01"})  # type: ignore[arg-type]
+        whole = WholeAnswer(head)
+        whole.add([Piece(0, content="a"), Piece(0, finish="length")])
+        whole.limit_reached = "A limit ended."
+        _validator(document, name).validate(json.loads(whole.body(usage, None)))
+    writer = StreamWriter(AnswerHead("id", "chat", 1, "m", {"engine_type": "vllm", "machine_name": "ma01"}))
+    for event in (
+        writer.limit_reached("A limit ended."),
+        writer.usage(usage, {"reason": "only", "attempts": 1, "queue_ms": 0}),
+    ):
+        _validator(document, "ChatCompletionChunk").validate(json.loads(event.removeprefix(b"data: ")))
+
+
+async def test_errors_are_as_described(target: Service) -> None:
+    document = await _document(target)
+    for error in (InvalidRequest("no", param="n"), Loading("soon", state="loading", progress=0.5, eta_s=3.0)):
+        _validator(document, "Error").validate(json.loads(render(error)[2]))
+    older = {
+        "model": "fake-tools",
+        "messages": [{"role": "user", "content": "x"}],
+        "functions": [{"name": "get_weather"}],
+    }
+    _validator(document, "ChatCompletion").validate((await target.post(CHAT, older)).json())
+    for chunk in chunks(await target.post(CHAT, {**older, "stream": True})):
+        _validator(document, "ChatCompletionChunk").validate(chunk)
