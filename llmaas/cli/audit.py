@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmaas.cli import output
-from llmaas.cli.parameters import JsonFlag, instant_ms
+from llmaas.cli.parameters import JsonFlag, span_ms
 from llmaas.cli.place import Place, at_place
 from llmaas.domain.audit import AuditFilter, Line, Verdict
 
@@ -154,11 +154,8 @@ def _row(line: Line) -> list[object]:
 
 
 def _within(where: AuditFilter, start: str | None, end: str | None, now_ms: int) -> AuditFilter:
-    return dataclasses.replace(
-        where,
-        from_ms=instant_ms(start, "--from", now_ms) if start else None,
-        to_ms=instant_ms(end, "--to", now_ms) if end else None,
-    )
+    from_ms, to_ms = span_ms(start, end, now_ms)
+    return dataclasses.replace(where, from_ms=from_ms, to_ms=to_ms)
 
 
 def _noted(text: str) -> tuple[int, str]:

@@ -44,6 +44,15 @@ def instant_ms(text: str, option: str, now_ms: int) -> int:
         raise typer.BadParameter(message, param_hint=option) from None
 
 
+def span_ms(start: str | None, end: str | None, now_ms: int) -> tuple[int | None, int | None]:
+    """What `--from` and `--to` say; None: nothing. A span that ends before it begins holds nothing and is a slip of the pen."""
+    first = instant_ms(start, "--from", now_ms) if start else None
+    last = instant_ms(end, "--to", now_ms) if end else None
+    if first is not None and last is not None and last < first:
+        raise typer.BadParameter("comes after --to", param_hint="--from")
+    return first, last
+
+
 def words(text: str | None) -> list[str]:
     """`a, b` as two words, each once, in order."""
     return list(dict.fromkeys(word for part in (text or "").split(",") if (word := part.strip())))

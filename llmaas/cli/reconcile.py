@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmaas.cli import output
-from llmaas.cli.parameters import instant_ms
+from llmaas.cli.parameters import span_ms
 from llmaas.cli.place import Place, at_place
 from llmaas.domain.reconciliation import Counters, EngineLog, read_counters
 from llmaas.domain.usage import Grouping, UsageFilter
@@ -46,11 +46,8 @@ def reconcile(
         now_ms = installation.clock.now_ms()
         if baseline is not None:
             return await _by_counters(installation, baseline, backend)
-        where = UsageFilter(
-            backend_id=backend,
-            from_ms=instant_ms(start, "--from", now_ms) if start else None,
-            to_ms=instant_ms(end, "--to", now_ms) if end else None,
-        )
+        from_ms, to_ms = span_ms(start, end, now_ms)
+        where = UsageFilter(backend_id=backend, from_ms=from_ms, to_ms=to_ms)
         assert engine_log is not None  # noqa: S101 - one of the two is
         return await _by_log(installation, engine_log, where)
 
@@ -79,8 +76,9 @@ def rebuild(
         span = await installation.rollups.span()
         if span is None:
             return 0
-        first = max(span[0], instant_ms(start, "--from", now_ms)) if start else span[0]
-        last = min(span[1], instant_ms(end, "--to", now_ms)) if end else span[1]
+        from_ms, to_ms = span_ms(start, end, now_ms)
+        first = span[0] if from_ms is None else max(span[0], from_ms)
+        last = span[1] if to_ms is None else min(span[1], to_ms)
         return await installation.rollups.rebuild(first, last)
 
     print(f"{place.run(work)} days made anew")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmaas.cli import output
-from llmaas.cli.parameters import JsonFlag, instant_ms, words
+from llmaas.cli.parameters import JsonFlag, span_ms, words
 from llmaas.cli.place import Place, at_place
 from llmaas.cli.projects import require_project
 from llmaas.domain.energy import format_wh
@@ -73,10 +73,11 @@ def usage(
         now_ms = installation.clock.now_ms()
         if project is not None:
             await require_project(installation, project)
+        span = span_ms(start, end, now_ms)
         where = UsageFilter(
             project_id=project,
-            from_ms=instant_ms(start, "--from", now_ms) if start else first_ms,
-            to_ms=instant_ms(end, "--to", now_ms) if end else end_ms,
+            from_ms=first_ms if span[0] is None else span[0],
+            to_ms=end_ms if span[1] is None else span[1],
             key_id=key,
             model_id=model,
             backend_id=backend,

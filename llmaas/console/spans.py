@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from llmaas.errors import InvalidRequest
 
 DAY_MS = 86_400_000
-_MOST_DAYS = 366
+MOST_DAYS = 366
 _EPOCH = date(1970, 1, 1)
 
 
@@ -37,6 +37,14 @@ class Span:
     def query(self) -> dict[str, str]:
         """What names it in the address of a page."""
         return {"month": self.month} if self.month else {"from": str(self.first), "to": str(self.last)}
+
+
+class Inverted(InvalidRequest):
+    pass
+
+
+class TooLong(InvalidRequest):
+    pass
 
 
 def day_of(now_ms: int) -> date:
@@ -68,9 +76,9 @@ def read_span(today: date, *, month: str = "", first: str = "", last: str = "") 
         start = _day(first, "from") if first else today.replace(day=1)
         end = _day(last, "to") if last else today
         if end < start:
-            raise InvalidRequest("The first day must not be after the last.", param="from")
-        if (end - start).days >= _MOST_DAYS:
-            raise InvalidRequest(f"At most {_MOST_DAYS} days can be shown.", param="from")
+            raise Inverted("The first day must not be after the last.", param="from")
+        if (end - start).days >= MOST_DAYS:
+            raise TooLong(f"At most {MOST_DAYS} days can be shown.", param="from")
         return Span(start, end)
     return month_of(_day(f"{month}-01", "month")) if month else month_of(today)
 

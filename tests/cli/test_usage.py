@@ -192,6 +192,7 @@ def test_many_rows_are_cut_for_people_only(llmaas: Cli) -> None:
             ["--by", "colour"],
             "Invalid value for --by: 'colour' is none of backend, day, end-user, hour, key, member, model",
         ),
+        (["--from", "2026-05-29", "--to", "2026-05-28"], "Invalid value for --from: comes after --to"),
         (["--from", "soon"], "Invalid value for --from: 'soon' is no time; write for example 2026-01-31"),
         (["--to", "2026-02-31"], "Invalid value for --to: '2026-02-31' is no time"),
         (["--csv", "--json"], "Invalid value for --csv: cannot go with --json"),

@@ -89,7 +89,7 @@ async def test_terms_are_set(lab: Lab) -> None:
     project = await _project(lab, "lab")
     assert (done.status, project.tier_id, project.retention_days) == (200, None, 90)
     late = await reader.send(page, retention_days="80")
-    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert (late.status, "Somebody else changed this" in late.text) == (422, True)
     assert (await _project(lab, "lab")).retention_days == 90
 
 
@@ -237,7 +237,7 @@ async def test_A01_a_form_from_before_makes_nobody_an_admin_again(lab: Lab) -> N
     old = await reader.get("/admin/users/user-dev")
     await reader.send(await reader.get("/admin/users/user-dev"), is_admin=None)
     late = await reader.send(old, name="Daniel")
-    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert (late.status, "Somebody else changed this" in late.text) == (422, True)
     assert not (await _user(lab, "dev")).is_admin
 
 

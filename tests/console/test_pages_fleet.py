@@ -227,7 +227,7 @@ async def test_a_machine_is_changed_unless_somebody_else_did_meanwhile(lab: Lab)
     backend = await _backend(lab, "ma01")
     assert (backend.max_concurrency, backend.machine_name, backend.base_url) == (8, "rack 1", "http://10.0.0.1:8000/v1")
     late = await reader.send(form, max_concurrency="9")
-    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert (late.status, "Somebody else changed this" in late.text) == (422, True)
     assert (await _backend(lab, "ma01")).max_concurrency == 8
 
 

@@ -87,7 +87,7 @@ async def test_a_key_is_changed_by_a_form(lab: Lab) -> None:
     )
     assert stored.expires_ms is None
     late = await reader.send(page, name="Bot")
-    assert (late.status, "changed meanwhile" in late.text) == (422, True)
+    assert (late.status, "Somebody else changed this" in late.text) == (422, True)
     assert (await lab.admin.services.keys.get(key.id)) == stored
 
 

@@ -232,3 +232,17 @@ async def test_a_project_without_usage_says_so(lab: Lab) -> None:
     page = await (await lab.reader("dev")).get("/projects/empty/usage")
     assert "No usage in this time" in page.text
     assert not page.rows()
+
+
+@pytest.mark.parametrize("path", ["/projects/lab/usage", "/projects/lab/usage/requests"])
+async def test_days_in_the_wrong_order_are_kept_and_told(used: Lab, path: str) -> None:
+    page = await (await used.reader("viewer")).get(f"{path}?from=2025-06-20&to=2025-06-10&model=embed")
+    assert "The first day, 2025-06-20, comes after the last, 2025-06-10." in page.text
+    (form,) = [one for one in page.main.iter("form") if one.get("class") == "filters" and "to" in values_of(one)]
+    values = values_of(form)
+    assert (values["from"], values["to"], values["model"]) == ("2025-06-20", "2025-06-10", "embed")
+    assert page.main.find(".//details[@open]") is not None
+    reader = await used.reader("viewer")
+    assert "more than 366 days" in (await reader.get(f"{path}?from=2020-01-01&to=2025-06-10")).text
+    answer = await reader.browser.call("GET", "/projects/lab/usage?from=2025-06-20&to=2025-06-10")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "from")

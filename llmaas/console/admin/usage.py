@@ -77,7 +77,7 @@ def wanted(  # noqa: PLR0917 - query parameters, by their names
     end_user: _Text = None,
     answer: Annotated[str | None, QueryParameter(name="id", max_length=300)] = None,
 ) -> Wanted:
-    """Raises InvalidRequest for times that are none."""
+    """Raises InvalidRequest for times that are none, and for an end before the beginning."""
     where = UsageFilter(
         from_ms=_instant_ms(start, "from"),
         to_ms=_instant_ms(end, "to"),
@@ -89,6 +89,8 @@ def wanted(  # noqa: PLR0917 - query parameters, by their names
         end_user=end_user,
         id=answer,
     )
+    if where.from_ms is not None and where.to_ms is not None and where.to_ms < where.from_ms:
+        raise InvalidRequest("`from` comes after `to`.", param="from")
     return Wanted(where, given=start is not None or end is not None)
 
 

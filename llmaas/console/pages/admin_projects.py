@@ -84,6 +84,7 @@ async def set_terms(
     page: ThePage, services: TheServices, principal: ThePrincipal, tenant_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
     project, fields = await read_project(services, tenant_id), await read_fields(request, page.t)
+    fields.anew = _path(tenant_id)
     days = whole_numbers(fields, ["retention_days"]).get("retention_days")
     if fields.good:
         with fields.noting("tier", "retention_days", "below_zero", otherwise="tier"):

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from litestar import Request
 from litestar.datastructures import FormMultiDict
+from markupsafe import Markup
 
 from llmaas.console.admin.access import CSRF_FIELD
 from llmaas.console.texts import Words
 from llmaas.errors import Conflict, InvalidRequest, LlmaasError, NotAuthenticated, NotFound, Outdated, RateLimited
 
 _MAX_CHARS = 20_000
+_AS_IT_IS = Markup('<a href="{}" target="_blank" rel="noopener">{}</a>')
 SECRETS = frozenset({"code", "current", "password", "secret"})
 """Fields that are never filled in for anybody."""
 RESUMED = "resumed"
@@ -31,6 +34,8 @@ class Fields:
     values: Mapping[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    anew: str = ""
+    """The address of the form as it is made of what is stored now."""
 
     @property
     def good(self) -> bool:
@@ -59,6 +64,8 @@ class Fields:
         """
         try:
             yield
+        except Outdated:
+            self.faults[""] = self.t("frame.outdated", link=_AS_IT_IS.format(self.anew, self.t("frame.as_it_is")))
         except _EXPECTED as error:
             param = getattr(error, "param", None) or ""
             # The API names what stands in tables of a body, such as `lifecycle.retires`; forms are flat.
@@ -80,6 +87,7 @@ async def read_fields(request: Request[Any, Any, Any], t: Words) -> Fields:
     for name in form:
         lists[name] = tuple(value[:_MAX_CHARS] for value in form.getall(name) if isinstance(value, str))
     fields = Fields(t, {name: values[-1] for name, values in lists.items() if values}, lists=lists)
+    fields.anew = quote(str(request.scope["path"]))
     if RESUMED in fields.values:
         fields.faults[""] = t("frame.resumed")
     return fields

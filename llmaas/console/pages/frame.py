@@ -114,6 +114,8 @@ class Page:
         self.project = project
         self.projects = projects
         self.role = role
+        self.faulty: list[tuple[str, str, str]] = []
+        """Name, label and fault of fields, noted while they are drawn, for the summary above them."""
         self._surroundings = surroundings
         self._cookies: list[Cookie] = []
         language = choose_language(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language", ""))
@@ -267,6 +269,9 @@ class Page:
             return None
         self._cookies += cookies
         return self.render("sign_in/resume.html", path=kept.path, typed=kept.fields, form_token=csrf, resumed=RESUMED)
+
+    def note_fault(self, name: str, label: str, fault: str) -> None:
+        self.faulty.append((name, label, fault))
 
     def remember(self, name: str, value: str) -> None:
         """Keep a choice of the reader in this browser for a year."""

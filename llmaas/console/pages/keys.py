@@ -34,7 +34,6 @@ from llmaas.console.spans import day_of, last_days
 from llmaas.domain.access import may_use
 from llmaas.domain.keys import Key, masked
 from llmaas.domain.permissions import Permission
-from llmaas.errors import Conflict, InvalidRequest, Outdated
 
 _MOST_KEYS = 100
 _MOST_OWNERS = 200
@@ -84,15 +83,15 @@ async def create_key(
     project_id: PathId,
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
-    form = read_form(await read_fields(request, page.t))
+    fields = await read_fields(request, page.t)
+    form = read_form(fields)
     owners = await _owners(services, principal, project_id)
     if form.faults:
         return _form(page, services, form, key=None, owners=owners)
-    try:
+    with fields.noting("name", "models", "networks", "owner", *_FIELDS, *BUDGETS, *RATES, otherwise="name"):
         token, key = await make_key(services, principal, project_id, form.new_key())
-    except (Conflict, InvalidRequest) as error:
-        return _form(page, services, _faulty(page, form, error), key=None, owners=owners)
-    return page.reveal(f"/projects/{project_id}/keys/{key.id}/made", token=token)
+        return page.reveal(f"/projects/{project_id}/keys/{key.id}/made", token=token)
+    return _form(page, services, _faulty(form), key=None, owners=owners)
 
 
 @get("/projects/{project_id:str}/keys/{key_id:str}/made", opt={"permission": Permission.KEYS_CREATE})
@@ -141,15 +140,16 @@ async def change_key(
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
     key = await own_key(services, principal, project_id, key_id)
-    form = read_form(await read_fields(request, page.t))
+    fields = await read_fields(request, page.t)
+    form = read_form(fields)
     if form.faults:
         return _form(page, services, form, key=key)
-    try:
+    names = ("name", "models", "networks", *_FIELDS, *BUDGETS, *RATES)
+    with fields.noting(*names, otherwise="name"):
         check_match(form.etag or None, key_view(key, services.clock.now_ms()))
         await alter_key(services, principal, key, form.changes())
-    except (InvalidRequest, Outdated) as error:
-        return _form(page, services, _faulty(page, form, error), key=key)
-    return page.redirect(f"/projects/{project_id}/keys/{key_id}", flash="keys.saved")
+        return page.redirect(f"/projects/{project_id}/keys/{key_id}", flash="keys.saved")
+    return _form(page, services, _faulty(form), key=key)
 
 
 @get("/projects/{project_id:str}/keys/{key_id:str}/rotate", opt={"permission": Permission.KEYS_CHANGE})
@@ -239,12 +239,10 @@ def _program(page: Page, services: Services, key: Key, token: str) -> str:
     return " \\\n  ".join([*lines, '-H "content-type: application/json"', f"-d '{quoted}'"])
 
 
-def _faulty(page: Page, form: KeyForm, error: Conflict | InvalidRequest | Outdated) -> KeyForm:
-    """With what the service said, beside the field that it is about."""
-    if isinstance(error, Outdated):
-        return dataclasses.replace(form, faults={"": page.t("keys.outdated")})
-    param = "name" if isinstance(error, Conflict) else (error.param or "name").removeprefix("limits.")
-    return dataclasses.replace(form, faults={_FIELDS.get(param, param): page.t.said(error.message)})
+def _faulty(form: KeyForm) -> KeyForm:
+    """What the API calls otherwise stands at the form's own field."""
+    renamed = {_FIELDS.get(name, name): fault for name, fault in form.faults.items()}
+    return dataclasses.replace(form, faults=renamed)
 
 
 async def _has_any(services: Services, project_id: str) -> bool:

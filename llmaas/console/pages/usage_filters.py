@@ -11,7 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from llmaas.console.reports import By, Measure
-from llmaas.console.spans import Span, month_of, months_before, read_span
+from llmaas.console.spans import MOST_DAYS, Inverted, Span, TooLong, month_of, months_before, read_span
 from llmaas.domain.usage import Outcome, UsageFilter
 from llmaas.errors import InvalidRequest
 
@@ -24,7 +24,9 @@ _FILTERS = ("model", "key", "member", "outcome", "end_user")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`fault`: the key of the text that says what of the address made no sense; what it asked for is then left out."""
+    """`fault`: the key of the text that says what of the address made no sense; what it asked for is then left out. `typed`: days
+    that could not be used, as they stand in their fields still.
+    """
 
     span: Span
     today: date
@@ -36,6 +38,20 @@ class Asked:
     outcome: str = ""
     end_user: str = ""
     fault: str = ""
+    typed: tuple[str, str] = ("", "")
+
+    @property
+    def first_shown(self) -> str:
+        return self.typed[0] if any(self.typed) else str(self.span.first)
+
+    @property
+    def last_shown(self) -> str:
+        return self.typed[1] if any(self.typed) else str(self.span.last)
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What the text of `fault` says."""
+        return {"first": self.typed[0] or self.span.first, "last": self.typed[1] or self.span.last, "most": MOST_DAYS}
 
     def where(self, project_id: str) -> UsageFilter:
         return UsageFilter(
@@ -88,8 +104,9 @@ def read_asked(query: Mapping[str, str], today: date) -> Asked:
     fault = ""
     try:
         span = read_span(today, month=said["month"], first=said["from"], last=said["to"])
-    except InvalidRequest:
-        span, fault = month_of(today), "span"
+    except InvalidRequest as error:
+        span = month_of(today)
+        fault = "inverted" if isinstance(error, Inverted) else "too_long" if isinstance(error, TooLong) else "span"
     if span == dataclasses.replace(month_of(span.first), month=""):
         span = month_of(span.first)
     by = _choice(By, said["by"], By.MODEL)
@@ -104,6 +121,7 @@ def read_asked(query: Mapping[str, str], today: date) -> Asked:
         outcome=said["outcome"] if said["outcome"] in set(Outcome) else "",
         end_user=said["end_user"],
         fault=fault,
+        typed=(said["from"], said["to"]) if fault else ("", ""),
     )
     if (by is By.END_USER or asked.end_user) and len(span.days) > MOST_ROW_DAYS:
         return dataclasses.replace(asked, by=By.MODEL if by is By.END_USER else by, end_user="", fault="long_span")

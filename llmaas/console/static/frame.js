@@ -26,6 +26,13 @@ new MutationObserver((changes) => {
 
 for (const button of document.querySelectorAll("[data-copy], [data-reveal]")) button.hidden = false;
 
+// Who sent a form that was refused goes on at what is wrong with it.
+const refused = document.querySelector("#faults, main form .notice.bad");
+if (refused) {
+  refused.tabIndex = -1;
+  refused.focus();
+}
+
 // Who had to sign in again goes on to the form; its handler fills it in and does nothing.
 document.querySelector("form[data-resume]")?.requestSubmit();
 
