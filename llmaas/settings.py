@@ -48,7 +48,16 @@ _NO_SETTINGS = frozenset({_CONFIG, _CLIENT_KEY})
 _EVERY_PROGRAM = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*", "TMPDIR", "TMP", "TEMP"),
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV"),
-    *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8"),
+    *(
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "DYLD_*",
+        "MALLOC_*",
+        "GLIBC_TUNABLES",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONUTF8",
+    ),
     *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER"),
 )
 _ENGINES = (
@@ -74,7 +83,7 @@ _INSTALLERS = (
     ),
     *("UV_CACHE_DIR", "UV_HTTP_*", "UV_OFFLINE", "UV_INSECURE_HOST", "UV_PYTHON", "UV_PYTHON_INSTALL_DIR"),
 )
-_DATABASE = ("PG*", "KRB5*")
+_GATEWAYS = ("PG*", "KRB5*", "UV_THREADPOOL_SIZE")
 _HUB = ("HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_*_TIMEOUT", "HF_HUB_DISABLE_*", "HF_HUB_ENABLE_*", "HF_XET_*")
 
 
@@ -505,7 +514,7 @@ def installer_environment(**more: str) -> dict[str, str]:
 def gateway_environment(settings: Settings) -> dict[str, str]:
     """What a gateway process gets of it: our settings, credentials that providers may name, and what steers its libraries."""
     own = {name for name in os.environ if name.startswith(PREFIX) and name != _CLIENT_KEY}
-    return {**NAME_SERVERS, **_passed(*own, *settings.credential_variables, *_EVERY_PROGRAM, *_DATABASE, *NAME_SERVERS)}
+    return {**NAME_SERVERS, **_passed(*own, *settings.credential_variables, *_EVERY_PROGRAM, *_GATEWAYS, *NAME_SERVERS)}
 
 
 def engine_host_environment() -> dict[str, str]:

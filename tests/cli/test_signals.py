@@ -18,6 +18,7 @@ from llmaas.installation import Installation
 from llmaas.pulse import STOPS
 from tests.engine.serving import Serving, gone, write_models
 from tests.fakes.behaviour import Behaviour
+from tests.fakes.raw_http import RawConnection
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
 from tests.schema import write_schema
@@ -176,4 +177,5 @@ async def new_key(serving: Serving) -> str:
 
 
 async def refuses(serving: Serving) -> bool:
-    return (await serving.post("/v1/chat/completions", BODY)).status == 503
+    async with await RawConnection.open(serving.url) as connection:
+        return (await connection.request("GET", "/readyz")).status == 503
