@@ -170,8 +170,16 @@ class EngineError(LlmaasError):
 
 
 class EngineFailed(EngineError):
+    """`answers`: it works, but this answer is not what was asked for. Another one may do better, and the engine is not set aside
+    for it, or a caller could have that done by what he asks.
+    """
+
     code = "engine_failed"
     retryable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, answers: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.answers = answers
 
 
 class EngineTimeout(EngineError):

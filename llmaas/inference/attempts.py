@@ -37,6 +37,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.attempts")
 
 
 T = TypeVar("T")
+U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -60,9 +61,11 @@ class Attempts:
         settlement: Settlement,
         reply: Reply,
         start: Callable[[Target], Handle[T]],
-    ) -> T:
-        """What the attempt that worked, the last one started, gave first; its target is in the settlement and counts as
-        busy until `over()`. Raises the last attempt's error, or ClientGone.
+        take: Callable[[T], U],
+    ) -> U:
+        """What `take` made of what the attempt that worked, the last one started, gave first; its target is in the settlement
+        and counts as busy until `over()`. `take` raises EngineFailed for what is not what was asked for, which is then asked of
+        the next target. Raises the last attempt's error, or ClientGone.
         """
         if self._budget < _BUDGET_LEAST:
             self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
@@ -80,9 +83,14 @@ class Attempts:
                 handle = start(target)
                 self._watch(reply, target, handle)
                 try:
-                    result = await handle.first()
+                    first = await handle.first()
                 except asyncio.CancelledError:
                     handle.abort(EngineFailed("The request was given up."))
+                    raise
+                try:
+                    result = take(first)
+                except EngineError as error:
+                    handle.abort(error)
                     raise
             except (EngineError, Loading, NoBackend) as error:
                 self._note(settlement, target, error)
@@ -117,7 +125,11 @@ class Attempts:
         self._metrics.attempt_failed(target.backend.id, error.code)
         if isinstance(error, EngineBusy):
             self._health.busy(target, retry_after_s=error.retry_after_s)
-        elif error.retryable and not isinstance(error, Loading):
+        elif (
+            error.retryable
+            and not isinstance(error, Loading)
+            and not (isinstance(error, EngineFailed) and error.answers)
+        ):
             self._health.failed(target)
         if error.retryable and not isinstance(error, Loading):
             _log.warning(

@@ -58,6 +58,33 @@ class Meter(Struct, eq=False):
                 raise EngineFailed("The engine went on after its end.")
         return out
 
+    def begin(self, answers: Sequence[EngineAnswer]) -> str | list[Piece]:
+        """Take what an engine gave first, of which nothing was relayed yet: the text of an answer that is whole and plain, or
+        else the pieces, with the last ones when it is whole. Raises EngineFailed for what is not what was asked for.
+        """
+        if not self.whole:
+            out = self.feed(answers)
+            if not self.pieces.seen:
+                self.pieces.check()
+            return out
+        text = self.plain_text(answers)
+        if text is not None:
+            return text
+        out = self.feed(answers)
+        if not self.pieces.finished and not self.pieces.seen:
+            raise EngineFailed("The engine's answer is empty.")
+        return out + self.last_pieces()
+
+    def last_pieces(self) -> list[Piece]:
+        """The end of a complete answer. A choice that did not say why it ended stopped by itself, unless it came as far as it was
+        allowed to. Raises EngineFailed for an answer that is not what was asked for.
+        """
+        pieces = self.pieces
+        if pieces.finished:
+            return pieces.finish()
+        bound = self.bounds.output_tokens
+        return pieces.finish("length" if bound is not None and self.output_so_far() >= bound else "stop")
+
     def plain_text(self, answers: Sequence[EngineAnswer]) -> str | None:
         """Of a whole answer that is one text and needs no mending, which is then all of it; None: `feed` it."""
         answer = answers[0]

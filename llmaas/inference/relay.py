@@ -54,8 +54,9 @@ class Relay(Struct, eq=False):
     _cut_off: bool = False
 
     async def stream(
-        self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer], *, include_usage: bool
+        self, head: AnswerHead, generation: Generation, begun: Sequence[Piece], *, include_usage: bool
     ) -> None:
+        """`begun`: what `Meter.begin` made of what came first."""
         reply, meter, pieces = self._reply, self._meter, self._meter.pieces
         writer = StreamWriter(head)
 
@@ -63,13 +64,15 @@ class Relay(Struct, eq=False):
             data = writer.write(meter.feed(answers))
             return (not data or reply.send(data)) and pieces.seen < self._look_at
 
-        data = writer.write(meter.feed(first))
+        data = writer.write(begun)
         self._settlement.first_piece()
         await reply.begin_stream(head.id, head.backend, data)
         while not await generation.each(pass_on):
             await reply.ready()
             if pieces.seen >= self._look_at and not await self._may_go_on(generation):
                 break
+        if not pieces.finished:
+            await self._make_sure(generation)
         rest = writer.write(self._last_pieces())
         if self._cut_off:
             rest += writer.limit_reached(_CUT_OFF)
@@ -79,17 +82,19 @@ class Relay(Struct, eq=False):
             rest += writer.usage(usage, self._explain() if self._explain else None)
         await reply.end(rest + DONE_EVENT)
 
-    async def whole(self, head: AnswerHead, generation: Generation, first: Sequence[EngineAnswer]) -> None:
+    async def whole(self, head: AnswerHead, generation: Generation, begun: str | Sequence[Piece]) -> None:
+        """`begun`: as in `stream`, or all of it."""
         answer = WholeAnswer(head)
         self._settlement.first_piece()
-        text = self._meter.plain_text(first) if generation.complete else None
-        if text is not None:
-            answer.add_plain(text, self._meter.pieces.finish_reason())
+        if isinstance(begun, str):
+            answer.add_plain(begun, self._meter.pieces.finish_reason())
         else:
-            answer.add(self._meter.feed(first))
+            answer.add(begun)
             if not generation.complete:
                 await self._keep_rest(generation, answer)
-            answer.add(self._last_pieces())
+                if not self._meter.pieces.finished:
+                    await self._make_sure(generation)
+                answer.add(self._last_pieces())
             if self._cut_off:
                 answer.limit_reached = _CUT_OFF
         usage, durable = self._settle()
@@ -115,13 +120,13 @@ class Relay(Struct, eq=False):
             generation.abort(EngineFailed(_CUT_OFF))
         return not self._cut_off
 
-    def _last_pieces(self) -> list[Piece]:
-        pieces = self._meter.pieces
-        if self._cut_off:
-            return pieces.cut("length")
-        if not pieces.finished:
+    async def _make_sure(self, generation: Generation) -> None:
+        """That an answer is complete, although a choice did not say why it ended. Raises EngineFailed."""
+        if not self._cut_off and not await generation.ended():
             raise EngineFailed("The engine's answer broke off.")
-        return pieces.finish()
+
+    def _last_pieces(self) -> list[Piece]:
+        return self._meter.pieces.cut("length") if self._cut_off else self._meter.last_pieces()
 
     def _settle(self) -> tuple[Raw, asyncio.Future[None]]:
         """Settle a whole answer; gives the `usage` object, and what is done when the row is durable."""

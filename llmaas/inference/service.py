@@ -25,9 +25,10 @@ from llmaas.inference.relay import Relay, settle_failure
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Books, Ending, Settlement
 from llmaas.protocol.answers import AnswerHead, Shape
-from llmaas.protocol.embeddings import render_embeddings
+from llmaas.protocol.embeddings import check_embeddings, render_embeddings
+from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings
 from llmaas.protocol.needs import Needs, refusal
-from llmaas.protocol.pieces import Pieces
+from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
@@ -136,7 +137,11 @@ class InferenceService:
             def start(target: Target) -> Embedding:
                 return self._upstreams[target.provider.kind].embed(target, request)
 
-            result = await self._attempts.run(plan, settlement, reply, start)
+            def take(answer: EngineEmbeddings) -> EngineEmbeddings:
+                check_embeddings(answer, request)
+                return answer
+
+            result = await self._attempts.run(plan, settlement, reply, start, take)
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = settlement.target.backend.labels
@@ -181,7 +186,7 @@ class InferenceService:
         task = self._begin(settlement)
         try:
             plan = self._policy.plan(entry.model.id, targets)
-            first = await self._attempts.run(plan, settlement, reply, start)
+            begun = await self._attempts.run(plan, settlement, reply, start, start.take)
             meter, generation = start.meter, start.generation
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
             created_s = call.started_ms // 1000
@@ -192,9 +197,10 @@ class InferenceService:
             try:
                 if request.stream:
                     include_usage = bool(request.stream_options and request.stream_options.include_usage)
-                    await relay.stream(head, generation, first, include_usage=include_usage)
+                    assert not isinstance(begun, str)  # noqa: S101 - streams are never complete at once
+                    await relay.stream(head, generation, begun, include_usage=include_usage)
                 else:
-                    await relay.whole(head, generation, first)
+                    await relay.whole(head, generation, begun)
             except BaseException as failure:
                 generation.abort(
                     failure if isinstance(failure, LlmaasError) else EngineFailed("The answer was given up.")
@@ -313,14 +319,19 @@ class _Start(Struct, eq=False):
         traits = upstream.traits
         exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
         as_stream = bool(request.stream) or exact
-        pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
-        self.meter = Meter(bounds, pieces, not as_stream)
         names = target.provider.extra_parameters
         extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
+        pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
+        self.meter = Meter(bounds, pieces, not as_stream)
         cap = None if traits.exact_while_streaming and as_stream else self._allowance.cap()
         capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
         generation = self.generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
         return generation
+
+    def take(self, first: Sequence[EngineAnswer]) -> str | list[Piece]:
+        """Holds what a generation gave first against the request."""
+        assert self.meter is not None  # noqa: S101 - it was asked
+        return self.meter.begin(first)
 
 
 def _explainer(settlement: Settlement) -> Any:

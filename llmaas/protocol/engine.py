@@ -1,4 +1,4 @@
-"""What engines answer, as far as we use it. Lenient where engines differ, strict where a wrong shape would reach a caller.
+"""What engines answer, as far as we use it, read strictly; what fails is looked at a second time by `lenient`.
 
 Adapters of engines with a language of their own (Ollama) build these structs themselves.
 """
@@ -60,8 +60,10 @@ class EngineAnswer(Struct):
 
 
 class EngineEmbedding(Struct):
+    """`index` None: it was not given, so the place in the list says it."""
+
     embedding: list[float] | str
-    index: int = 0
+    index: int | None = None
 
 
 class EngineEmbeddings(Struct):
@@ -72,6 +74,22 @@ class EngineEmbeddings(Struct):
 
 answer_decoder = msgspec.json.Decoder(EngineAnswer)
 embeddings_decoder = msgspec.json.Decoder(EngineEmbeddings)
+
+
+def is_fault(error: msgspec.Raw) -> bool:
+    """Whether an `error` member tells of an error: some put an empty one beside each good answer."""
+    if not given(error):
+        return False
+    try:
+        return _tells(msgspec.json.decode(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+
+
+def _tells(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_tells, value.values()))
+    return bool(value)
 
 
 def says_something(answer: EngineAnswer) -> bool:

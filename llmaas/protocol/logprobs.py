@@ -8,17 +8,21 @@ from typing import Any
 
 import msgspec
 
-from llmaas.errors import EngineFailed
+from llmaas.protocol.lenient import read_json, to_raw
 
 _json = msgspec.json.Encoder()
+_NULL = msgspec.Raw(b"null")
 
 
 def chat_form(raw: msgspec.Raw) -> msgspec.Raw:
-    """`{"content": […], "refusal": null}`, whether or not the engine gave the second member."""
-    value = _decode(raw)
-    if not isinstance(value, dict) or "refusal" in value:
-        return raw
-    return msgspec.Raw(_json.encode({**value, "refusal": None}))
+    """`{"content": […], "refusal": null}`, whether or not the engine gave the second member; null for what is none."""
+    value, raw = _read(raw)
+    if not isinstance(value, dict):
+        return _NULL
+    content = value.get("content")
+    if content is not None and not _is_list_of_objects(content):
+        return _NULL
+    return raw if "refusal" in value else msgspec.Raw(_json.encode({**value, "refusal": None}))
 
 
 def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
@@ -26,21 +30,34 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
 
     `offset`: characters of the choice's text before these tokens.
     """
-    value = _decode(raw)
-    if not isinstance(value, dict) or not isinstance(value.get("content"), list):
+    value, raw = _read(raw)
+    if not isinstance(value, dict):
+        return _NULL
+    if not isinstance(value.get("content"), list):
         return raw
     out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for entry in value["content"]:
         if not isinstance(entry, dict):
             continue
         token = str(entry.get("token", ""))
-        likely = entry.get("top_logprobs") or []
         out["tokens"].append(token)
         out["token_logprobs"].append(entry.get("logprob"))
-        out["top_logprobs"].append({str(t.get("token", "")): t.get("logprob") for t in likely if isinstance(t, dict)})
+        out["top_logprobs"].append(_by_token(entry.get("top_logprobs")))
         out["text_offset"].append(offset)
         offset += len(token)
     return msgspec.Raw(_json.encode(out))
+
+
+def _by_token(likely: object) -> dict[str, Any]:
+    """The alternatives of one token, which some give in the older form already."""
+    if isinstance(likely, dict):
+        return likely
+    entries = likely if isinstance(likely, list) else []
+    return {str(t.get("token", "")): t.get("logprob") for t in entries if isinstance(t, dict)}
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:
@@ -59,7 +76,14 @@ def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:
 
 
 def _decode(raw: msgspec.Raw) -> Any:
+    return _read(raw)[0]
+
+
+def _read(raw: msgspec.Raw) -> tuple[Any, msgspec.Raw]:
+    """The values and their JSON, which is another one than `raw` when that was not valid in all its parts."""
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EngineFailed("The engine sent log probabilities that can't be read.", hint=str(error)) from error
+        return msgspec.json.decode(raw), raw
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = read_json(raw)
+    mended = to_raw(value)
+    return msgspec.json.decode(mended), mended

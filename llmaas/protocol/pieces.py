@@ -1,7 +1,9 @@
 """From whatever an engine sends to one regular form: pieces of choices. Whole answers and streams go the same way.
 
-What engines get wrong is mended here: a missing or repeated role, finish reasons merged with text, tool calls without an
-index or with repeated names, arguments that are objects, `<think>` in content. What cannot be mended is an EngineFailed.
+What engines get wrong is mended here: a missing or repeated role, finish reasons merged with text or given before its end,
+tool calls without an index, with repeated names or with the index of another, arguments that are objects, `<think>` in
+content. What cannot be mended, and choices that were not asked for, are an EngineFailed. Tool calls that the request did not
+allow, or of tools that it does not have, are passed on: they are what the model said, and clients know how to answer them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,10 @@ from msgspec import Struct
 
 from llmaas.errors import EngineFailed
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineDelta, EngineToolCall, given
+from llmaas.protocol.finish import FAILED, NOT_YET, meaning_of
 from llmaas.protocol.reasoning import ThinkSplitter
 
-_FINISH = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "content_filter": "content_filter",
-    "function_call": "function_call",
-}
+_GAVE_UP = ""
 _MAX_TOOL_CALLS = 128
 _json = msgspec.json.Encoder()
 
@@ -47,19 +44,28 @@ class Piece(Struct):
     finish: str | None = None
 
 
+class _Call(Struct):
+    """What was said of a tool call so far."""
+
+    id: str | None
+    name: str | None
+    arguments: list[str]
+
+
 class _Choice(Struct):
+    """`finish` is one of OpenAI's words, or _GAVE_UP because of `word`."""
+
     splitter: ThinkSplitter | None
-    calls: int = 0
+    calls: list[_Call] = []
     positions: dict[int | str, int] = {}
-    bare: set[int] = set()
     finish: str | None = None
+    word: str = ""
 
 
 class Pieces:
-    """The regular form of one answer, of at most so many `choices`.
+    """The regular form of one answer, of exactly so many `choices`.
 
-    `seen` and `seen_reasoning` count the engine's pieces that carried something. `finished`: each choice that began has said
-    why it ended, and at least one began.
+    `seen` and `seen_reasoning` count the engine's pieces that carried something. `finished`: each choice has said why it ended.
     """
 
     __slots__ = ("_begun", "_choices", "_open", "_split_thinking", "finished", "seen", "seen_reasoning")
@@ -74,13 +80,14 @@ class Pieces:
         self.seen_reasoning = 0
 
     def feed(self, answer: EngineAnswer, out: list[Piece]) -> None:
-        """Add what is new to `out`. Raises EngineFailed for choices that nobody asked for."""
+        """Add what is new to `out`. Raises EngineFailed for choices that nobody asked for.
+
+        Text that comes after a finish reason is text all the same: the reason goes out at the very end, and the last one holds.
+        """
         for choice in answer.choices or ():
             state = self._begun.get(choice.index)
             if state is None:
                 state = self._begin(choice.index)
-            if state.finish is not None:
-                continue
             delta = choice.delta or choice.message
             logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
             if delta is not None:
@@ -89,16 +96,14 @@ class Pieces:
                 self.seen += 1
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
             if choice.finish_reason:
-                state.finish = choice.finish_reason
-                self._open -= 1
-                self.finished = not self._open
+                self._end(state, choice.finish_reason)
 
     def plain_text(self, answer: EngineAnswer) -> str | None:
         """All of a whole answer that is one text and its end and needs no mending: it stands as after `feed`, and there is
         nothing to `finish`. None: it is another one, and nothing has changed.
         """
         choices = answer.choices
-        if choices is None or len(choices) != 1 or self._split_thinking:
+        if choices is None or len(choices) != 1 or self._choices != 1 or self._split_thinking:
             return None
         choice = choices[0]
         message = choice.message
@@ -120,32 +125,54 @@ class Pieces:
         self.finished = True
         return message.content
 
-    def finish(self) -> list[Piece]:
-        """The end of the engine's answer: what was held back and one finish for each choice."""
+    def finish(self, unsaid: str = "stop") -> list[Piece]:
+        """The end of the engine's answer: what was held back and one finish for each choice; `unsaid`: the reason of those
+        that gave none. Raises EngineFailed for an answer that is not what was asked for.
+        """
+        if len(self._begun) < self._choices:
+            raise EngineFailed(
+                "The engine made fewer choices than were asked for.",
+                hint=f"{len(self._begun)} of {self._choices}: it may not know `n`",
+                answers=True,
+            )
+        return self.cut(unsaid)
+
+    def cut(self, reason: str) -> list[Piece]:
+        """Like `finish`, for an answer that is ended from outside: choices that go on end for that reason."""
+        self.check()
+        for state in self._begun.values():
+            state.finish = state.finish or reason
         out: list[Piece] = []
         for index, state in self._begun.items():
             if state.splitter is not None:
                 reasoning, content = state.splitter.finish()
                 if reasoning or content:
                     out.append(Piece(index, content=content or None, reasoning=reasoning or None))
-            if state.bare and state.finish != "length":
+            if state.calls and state.finish != "length":
                 # A call without arguments has none to the end: an empty object, which callers can send back.
-                out += [Piece(index, tool=ToolPiece(position, None, None, "{}")) for position in sorted(state.bare)]
+                bare = [position for position, call in enumerate(state.calls) if not any(call.arguments)]
+                out += [Piece(index, tool=ToolPiece(position, None, None, "{}")) for position in bare]
         begun = self._begun
         ended = begun if len(begun) == 1 else sorted(begun)
         out += [Piece(index, None, None, None, None, None, _finish_reason(begun[index])) for index in ended]
         return out
 
-    def cut(self, reason: str) -> list[Piece]:
-        """Like `finish`, for an answer that is ended from outside: choices that go on end for that reason."""
+    def check(self) -> None:
+        """Raises EngineFailed when a choice ended for a reason that is a failure, or that nobody here knows."""
         for state in self._begun.values():
-            state.finish = state.finish or reason
-        return self.finish()
+            if state.finish == _GAVE_UP:
+                known = meaning_of(state.word) is not None
+                raise EngineFailed(
+                    "The engine gave its answer up.",
+                    hint=f'finish reason "{state.word[:100]}"'
+                    + ("" if known else ", which is no word that is known here"),
+                    answers=not known,
+                )
 
     def finish_reason(self) -> str | None:
         """Of the first choice, for the record."""
         state = self._begun.get(0)
-        return None if state is None or state.finish is None else _finish_reason(state)
+        return None if state is None or not state.finish else _finish_reason(state)
 
     def _begin(self, index: int) -> _Choice:
         if not 0 <= index < self._choices:
@@ -154,6 +181,15 @@ class Pieces:
         self._open += 1
         self.finished = False
         return state
+
+    def _end(self, state: _Choice, word: str) -> None:
+        reason = meaning_of(word)
+        if reason == NOT_YET:
+            return
+        if state.finish is None:
+            self._open -= 1
+            self.finished = not self._open and len(self._begun) == self._choices
+        state.finish, state.word = _GAVE_UP if reason in (None, FAILED) else reason, word
 
     def _feed_delta(
         self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]
@@ -181,27 +217,50 @@ class Pieces:
             arguments = ""
         elif not isinstance(arguments, str):
             arguments = _json.encode(arguments).decode()
-        handle: int | str | None = call.index if call.index is not None else call.id
-        if handle is None and not name:
-            position = max(state.calls - 1, 0)
-        else:
-            # Without an index or an id, a name begins a new call.
-            handle = f"#{state.calls}" if handle is None else handle
-            position = state.positions.setdefault(handle, state.calls)
-        if arguments:
-            state.bare.discard(position)
-        elif position >= state.calls:
-            state.bare.add(position)
-        if position < state.calls:
+        position = _continued(state, call.index, call.id, name)
+        if position is not None:
+            state.calls[position].arguments.append(arguments)
             return ToolPiece(position, None, None, arguments)
-        if state.calls >= _MAX_TOOL_CALLS:
+        position = len(state.calls)
+        if position >= _MAX_TOOL_CALLS:
             raise EngineFailed("The engine sent too many tool calls.")
-        state.calls += 1
-        return ToolPiece(position, call.id or f"call_{uuid.uuid4().hex[:24]}", name or "", arguments)
+        known = {begun.id for begun in state.calls}
+        id_ = call.id if call.id and call.id not in known else f"call_{uuid.uuid4().hex[:24]}"
+        state.calls.append(_Call(call.id or None, name, [arguments]))
+        for handle in (call.index, call.id):
+            if handle is not None and handle != "":
+                state.positions[handle] = position
+        return ToolPiece(position, id_, name or "", arguments)
+
+
+def _continued(state: _Choice, index: int | None, id_: str | None, name: str | None) -> int | None:
+    """The place of the call that this is a part of; None: a call begins.
+
+    An index says it, else an id. But some engines give each call the same index: then an id and a name of its own begin
+    another call, and so does a name after arguments that are whole. Without an index or an id, a name begins one.
+    """
+    if index is None and not id_:
+        return None if name or not state.calls else len(state.calls) - 1
+    position = state.positions.get(index if index is not None else id_ or "")
+    if position is None or not name:
+        return position
+    begun = state.calls[position]
+    if id_ and begun.id:
+        return position if id_ == begun.id else state.positions.get(id_)
+    if begun.name and (name != begun.name or _is_whole("".join(begun.arguments))):
+        return None
+    return position
+
+
+def _is_whole(arguments: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(arguments), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 def _finish_reason(state: _Choice) -> str:
-    reason = _FINISH.get(state.finish or "stop", "stop")
+    reason = state.finish or "stop"
     if state.calls and reason == "stop":
         return "tool_calls"
     return "stop" if reason == "tool_calls" and not state.calls else reason

@@ -1,5 +1,5 @@
 """Server-sent events of engines: bytes in any portions to the payloads of `data` (WHATWG HTML, section 9.2, as far as
-engines use it). LF, CRLF and CR end lines; comments, `event:` and `id:` are left out.
+engines use it). LF, CRLF and CR end lines; comments, `event:` and `id:` are left out, and so is a byte order mark in front.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from llmaas.errors import EngineFailed
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r\n"
 """As numbers: `in` takes whatever else it is given for a number first, and fails within before it looks for bytes."""
 
@@ -70,6 +71,13 @@ def _unify(buffer: bytes) -> bytes:
     return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
 
 
+def is_done(payload: bytes) -> bool:
+    """Whether it is the mark at the end: whatever stands around it, and in quotes too."""
+    return payload.lstrip(b" \t\"'")[: len(DONE)].upper() == DONE
+
+
 def _payload(event: bytes) -> bytes | None:
-    lines = [line[6 if line[5:6] == b" " else 5 :] for line in event.split(b"\n") if line.startswith(b"data:")]
+    event = event.removeprefix(_BOM)
+    found = [line.lstrip(b" \t") for line in event.split(b"\n")]
+    lines = [line[6 if line[5:6] == b" " else 5 :] for line in found if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

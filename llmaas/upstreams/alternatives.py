@@ -43,6 +43,9 @@ class WithoutAlternatives:
     async def each(self, take: Take) -> bool:
         return await self._generation.each(lambda answers: take(_trimmed(answers)))
 
+    async def ended(self) -> bool:
+        return await self._generation.ended()
+
     def abort(self, error: LlmaasError) -> None:
         self._generation.abort(error)
 

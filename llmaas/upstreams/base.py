@@ -55,8 +55,14 @@ class Generation(Protocol):
         ...
 
     async def each(self, take: Take) -> bool:
-        """Hand over what has come since and then each part as it comes, until `take` gives False, or to the end of a complete
+        """Hand over what has come since and then each part as it comes, until `take` gives False, or to the end of the
         answer; says whether that is reached. `take` may be called outside of any task. What it raises is raised here.
+        """
+        ...
+
+    async def ended(self) -> bool:
+        """After that end: whether the answer is complete even where a choice did not say why it ended (docs/life-of-a-request.md,
+        "The end of an answer").
         """
         ...
 

@@ -107,6 +107,9 @@ class ForcedCalls:
     async def each(self, take: Take) -> bool:
         return await self._generation.each(lambda answers: take(self._convert(answers)))
 
+    async def ended(self) -> bool:
+        return await self._generation.ended()
+
     def abort(self, error: LlmaasError) -> None:
         self._generation.abort(error)
 

@@ -288,6 +288,15 @@ class Exchange:
     def over(self) -> bool:
         return self._complete or self._error is not None
 
+    @property
+    def broken(self) -> LlmaasError | None:
+        """What ended it before its answer was complete."""
+        return self._error
+
+    def rest(self) -> bytes:
+        """What had come of the body, and was not read, when it broke off."""
+        return b"".join(self._chunks)
+
     async def head(self) -> int:
         """Wait for the status line and headers; gives the status. Raises EngineFailed, EngineTimeout, or what `abort` was given."""
         while not self.status:

@@ -24,6 +24,7 @@ class InTurn:
         self._sum = NOTHING
         self._last = NOTHING
         self._ended: LlmaasError | None = None
+        self._all_ended = True
         self._current = self._starts[0]()
 
     async def first(self) -> Sequence[EngineAnswer]:
@@ -35,12 +36,16 @@ class InTurn:
                 return True
             if self._ended is not None:
                 raise self._ended
+            self._all_ended = self._all_ended and await self._current.ended()
             self._sum, self._last = add_usage(self._sum, self._last), NOTHING
             self._position += 1
             self._current = self._starts[self._position]()
             if not take(self._shift(await self._current.first())):
                 break
         return False
+
+    async def ended(self) -> bool:
+        return self._all_ended and await self._current.ended()
 
     def abort(self, error: LlmaasError) -> None:
         self._ended = error

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
-from llmaas.errors import EngineError, EngineFailed, InvalidRequest, LlmaasError
+from llmaas.errors import EngineError, EngineFailed, InvalidRequest, LlmaasError, Loading
 from llmaas.protocol.engine import (
     NOTHING,
     EngineAnswer,
@@ -23,7 +23,20 @@ from llmaas.protocol.engine import (
     EngineEmbeddings,
     EngineFunction,
     EngineToolCall,
-    given,
+    is_fault,
+    says_something,
+)
+from llmaas.protocol.lenient import (
+    Halves,
+    calls_of,
+    clean,
+    number,
+    read_json,
+    text_of,
+    to_raw,
+    vector,
+    whole_number,
+    word_of,
 )
 from llmaas.protocol.needs import Need
 from llmaas.protocol.requests import (
@@ -52,12 +65,15 @@ _UNABLE: frozenset[Need] = frozenset(
 )
 _OPTIONS = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+_NO_ANSWER = ("load", "unload")
+"""Ollama's reasons for the end of a request that only loaded or unloaded the model."""
+_FALSE = (None, False, 0, "", "false")
 _json = msgspec.json.Encoder()
 
 
 class _ToolFunction(Struct):
     name: str | None = None
-    arguments: dict[str, Any] | str | None = None
+    arguments: dict[str, Any] | list[Any] | str | None = None
 
 
 class _ToolCall(Struct):
@@ -99,6 +115,7 @@ class _Line(Struct):
 class _Embedded(Struct):
     embeddings: list[list[float]] | None = None
     prompt_eval_count: Any = None
+    error: msgspec.Raw = NOTHING
 
 
 _line_decoder = msgspec.json.Decoder(_Line)
@@ -213,31 +230,38 @@ def _image(part: ImagePart) -> str:
 
 
 class _Lines:
-    """Newline-delimited JSON as `base.Generation`."""
+    """Newline-delimited JSON as `base.Generation`. The line with `done` is the end, and there is no other sign of it."""
 
     complete = False
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._rest = bytearray()
+        self._said = False
         self._done = False
         self._calls = 0
         self._failure: LlmaasError | None = None
+        self._halves: Halves | None = None
 
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
         if status != 200:
             raise await refusal(self._exchange, status)
-        answers = await self._next()
-        if answers is None:
-            raise EngineFailed("The engine ended its answer before it began.")
-        return answers
+        held: list[EngineAnswer] = []
+        while (answers := await self._next()) is not None:
+            held = [*held[-1:], *answers]
+            if self._said:
+                return held
+        raise EngineFailed("The engine ended its answer before it began.")
 
     async def each(self, take: Take) -> bool:
         while (answers := await self._next()) is not None:
             if not take(answers):
                 return False
         return True
+
+    async def ended(self) -> bool:
+        return False
 
     async def _next(self) -> Sequence[EngineAnswer] | None:
         while not self._done:
@@ -284,9 +308,10 @@ class _Lines:
     def _answer(self, raw: bytes) -> EngineAnswer:
         try:
             line = _line_decoder.decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise EngineFailed("The engine sent something that is not an answer.", hint=str(error)) from error
-        if given(line.error):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            line = _lenient_line(raw)
+            self._halves = self._halves or Halves()
+        if line.error is not NOTHING and is_fault(line.error):
             failure = from_error_body(0, bytes(line.error))
             raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
         choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if line.logprobs else NOTHING)
@@ -297,11 +322,19 @@ class _Lines:
         else:
             choice.text = line.response
         answer = EngineAnswer(choices=[choice])
+        self._said = self._said or says_something(answer)
         if line.done:
-            self._done = True
-            choice.finish_reason = "length" if line.done_reason == "length" else "stop"
-            answer.usage = _json_raw({"prompt_tokens": line.prompt_eval_count, "completion_tokens": line.eval_count})
-        return answer
+            self._end(line, answer, choice)
+        return answer if self._halves is None else self._halves.join(answer)
+
+    def _end(self, line: _Line, answer: EngineAnswer, choice: EngineChoice) -> None:
+        if not self._said and line.done_reason in _NO_ANSWER:
+            raise Loading("The engine was loading the model; try again.", state="loading", retry_after_s=1)
+        if not self._said and line.done_reason is None and line.eval_count is None:
+            raise EngineFailed("The engine ended its answer before it began.")
+        self._done = self._said = True
+        choice.finish_reason = line.done_reason or "stop"
+        answer.usage = _json_raw({"prompt_tokens": line.prompt_eval_count, "completion_tokens": line.eval_count})
 
     def _tools(self, message: _Message) -> list[EngineToolCall] | None:
         if not message.tool_calls:
@@ -313,6 +346,63 @@ class _Lines:
         return calls
 
 
+def _lenient_line(raw: bytes) -> _Line:
+    """A line that is none at first sight, as far as it is one. Raises EngineFailed."""
+    fields = read_json(raw)
+    if not isinstance(fields, dict):
+        raise EngineFailed("The engine sent something that is not an answer.", hint="it is JSON, but not an object")
+    said = fields.get("message")
+    if isinstance(said, str | list):
+        said = {"content": said}
+    message = None
+    if isinstance(said, dict):
+        calls = [
+            _ToolCall(_ToolFunction(function.name, function.arguments))
+            for call in calls_of(said.get("tool_calls")) or ()
+            if (function := call.function) is not None
+        ]
+        message = _Message(text_of(said.get("content")), text_of(said.get("thinking")), calls or None)
+    done = fields.get("done")
+    return _Line(
+        message=message,
+        response=text_of(fields.get("response")),
+        thinking=text_of(fields.get("thinking")),
+        done=done not in _FALSE,
+        done_reason=word_of(fields.get("done_reason")),
+        prompt_eval_count=whole_number(fields.get("prompt_eval_count")),
+        eval_count=whole_number(fields.get("eval_count")),
+        logprobs=_likelihoods(fields.get("logprobs")),
+        error=NOTHING if fields.get("error") is None else to_raw(fields["error"]),
+    )
+
+
+def _likelihoods(value: object) -> list[_Likelihood] | None:
+    if not isinstance(value, list):
+        return None
+    return [
+        _Likelihood(*_likely(entry), [_Likely(*_likely(other)) for other in _objects(entry.get("top_logprobs"))])
+        for entry in _objects(value)
+    ]
+
+
+def _likely(entry: dict[str, Any]) -> tuple[str, float | None, list[int] | None]:
+    spelled = entry.get("bytes")
+    whole = isinstance(spelled, list) and all(type(byte) is int for byte in spelled)
+    return clean(text_of(entry.get("token")) or ""), number(entry.get("logprob")), spelled if whole else None
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _lenient_embedded(body: bytes) -> _Embedded:
+    fields = read_json(body)
+    found = fields.get("embeddings") if isinstance(fields, dict) else None
+    if not isinstance(found, list):
+        raise EngineFailed("The engine's answer has no embeddings.")
+    return _Embedded([vector(item) for item in found], whole_number(fields.get("prompt_eval_count")))
+
+
 class _EmbedCall:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -321,10 +411,13 @@ class _EmbedCall:
         status = await self._exchange.head()
         if status != 200:
             raise await refusal(self._exchange, status)
+        body = await self._exchange.read_all(MAX_ANSWER_BYTES)
         try:
-            answer = _embedded_decoder.decode(await self._exchange.read_all(MAX_ANSWER_BYTES))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise EngineFailed("The engine sent something that is not an embedding.", hint=str(error)) from error
+            answer = _embedded_decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            answer = _lenient_embedded(body)
+        if answer.error is not NOTHING and is_fault(answer.error):
+            raise from_error_body(0, bytes(answer.error))
         if answer.embeddings is None:
             raise EngineFailed("The engine's answer has no embeddings.")
         data = [EngineEmbedding(vector, index) for index, vector in enumerate(answer.embeddings)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -32,8 +33,10 @@ from llmaas.protocol.engine import (
     answer_decoder,
     embeddings_decoder,
     given,
+    is_fault,
     says_something,
 )
+from llmaas.protocol.lenient import Halves, lenient_answer, lenient_embeddings, read_json
 from llmaas.protocol.requests import (
     HINTS,
     ChatRequest,
@@ -43,7 +46,7 @@ from llmaas.protocol.requests import (
     StreamOptions,
     prompt_list,
 )
-from llmaas.protocol.sse import DONE, SseDecoder
+from llmaas.protocol.sse import DONE, SseDecoder, is_done
 from llmaas.protocol.usage import add_usage
 from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
@@ -63,6 +66,8 @@ _TOO_LONG = (
     "input length exceeds",
     "too large to process",
 )
+_EMPTY = (b"", b"null")
+"""Events without anything: some engines keep a connection alive so, llama.cpp begins streams of several prompts with `null`."""
 _NOT_ABLE = ("image input is not supported",)
 _BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
 """What engines say of a schema that they can't hold an answer to."""
@@ -91,6 +96,7 @@ _LLAMA_CPP = b'{"timings_per_token":true,"return_progress":true,'
 """llama.cpp's words, ours to set, never a caller's: counts on each chunk; and progress while it reads the prompt, without which
 it notices only by chance that nobody listens any more."""
 _json = msgspec.json.Encoder()
+T = TypeVar("T")
 Locate = Callable[[Backend, str], tuple[Origin, str, Secret | None]]
 """Backend and root to its origin, the path under which `/chat/completions` stands, and the credential. May raise Loading."""
 
@@ -171,7 +177,13 @@ class OpenAiUpstream:
 
 
 class _Stream:
-    """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself."""
+    """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself.
+
+    What is accepted as the end of an answer: a finish reason for each choice with the clean end of the body, with `[DONE]`, or
+    with the usage that comes after the last choice, even if the connection breaks behind it; and where a finish reason is
+    missing, any two of the other three. One sign alone is none: a server that dies may well end its body properly, and a
+    finish reason may be followed by an error.
+    """
 
     complete = False
 
@@ -180,8 +192,10 @@ class _Stream:
         self._sse = SseDecoder()
         self._counts_each_choice = counts_each_choice
         self._usage = NOTHING
+        self._counted = False
         self._done = False
         self._failure: LlmaasError | None = None
+        self._halves: Halves | None = None
 
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
@@ -211,9 +225,26 @@ class _Stream:
 
         while wanted and not self._done:
             self._raise_failure()
-            if await self._exchange.each(pass_on) and pass_on(b""):
+            try:
+                over = await self._exchange.each(pass_on)
+            except EngineFailed as error:
+                if not self._counted or self._exchange.broken is not error:
+                    raise
+                return True  # its counts were there, which are the last that an engine says
+            if over and pass_on(b""):
                 return True
         return wanted
+
+    async def ended(self) -> bool:
+        exchange = self._exchange
+        if self._done and not self._counted:
+            try:
+                while await exchange.read():
+                    pass
+            except EngineError:
+                return False
+            return True
+        return self._counted and (self._done or exchange.broken is None)
 
     async def _next(self) -> Sequence[EngineAnswer] | None:
         """What has come since; None at the end."""
@@ -246,30 +277,60 @@ class _Stream:
             if payload.startswith(DONE):
                 self._done = True
                 break
-            if payload == b"null":
-                continue  # llama.cpp begins streams of several prompts so
             try:
                 answer = answer_decoder.decode(payload)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
-                self._failure = EngineFailed("The engine sent something that is not an answer.", hint=str(cause))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                found = self._read_leniently(payload)
+            else:
+                if answer.choices and answer.error is NOTHING and self._halves is None and not self._counts_each_choice:
+                    answers.append(answer)
+                    continue
+                found = [answer if self._halves is None else self._halves.join(answer)]
+            answers += [answer for answer in found if self._is_sound(answer)]
+            if self._done or self._failure is not None:
                 break
-            if answer.error is not NOTHING and given(answer.error) and bytes(answer.error) != b"{}":
-                self._failure = from_error_body(0, bytes(answer.error))
-                break
-            if self._counts_each_choice and given(answer.usage):
-                answer.usage = self._usage = add_usage(self._usage, answer.usage, same_prompt=True)
-            answers.append(answer)
         if self._done and not self._exchange.over:
             # Nothing may come after the end; the connection is only kept if it ends properly by itself.
             self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
         return answers
+
+    def _is_sound(self, answer: EngineAnswer) -> bool:
+        """Whether it is no error; takes note of that, or of its usage."""
+        if answer.error is not NOTHING and is_fault(answer.error):
+            self._failure = self._failure or from_error_body(0, bytes(answer.error))
+            return False
+        if given(answer.usage):
+            if not answer.choices:
+                self._counted = True
+            if self._counts_each_choice:
+                answer.usage = self._usage = add_usage(self._usage, answer.usage, same_prompt=True)
+        return True
+
+    def _read_leniently(self, payload: bytes) -> list[EngineAnswer]:
+        """The answers of an event that is none at first sight. One that is told in several lines may be several."""
+        found: list[EngineAnswer] = []
+        for part in (payload,) if b"\n" not in payload or _is_json(payload) else payload.split(b"\n"):
+            if is_done(part):
+                self._done = True
+                break
+            if part.strip() in _EMPTY:
+                continue
+            self._halves = self._halves or Halves()
+            try:
+                found.append(self._halves.join(lenient_answer(part)))
+            except EngineFailed as failure:
+                self._failure = failure
+                break
+        return found
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
 
 
 class _Whole(Struct, eq=False):
-    """One JSON answer."""
+    """One JSON answer. Its own end is the closing bracket: what is whole is taken even if the connection breaks behind it, as
+    long as a finish reason and the usage are there.
+    """
 
     _exchange: Exchange
     complete: bool = True
@@ -279,12 +340,18 @@ class _Whole(Struct, eq=False):
         status = await exchange.head()
         if status != 200:
             raise await refusal(exchange, status)
-        body = await exchange.read_all(MAX_ANSWER_BYTES)
         try:
-            answer = answer_decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
-            raise EngineFailed("The engine sent something that is not an answer.", hint=str(cause)) from cause
-        if answer.error is not NOTHING and given(answer.error) and bytes(answer.error) != b"{}":
+            body = await exchange.read_all(MAX_ANSWER_BYTES)
+        except EngineFailed as broken:
+            answer = _saved(exchange, answer_decoder)
+            if answer is None or not given(answer.usage) or not all(c.finish_reason for c in answer.choices or ()):
+                raise broken from None
+        else:
+            try:
+                answer = answer_decoder.decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                answer = Halves().join(lenient_answer(body), whole=True)
+        if answer.error is not NOTHING and is_fault(answer.error):
             raise from_error_body(0, bytes(answer.error))
         if not answer.choices:
             raise EngineFailed("The engine's answer has no choices.")
@@ -292,6 +359,9 @@ class _Whole(Struct, eq=False):
 
     async def each(self, take: Take) -> bool:
         return True  # all of it came at first
+
+    async def ended(self) -> bool:
+        return True
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
@@ -302,20 +372,46 @@ class _Embeddings:
         self._exchange = exchange
 
     async def first(self) -> EngineEmbeddings:
-        status = await self._exchange.head()
+        exchange = self._exchange
+        status = await exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status)
-        body = await self._exchange.read_all(MAX_ANSWER_BYTES)
+            raise await refusal(exchange, status)
         try:
-            answer = embeddings_decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
-            raise EngineFailed("The engine sent something that is not an embedding.", hint=str(cause)) from cause
+            body = await exchange.read_all(MAX_ANSWER_BYTES)
+        except EngineFailed as broken:
+            answer = _saved(exchange, embeddings_decoder)
+            if answer is None or not given(answer.usage):
+                raise broken from None
+        else:
+            try:
+                answer = embeddings_decoder.decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                answer = lenient_embeddings(body)
+        if answer.error is not NOTHING and is_fault(answer.error):
+            raise from_error_body(0, bytes(answer.error))
         if answer.data is None:
             raise EngineFailed("The engine's answer has no embeddings.")
         return answer
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)
+
+
+def _saved(exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """The answer of a connection that broke, when all of it had come."""
+    try:
+        return decoder.decode(exchange.rest())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _is_json(payload: bytes) -> bool:
+    """Whether it is one value, over however many lines."""
+    try:
+        read_json(payload)
+    except EngineFailed:
+        return False
+    return True
 
 
 async def refusal(exchange: Exchange, status: int) -> LlmaasError:

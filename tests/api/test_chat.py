@@ -157,11 +157,17 @@ async def test_several_choices_are_ordered(service: Service) -> None:
     assert body["usage"]["completion_tokens"] == 6
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", "abort"])
-async def test_finish_reasons_are_only_known_ones(service: Service, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        *[(reason, "stop") for reason in ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "STOP", "COMPLETE")],
+        *[(reason, "length") for reason in ("length", "max_tokens", "MAX_TOKENS", "model_length")],
+        *[(reason, "content_filter") for reason in ("content_filter", "content_filtered", "SAFETY", "refusal")],
+    ],
+)
+async def test_finish_reasons_are_only_known_ones(service: Service, reason: str, told: str) -> None:
     service.fake().script(Behaviour(finish_reason=reason))
-    known = reason if reason in ("length", "content_filter") else "stop"
-    assert (await service.chat()).json()["choices"][0]["finish_reason"] == known
+    assert (await service.chat()).json()["choices"][0]["finish_reason"] == told
 
 
 async def test_logprobs_are_in_chats_form(service: Service) -> None:

@@ -56,7 +56,7 @@ class OllamaAnswer:
 
     def _end(self) -> Json:
         answer = self._answer
-        reason = "length" if answer.finish == "length" else "stop"
+        reason = answer.behaviour.finish_reason or ("length" if answer.finish == "length" else "stop")
         end: Json = {"done": True, "done_reason": reason, "total_duration": 10**9, "load_duration": 10**6}
         prompt: Any = min(answer.prompt_tokens, window(answer.request))
         count: Any = len(answer.steps)

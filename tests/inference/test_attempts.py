@@ -79,6 +79,7 @@ class Rig:
         self.attempts = Attempts(load=self.load, health=self.health, metrics=Metrics())
         self.caller = Caller()
         self.started: list[Target] = []
+        self.unfit: list[EngineFailed] = []
 
     async def run(self, outcomes: list[LlmaasError | None], targets: list[Target] | None = None) -> Facts:
         facts = Facts()
@@ -91,10 +92,15 @@ class Rig:
         settlement = cast(Settlement, facts)
         plan = Plan(targets or TARGETS, "least_busy")
         try:
-            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start)
+            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start, self.take)
         finally:
             self.attempts.over(settlement)
         return facts
+
+    def take(self, given: str) -> str:
+        if self.unfit:
+            raise self.unfit.pop(0)
+        return given
 
     def idle(self) -> bool:
         return not any(self.load.of_backend(one) or self.load.of_deployment(one) for one in TARGETS)
@@ -165,7 +171,7 @@ async def test_B05_a_hang_up_aborts_only_what_stops_costing(provider: Provider) 
         return handles[-1]
 
     facts = cast(Settlement, Facts())
-    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start)
+    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start, rig.take)
     assert isinstance(handles[0].aborted, ClientGone) is provider.cancel_stops_billing
 
 
@@ -173,3 +179,14 @@ def test_the_policy_is_what_makes_plans() -> None:
     rig = Rig()
     plan = LeastBusy(rig.load, rig.health).plan("m", TARGETS)
     assert sorted(t.backend.id for t in plan.targets) == sorted(t.backend.id for t in TARGETS)
+
+
+async def test_what_is_not_as_asked_is_asked_of_the_next_and_sets_nobody_aside() -> None:
+    rig = Rig()
+    rig.unfit = [EngineFailed("not as asked", answers=True)]
+    facts = await rig.run([None, None])
+    assert (facts.attempts, facts.routing_reason) == (2, "failover")
+    assert not any(rig.health.is_aside(one) for one in TARGETS)
+    rig.unfit = [EngineFailed("given up")]
+    await rig.run([None, None])
+    assert rig.health.is_aside(TARGETS[0])

@@ -40,7 +40,7 @@ ANSWERS = st.fixed_dictionaries({"choices": st.lists(CHOICES, max_size=2)}, opti
 
 
 def meter(*, thinks: bool) -> Meter:
-    return Meter(BOUNDS, Pieces(2, thinks), whole=True)
+    return Meter(BOUNDS, Pieces(1, thinks), whole=True)
 
 
 def long_way(answer: EngineAnswer, *, thinks: bool) -> tuple[bytes, Any, str | None]:

@@ -66,7 +66,32 @@ def test_odd_ones_do_not_fail(value: Any) -> None:
     msgspec.json.decode(completion_form(raw(value), 0))
 
 
-@pytest.mark.parametrize("text", [b'{"a":"\xff"}', b"[" * 100_000, b"{"])
+def test_what_is_none_of_the_forms_is_null() -> None:
+    value: Any
+    for value in (5, "a", [], {"content": 5}, {"content": [5]}):
+        assert bytes(chat_form(raw(value))) == b"null"
+    assert bytes(completion_form(raw(5), 0)) == b"null"
+
+
+@pytest.mark.parametrize("number", [b"-Infinity", b"NaN", b"-1e999", b"1" * 5_000])
+def test_numbers_that_are_none_are_null(number: bytes) -> None:
+    text = b'{"content":[{"token":"\xff\\ud83d","logprob":%b,"top_logprobs":[{"token":"b","logprob":%b}]}]}'
+    told = msgspec.json.decode(chat_form(msgspec.Raw(text % (number, number))))
+    likely = [{"token": "b", "logprob": None}]
+    assert told["content"] == [{"token": "\ufffd\ufffd", "logprob": None, "top_logprobs": likely}]
+    older = msgspec.json.decode(completion_form(msgspec.Raw(text % (number, number)), 0))
+    assert (older["token_logprobs"], older["top_logprobs"]) == ([None], [{"b": None}])
+
+
+def test_alternatives_in_the_older_form_are_taken() -> None:
+    told = completion_form(raw({"content": [{"token": "a", "logprob": -1, "top_logprobs": {"b": -2}}]}), 0)
+    assert msgspec.json.decode(told)["top_logprobs"] == [{"b": -2}]
+    assert msgspec.json.decode(completion_form(raw({"content": [{"token": "a", "top_logprobs": 5}]}), 0))["tokens"] == [
+        "a"
+    ]
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"{"])
 def test_what_cannot_be_read_is_the_engines_failure(text: bytes) -> None:
     for form in (chat_form, lambda value: completion_form(value, 0)):
         with pytest.raises(EngineFailed):

@@ -93,7 +93,7 @@ def test_calls_without_ids_get_some() -> None:
         ("length", True, "length"),
         ("content_filter", False, "content_filter"),
         ("eos", False, "stop"),
-        ("abort", True, "tool_calls"),
+        ("max_tokens", True, "length"),
     ],
 )
 def test_finish_reasons(said: str, calls: bool, told: str) -> None:
@@ -102,10 +102,38 @@ def test_finish_reasons(said: str, calls: bool, told: str) -> None:
     assert [piece.finish for piece in pieces if piece.finish] == [told]
 
 
-def test_the_finish_comes_alone_and_last() -> None:
-    pieces, seen = fed(delta(role="assistant", content="a", finish="stop"), delta(content="after the end"))
-    assert pieces == [Piece(0, content="a"), Piece(0, finish="stop")]
+def test_the_finish_comes_alone_and_last_and_nothing_is_lost_after_it() -> None:
+    pieces, seen = fed(
+        delta(role="assistant", content="a", finish="stop"), delta(content="after the end", finish="length")
+    )
+    assert pieces == [Piece(0, content="a"), Piece(0, content="after the end"), Piece(0, finish="length")]
     assert seen.finished
+
+
+@pytest.mark.parametrize("word", ["null", "None", "", " ", "not_finished", "FINISH_REASON_UNSPECIFIED"])
+def test_a_reason_that_is_none_ends_nothing(word: str) -> None:
+    pieces, seen = fed(*[delta(content=text, finish=word) for text in "abc"], delta(finish="stop"))
+    assert pieces == [*[Piece(0, content=text) for text in "abc"], Piece(0, finish="stop")]
+    _, seen = fed(delta(content="a", finish=word))
+    assert not seen.finished
+
+
+@pytest.mark.parametrize(
+    ("word", "works"),
+    [
+        *[
+            (word, False)
+            for word in ("error", "abort", "ABORTED", "cancelled", "insufficient_system_resource", "unload")
+        ],
+        *[(word, True) for word in ("banana", "quota-of-the-moon", "5")],
+    ],
+)
+def test_a_reason_that_is_a_failure_or_unknown_is_the_engines_failure(word: str, works: bool) -> None:
+    with pytest.raises(EngineFailed) as failed:
+        fed(delta(content="a"), delta(finish=word))
+    assert failed.value.hint is not None
+    assert word in failed.value.hint, "it is logged"
+    assert failed.value.answers is works
 
 
 def test_without_a_finish_it_is_not_finished() -> None:
@@ -113,8 +141,51 @@ def test_without_a_finish_it_is_not_finished() -> None:
     assert not seen.finished
     _, seen = fed(delta(0, "stop", content="a"), delta(1, content="b"), choices=2)
     assert not seen.finished
-    _, seen = fed()
-    assert not seen.finished
+    assert not Pieces(1, split_thinking=False).finished
+
+
+def test_fewer_choices_than_were_asked_for_are_a_failure() -> None:
+    with pytest.raises(EngineFailed) as failed:
+        fed(delta(0, "stop", content="a"), choices=2)
+    assert failed.value.answers
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([call("{}", "f", index=0, id="a"), call("{}", "g", index=0, id="b")], id="ids and names"),
+        pytest.param([call("{}", "f", index=0), call("{}", "g", index=0)], id="names alone"),
+        pytest.param(
+            [call("{", "f", index=0, id="a"), call("}", index=0), call("{", "g", index=0, id="b"), call("}", index=0)],
+            id="in fragments",
+        ),
+        pytest.param(
+            [
+                call("", "f", index=0, id="a"),
+                call("", "g", index=0, id="b"),
+                call("{}", "f", index=0, id="a"),
+                call("{}", "g", index=0, id="b"),
+            ],
+            id="mixed",
+        ),
+        pytest.param([call("{}", "f", index=0, id="same"), call("{}", "g", index=1, id="same")], id="one id for both"),
+        pytest.param([call("{}", "f", index=0, id=""), call("{}", "g", index=1, id="")], id="empty ids"),
+    ],
+)
+def test_calls_that_share_an_index_or_an_id_are_two(chunks: list[dict[str, Any]]) -> None:
+    made = calls_of(fed(*chunks, END)[0])
+    assert [(name, arguments) for _, name, arguments in made] == [("f", "{}"), ("g", "{}")]
+    assert len({id_ for id_, _, _ in made}) == 2
+
+
+def test_the_same_tool_twice_with_one_index_is_two_calls() -> None:
+    made = calls_of(fed(call('{"a":1}', "f", index=0), call('{"a":2}', "f", index=0), END)[0])
+    assert [arguments for _, _, arguments in made] == ['{"a":1}', '{"a":2}']
+
+
+def test_a_name_that_is_repeated_with_each_fragment_begins_no_call() -> None:
+    made = calls_of(fed(call('{"a"', "f", index=0), call(":1}", "f", index=0), END)[0])
+    assert [(name, arguments) for _, name, arguments in made] == [("f", '{"a":1}')]
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
@@ -157,6 +228,6 @@ def test_too_many_tool_calls() -> None:
 @pytest.mark.parametrize(
     "bad", [{"choices": 5}, {"choices": [5]}, {"choices": [{"delta": {"content": 5}}]}, [], 5, None]
 )
-def test_wrong_shapes_do_not_pass(bad: Any) -> None:
+def test_wrong_shapes_do_not_pass_the_strict_look(bad: Any) -> None:
     with pytest.raises(msgspec.ValidationError):
         answer_decoder.decode(msgspec.json.encode(bad))

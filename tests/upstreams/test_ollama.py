@@ -133,7 +133,7 @@ async def test_errors(service: Service, shape: Any) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"no json\n", b"[]\n", b"5\n", b'{"message":5}\n', b"[" * 100_000 + b"\n", b'{"message":{"content":"\xff"}}\n'],
+    [b"no json\n", b"[]\n", b"5\n", b"[" * 100_000 + b"\n"],
 )
 async def test_lines_that_are_none(service: Service, line: bytes) -> None:
     service.fake(KIND).script(Behaviour(raw_events={2: line}))

@@ -1,0 +1,291 @@
+"""The second, lenient look at what an engine sent, for when the strict one failed: keeps what can be kept of the same bytes.
+
+What goes out stays strict. A character in two halves over two chunks (a surrogate pair, or the bytes of UTF-8) is put together;
+a half without its other is U+FFFD. A number that is none (NaN, Infinity) is null; a member of another type than it should have
+is read for what it plainly means, else left out. Bytes that are no JSON object raise EngineFailed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from llmaas.errors import EngineFailed
+from llmaas.protocol.engine import (
+    NOTHING,
+    EngineAnswer,
+    EngineChoice,
+    EngineDelta,
+    EngineEmbedding,
+    EngineEmbeddings,
+    EngineFunction,
+    EngineToolCall,
+)
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Python's objects take twenty times the room of their JSON, and reading them holds up everyone else."""
+_MAX_DIGITS: Final = 20
+_REPLACEMENT = "\ufffd"
+# Bytes that are no UTF-8 are read as U+DC80..U+DCFF, which may also follow the first half of a real pair.
+_STRAY_BYTES = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
+_UNFINISHED = re.compile(
+    "(?:[\ud800-\udbff]|[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2})$"
+)
+_TEXT_OF_PART = ("text", "content", "value")
+T = TypeVar("T")
+
+
+def read_json(data: bytes | msgspec.Raw) -> Any:
+    """Plain values of JSON with the usual faults; texts may hold halves of characters. EngineFailed for what is no JSON."""
+    raw = bytes(data)
+    if len(raw) > MAX_BYTES:
+        raise EngineFailed("The engine sent something that is not an answer.", hint="too long to be mended")
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", "surrogateescape")
+    try:
+        return json.loads(text, strict=False, parse_constant=_nothing, parse_float=_float, parse_int=_int)
+    except (ValueError, RecursionError) as error:
+        raise EngineFailed("The engine sent something that is not an answer.", hint=str(error)) from error
+
+
+def clean(text: str) -> str:
+    """The text with pairs of surrogates joined, and U+FFFD for what is left over of a character."""
+    text = _STRAY_BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace"), text)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def to_raw(value: Any) -> msgspec.Raw:
+    """JSON that is valid, of what `read_json` gave."""
+    return msgspec.Raw(clean(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode())
+
+
+class Halves:
+    """Puts the texts of one stream together where a character was cut in two between them.
+
+    It begins when a chunk could not be read strictly, and is then asked for each chunk that follows.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, str], str] = {}
+
+    def join(self, answer: EngineAnswer, *, whole: bool = False) -> EngineAnswer:
+        """The answer with clean texts; halves at the end of a text are kept back for the next one, unless the choice ended
+        or the answer is `whole`.
+        """
+        for choice in answer.choices or ():
+            index, last = choice.index, whole or bool(choice.finish_reason)
+            choice.text = self._text(index, "text", choice.text, last=last)
+            if isinstance(choice.finish_reason, str):
+                choice.finish_reason = clean(choice.finish_reason)
+            delta = choice.delta or choice.message
+            if delta is None and last and self._held:
+                delta = choice.delta = EngineDelta()
+            if delta is None:
+                continue
+            for name in ("content", "reasoning_content", "reasoning", "refusal"):
+                setattr(delta, name, self._text(index, name, getattr(delta, name), last=last))
+            for call in delta.tool_calls or ():
+                self._call(index, call)
+        return answer
+
+    def _call(self, index: int, call: EngineToolCall) -> None:
+        call.id = None if call.id is None else clean(call.id)
+        function = call.function
+        if function is None:
+            return
+        function.name = None if function.name is None else clean(function.name)
+        if isinstance(function.arguments, str):
+            key = f"call {call.index if call.index is not None else call.id}"
+            function.arguments = self._text(index, key, function.arguments, last=False)
+        elif function.arguments is not None:
+            function.arguments = bytes(to_raw(function.arguments)).decode()
+
+    def _text(self, index: int, name: str, text: str | None, *, last: bool) -> str | None:
+        held = self._held.pop((index, name), None)
+        if text is None and held is None:
+            return None
+        if not text and not last:
+            if held is not None:
+                self._held[index, name] = held
+            return text
+        whole = (held or "") + (text or "")
+        # Bytes that are a character now that the rest of it is there.
+        whole = _STRAY_BYTES.sub(
+            lambda run: run[0].encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"), whole
+        )
+        unfinished = None if last else _UNFINISHED.search(whole)
+        if unfinished is not None:
+            self._held[index, name] = unfinished[0]
+            whole = whole[: unfinished.start()]
+        return clean(whole)
+
+
+def lenient_answer(data: bytes) -> EngineAnswer:
+    """A chunk or a whole answer. Its texts may end in half a character: give it to `Halves.join`. Raises EngineFailed."""
+    fields = _object(read_json(data))
+    choices = fields.get("choices")
+    if isinstance(choices, dict) and choices:
+        choices = [choices]  # one choice that is not in a list
+    return EngineAnswer(
+        choices=[_choice(item) for item in choices if isinstance(item, dict)] if isinstance(choices, list) else None,
+        usage=_raw(fields.get("usage")),
+        timings=_raw(fields.get("timings")),
+        error=_raw(fields.get("error")),
+    )
+
+
+def lenient_embeddings(data: bytes) -> EngineEmbeddings:
+    """Vectors as far as they are such: what is wrong in one is told when they are held against the request."""
+    fields = _object(read_json(data))
+    items = fields.get("data")
+    if isinstance(items, dict):
+        items = [items]
+    return EngineEmbeddings(
+        data=[_embedding(item) for item in items] if isinstance(items, list) else None,
+        usage=_raw(fields.get("usage")),
+        error=_raw(fields.get("error")),
+    )
+
+
+def vector(value: object) -> list[float]:
+    """The numbers of an embedding; [] for what is none."""
+    if not isinstance(value, list):
+        return []
+    numbers = [number(item) for item in value]
+    return [] if None in numbers else [one for one in numbers if one is not None]
+
+
+def whole_number(value: object) -> int | None:
+    """A number, also as text; None for what is none."""
+    found = number(value)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def text_of(value: object) -> str | None:
+    """Text, also as a list of parts, as one part, or as a number; None for what is none."""
+    match value:
+        case str():
+            return value
+        case bool() | None:
+            return None
+        case int() | float():
+            return str(value)
+        case list():
+            return "".join(text for part in value if (text := text_of(part)) is not None)
+        case dict():
+            return next((text for name in _TEXT_OF_PART if (text := text_of(value.get(name))) is not None), None)
+    return None
+
+
+def word_of(value: object) -> str | None:
+    """A word such as a finish reason, also as the `type` or `reason` of an object."""
+    if isinstance(value, dict):
+        value = value.get("type") or value.get("reason") or "object"
+    if isinstance(value, list):
+        return word_of(value[0]) if value else None
+    return value if isinstance(value, str) else None if not value else str(value)
+
+
+def calls_of(value: object) -> list[EngineToolCall] | None:
+    """Tool calls, also a single one that is not in a list."""
+    if isinstance(value, dict):
+        value = [value] if value else []
+    if not isinstance(value, list):
+        return None
+    return [_tool_call(item) for item in value if isinstance(item, dict)] or None
+
+
+def _choice(fields: dict[str, Any]) -> EngineChoice:
+    delta, message = fields.get("delta"), fields.get("message")
+    return EngineChoice(
+        index=whole_number(fields.get("index")) or 0,
+        delta=_delta(delta),
+        message=_delta(message),
+        text=text_of(fields.get("text")),
+        finish_reason=word_of(fields.get("finish_reason")),
+        logprobs=_raw(fields.get("logprobs")),
+    )
+
+
+def _delta(value: object) -> EngineDelta | None:
+    if isinstance(value, str | list):
+        text = text_of(value)
+        return EngineDelta(content=text) if text else None
+    if not isinstance(value, dict):
+        return None
+    return EngineDelta(
+        content=text_of(value.get("content")),
+        reasoning_content=text_of(value.get("reasoning_content")),
+        reasoning=text_of(value.get("reasoning")),
+        refusal=text_of(value.get("refusal")),
+        tool_calls=calls_of(value.get("tool_calls")),
+    )
+
+
+def _tool_call(fields: dict[str, Any]) -> EngineToolCall:
+    function = fields.get("function")
+    if not isinstance(function, dict):
+        # Some put the members of the function beside the id.
+        function = fields if "name" in fields else {}
+    arguments = function.get("arguments")
+    return EngineToolCall(
+        index=whole_number(fields.get("index")),
+        id=text_of(fields.get("id")),
+        function=EngineFunction(
+            name=text_of(function.get("name")),
+            arguments=arguments if isinstance(arguments, str | dict | list) else None,
+        ),
+    )
+
+
+def _embedding(item: object) -> EngineEmbedding:
+    if not isinstance(item, dict):
+        return EngineEmbedding(vector(item))
+    value = item.get("embedding")
+    index = item.get("index")
+    return EngineEmbedding(
+        clean(value) if isinstance(value, str) else vector(value),
+        None if index is None else -1 if (place := whole_number(index)) is None else place,
+    )
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise EngineFailed("The engine sent something that is not an answer.", hint="it is JSON, but not an object")
+    return value
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return NOTHING if value is None else to_raw(value)
+
+
+def number(value: object) -> int | float | None:
+    """A finite number, also as text; None for what is none."""
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) <= _MAX_DIGITS else None
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _float(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _int(text: str) -> int | None:
+    return int(text) if len(text) <= _MAX_DIGITS else None
+
+
+def _nothing(_constant: str) -> None:
+    return None
