@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from llmaas.cli.reconcile import rebuild, reconcile
 from llmaas.domain.prices import format_amount
 from llmaas.domain.usage import UsageRow
 from llmaas.domain.values import printable
+from llmaas.errors import Unavailable
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -27,20 +29,24 @@ commands.command()(rebuild)
 @commands.command()
 @at_place
 def check(place: Place) -> None:
-    """Check every row and all sums; prints `ok`, or each fault on its line and leaves with 1."""
+    """Check the database, every row and all sums; prints `ok`, or each fault on its line and leaves with 1."""
 
     async def work(installation: Installation) -> tuple[int, list[str], int, list[Path]]:
         now_ms, faults = installation.clock.now_ms(), 0
-        for found in (
-            installation.usage.faults(await installation.catalogue.price_versions()),
-            installation.ledger_check.faults(now_ms),
-            installation.rollups.faults(),
-            installation.end_users.faults(),
-        ):
-            async for fault in found:
-                print(printable(fault))
+        parts = _parts(installation, now_ms)
+        for number, (what, found) in enumerate(parts, 1):
+            output.progress(f"{number}/{len(parts)} {what}")
+            try:
+                async for fault in found:
+                    output.progress("")
+                    print(printable(fault))
+                    faults += 1
+            except Unavailable as error:
+                output.progress("")
+                print(printable(f"{what}: {(error.hint or error.message).splitlines()[0]}"))
                 faults += 1
-        overdrawn = await installation.ledger_check.overdrawn(now_ms)
+        output.progress("")
+        overdrawn = [] if faults else await installation.ledger_check.overdrawn(now_ms)
         return faults, overdrawn, installation.count_spooled(), installation.unreadable_spools()
 
     faults, overdrawn, spooled, unreadable = place.run(work)
@@ -80,3 +86,24 @@ def correct(
 
     row = place.run(work)
     print(f"corrected {row_id} by {format_amount(row.cost_nano)} {row.currency}: {row.id}")
+
+
+def _parts(installation: Installation, now_ms: int) -> list[tuple[str, AsyncIterator[str]]]:
+    """What is checked, each with its faults."""
+    return [
+        ("the database itself", _damage(installation)),
+        ("each row", _rows(installation)),
+        ("rows, hours and budgets", installation.ledger_check.faults(now_ms)),
+        ("hours, days and months", installation.rollups.faults()),
+        ("sums by end user", installation.end_users.faults()),
+    ]
+
+
+async def _damage(installation: Installation) -> AsyncIterator[str]:
+    for fault in await installation.database.faults():
+        yield f"database {installation.settings.database_shown} is damaged: {fault}; move it away and restore a backup"
+
+
+async def _rows(installation: Installation) -> AsyncIterator[str]:
+    async for fault in installation.usage.faults(await installation.catalogue.price_versions()):
+        yield fault

@@ -86,6 +86,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def progress(text: str) -> None:
+    """What goes on at the moment, on a terminal only, where the next text takes its place; none: the line is free again."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
 def _rich_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None
 ) -> None:

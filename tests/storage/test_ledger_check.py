@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
+from random import Random
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.budgets import day_name
 from llmaas.domain.credit import CreditEntry, CreditKind
+from llmaas.domain.fleet import Fleet
+from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.ports import BudgetWant
-from llmaas.domain.prices import Price
+from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.projects import Project
-from llmaas.domain.usage import UsageFilter
+from llmaas.domain.usage import FREE, BillingReason, Outcome, UsageFilter, UsageRow, UsageSource
 from llmaas.errors import Conflict, NotFound
 from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database
@@ -25,7 +31,7 @@ from llmaas.storage.projects import SqlProjectStore
 from llmaas.storage.retention import SqlRetention
 from llmaas.storage.rollups import DAY_MS, HOUR_MS, SqlRollups
 from llmaas.storage.row_store import SHARED
-from llmaas.storage.tables import budget_shares, keys, tiers, usage, usage_hours
+from llmaas.storage.tables import budget_shares, keys, prices, tiers, usage, usage_hours
 from llmaas.storage.usage import SqlUsageReader, row_faults
 from tests.storage.rows import row
 from tests.storage.test_row_store import store_at
@@ -192,3 +198,47 @@ async def test_a_correction_without_its_row_is_seen(filled: Database) -> None:
     await corrections.correct("row-7", 0, note="", correction_id="fix", now_ms=NOON, by=SYSTEM)
     await execute(filled, sa.delete(usage).where(usage.c.id == "row-7"))
     assert "fix: it corrects row-7, which is not there" in await faults(filled)
+
+
+async def test_the_database_finds_each_row_that_is_wrong_by_itself(place: str | Path, database: Database) -> None:
+    """As the check of each row does, also where products leave 64 bits."""
+    random = Random(7)
+    known = [
+        Price(1, "m", 0, input=1_000_001, cached_input=3, output=2_000_003, reasoning=1, request=5),
+        Price(2, "m", 0, output=10**15),
+    ]
+    await SqlCatalogueStore(database).apply(Fleet(models=(Model("m", ModelKind.CHAT, 0),)), now_ms=1, prune=False)
+    async with database.begin() as connection:
+        await connection.execute(sa.insert(prices), [dataclasses.asdict(price) for price in known])
+
+    def some(number: int) -> UsageRow:
+        one = row(
+            id=f"row-{number}",
+            price_version=random.choice([None, 1, 1, 2, 3]),
+            billing_reason=random.choice([*BillingReason, "unheard of"]),
+            outcome=random.choice([*Outcome, "unheard of"]),
+            usage_source=random.choice([*UsageSource, "unheard of"]) if number % 9 == 0 else UsageSource.ENGINE,
+            corrects=random.choice([None, None, "row-1"]),
+            input_tokens=random.choice([0, 1, 999_999, -1, 10**9]),
+            cached_input_tokens=random.choice([0, 7]),
+            output_tokens=random.choice([0, 3, 10**9]),
+            reasoning_tokens=random.choice([0, 11]),
+            duration_ms=random.choice([20, 20, -1]),
+            ttft_ms=random.choice([None, 10, 21]),
+            attempts=random.choice([1, 1, 0]),
+        )
+        price = next((p for p in known if p.version == one.price_version), None)
+        tokens = TokenCounts(one.input_tokens, one.cached_input_tokens, one.output_tokens, one.reasoning_tokens)
+        cost = cost_nano(price, tokens) if price is not None and one.billing_reason not in FREE else 0
+        cost = min(cost, 2**63 - 2) + random.choice([0, 0, 0, 1])
+        return msgspec.structs.replace(one, cost_nano=cost, hold_nano=random.choice([0, cost, max(0, cost - 1)]))
+
+    rows = [some(number) for number in range(600)]
+    versions = {price.version: price for price in known}
+    async with database.begin() as connection:
+        for one in rows:
+            await connection.execute(sa.insert(usage).values(msgspec.structs.asdict(one)))
+    wanted = {one.id for one in rows if row_faults(one, versions)}
+    found = {fault.split(":")[0] async for fault in SqlUsageReader(database).faults(versions)}
+    assert found == wanted
+    assert 0 < len(wanted) < len(rows)
