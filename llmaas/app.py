@@ -34,7 +34,7 @@ from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceService
 from llmaas.inference.settlement import Books
-from llmaas.installation import Installation
+from llmaas.installation import Installation, database_lock
 from llmaas.metrics import Metrics
 from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.routing.health import Health
@@ -156,7 +156,7 @@ class GatewayWorker:
         self._lives = LifeFiles(settings.data_dir / "workers")
         self._places = [FileLock(settings.spool_of(number) / "lock")]
         if not settings.shared_database:
-            self._places.append(FileLock(settings.database_path.with_name(f"{settings.database_path.name}.lock")))
+            self._places.append(FileLock(database_lock(settings)))
         self._installation = installation
         self._clock = clock
         self._tasks = TaskSet()

@@ -44,7 +44,7 @@ from llmaas.storage.backup import BackupSummary, restore_backup, store_master_ke
 from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.credit import SqlCreditStore
-from llmaas.storage.database import Database, migrate, prepare
+from llmaas.storage.database import Database, look, migrate, prepare
 from llmaas.storage.end_users import SqlEndUsers
 from llmaas.storage.file_locks import FileLock
 from llmaas.storage.invitations import SqlInvitationStore
@@ -55,7 +55,7 @@ from llmaas.storage.projects import SqlProjectStore
 from llmaas.storage.retention import SqlRetention
 from llmaas.storage.revisions import SqlRevisionStore
 from llmaas.storage.rollups import SqlRollups
-from llmaas.storage.rotation import Rotation, read_pepper, rotate_key_file, seal_anew
+from llmaas.storage.rotation import Rotation, check_master_key, read_pepper, rotate_key_file, seal_anew
 from llmaas.storage.secrets import SecretBox, pepper_of, read_or_make_master_key
 from llmaas.storage.sessions import SqlSessionStore
 from llmaas.storage.spool import Spool
@@ -164,7 +164,7 @@ class Installation:
 
     async def open(self) -> Installation:
         """Makes the project `default` when there is no project at all. ConfigurationError for a foreign master key."""
-        self.pepper = await read_pepper(self.database, self.secret_box) or self.pepper
+        self.pepper = await read_pepper(self.database, self.secret_box, self.pepper)
         if not await self.projects.list():
             with contextlib.suppress(Conflict):  # another process was faster
                 await self.projects.add(Project(DEFAULT_PROJECT, "Default", self.clock.now_ms()))
@@ -392,7 +392,7 @@ def _known_model(settings: Settings, name: str) -> ModelSpec:
 def migrate_database(settings: Settings) -> tuple[str | None, str]:
     """Bring an older schema to this version's; gives both versions. ConfigurationError when it cannot be done."""
     _check_writable(settings.data_dir)
-    return migrate(settings.database)
+    return migrate(settings.database, lambda: _refuse_to_begin_anew(settings))
 
 
 async def back_up(installation: Installation, path: Path, *, with_master_key: bool) -> BackupSummary:
@@ -427,15 +427,79 @@ async def restore(settings: Settings, path: Path) -> tuple[BackupSummary, Path |
     return summary, key_path if given is None else None
 
 
+async def check_place(settings: Settings) -> None:
+    """ConfigurationError for what a start would refuse of data directory and database; makes nothing.
+
+    A PostgreSQL that does not answer is passed over: it may be back at the start.
+    """
+    path, given = settings.master_key_path, settings.master_key_bytes
+    if not settings.shared_database and not settings.database_path.exists():
+        _refuse_to_begin_anew(settings)
+        return
+    try:
+        known = await asyncio.to_thread(look, settings.database)
+    except ConfigurationError as error:
+        if settings.shared_database and error.__cause__ is not None:
+            return
+        raise
+    if known is None:
+        _refuse_to_begin_anew(settings)
+    if not known:
+        return
+    if given is None and not path.exists():
+        raise _no_master_key(path)
+    database = Database(settings.database, limit_s=settings.database_timeout_s)
+    try:
+        await check_master_key(database, SecretBox(given or read_or_make_master_key(path), None if given else path))
+    finally:
+        await database.close()
+
+
 def _prepare(settings: Settings) -> bytes:
     """Makes the schema and the master key where there is neither; gives the key."""
     path, given = settings.master_key_path, settings.master_key_bytes
-    if prepare(settings.database) and given is None and not path.exists():
-        # A new one would open nothing that is sealed in the database, and no API key would work.
-        raise ConfigurationError(
-            [f"master_key: the one of this database is not at {path}; copy it there, or set LLMAAS_MASTER_KEY"]
-        )
+    known = prepare(settings.database, lambda: _refuse_to_begin_anew(settings))
+    if not known:
+        _refuse_to_begin_anew(settings, schema_there=True)
+    if known and given is None and not path.exists():
+        raise _no_master_key(path)
     return given or read_or_make_master_key(path)
+
+
+def _no_master_key(path: Path) -> ConfigurationError:
+    """A new one would open nothing that is sealed in the database, and no API key would work."""
+    return ConfigurationError(
+        [f"master_key: the one of this database is not at {path}; copy it there, or set LLMAAS_MASTER_KEY"]
+    )
+
+
+def _refuse_to_begin_anew(settings: Settings, *, schema_there: bool = False) -> None:
+    """ConfigurationError when the data directory is of an installation that had a database: the empty one at hand is not it.
+
+    `schema_there`: a first start that was cut short leaves the schema and the master key, and goes on.
+    """
+    folders = [settings.spool_path, *_numbered_folders(settings.spool_path).values()]
+    traces = [settings.spool_path / "lock", settings.data_dir / "workers"]
+    if not settings.shared_database:
+        traces.append(database_lock(settings))
+        if not schema_there:
+            # On PostgreSQL the key may have been put there before the first start, the same on every host.
+            traces.append(settings.master_key_path)
+    left = [path for path in traces if path.exists()] + [file for folder in folders for file in Spool(folder).files()]
+    if left:
+        raise ConfigurationError(
+            [
+                (
+                    f"database {settings.database_shown} is empty, but {left[-1]} says that there was one: put it back, or restore a"
+                    f" backup (`llmaas restore`). To begin anew, move {', '.join(map(str, left))} away"
+                )
+            ]
+        )
+
+
+def database_lock(settings: Settings) -> Path:
+    """What a gateway locks beside an SQLite database."""
+    return settings.database_path.with_name(f"{settings.database_path.name}.lock")
 
 
 def _check_writable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import sys
@@ -27,8 +28,10 @@ _KEY_BYTES = 32
 @commands.command()
 @at_place
 def check(place: Place) -> None:
-    """Check all settings; prints `ok`, or every mistake and leaves with 3."""
-    place.load()
+    """Check all settings, and that they fit the data that is there; prints `ok`, or every mistake and leaves with 3."""
+    from llmaas.installation import check_place
+
+    asyncio.run(check_place(place.load().settings))
     print("ok")
 
 

@@ -45,6 +45,7 @@ _POSTGRES = "postgresql://"
 _WRITE_LOCK = 0x6C6C6D_01
 _SCHEMA_LOCK = 0x6C6C6D_02
 _FORGOTTEN_MS = 10_000
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LET_GO_S = 2.0
 """What SQLAlchemy may take to let go of a connection that it gives up."""
 _BEGIN_WRITE = sa.select(
@@ -182,6 +183,11 @@ def _translated() -> Iterator[None]:
     except _foreign() as error:
         if _is_about_values(error):
             raise _unfit() from error
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if getattr(cause, "sqlite_errorcode", None) in _DAMAGED:
+            raise Unavailable(
+                "The database is damaged.", hint=f"{cause}; stop llmaas, move the file away and restore a backup"
+            ) from error
         hint = str(error) or "it took too long"
         raise Unavailable("The database does not answer.", hint=hint, retry_after_s=2) from error
 
@@ -281,46 +287,59 @@ def upsert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | 
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def prepare(place: str | Path) -> bool:
-    """Make the schema in an empty database; whether there are API keys in it, which only their master key knows.
+def prepare(place: str | Path, begin: Callable[[], None] = lambda: None) -> bool:
+    """Make the schema in an empty database; whether it is one that was in use, whose master key has to be there.
 
-    ConfigurationError when the database is of another version or unusable. Blocks.
+    `begin` is called before an empty one is filled. ConfigurationError when the database is of another version or unusable.
+    Blocks.
     """
     # A database that is there is only looked at, so that a start does not wait for whoever holds SQLite's write lock.
-    known = _on_schema(place, _look, write=False)
-    return _on_schema(place, _prepare) if known is None else known
+    known = look(place)
+    return _on_schema(place, lambda connection, name: _prepare(connection, name, begin)) if known is None else known
 
 
-def migrate(place: str | Path) -> tuple[str | None, str]:
-    """Bring an older schema to this version's; gives both versions. ConfigurationError when it is not an older one. Blocks."""
-    return _on_schema(place, _migrate)
+def look(place: str | Path) -> bool | None:
+    """What `prepare` gives, of a database that is left as it is; None: it is empty."""
+    return _on_schema(place, _look, write=False)
+
+
+def migrate(place: str | Path, begin: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
+    """Bring an older schema to this version's; gives both versions. ConfigurationError when it is not an older one. Blocks.
+
+    `begin`: as of `prepare`.
+    """
+    return _on_schema(place, lambda connection, name: _migrate(connection, name, begin))
 
 
 def _look(connection: sa.Connection, name: str) -> bool | None:
-    """What `prepare` gives; None: the database is empty."""
     present = _version(connection)
     if present is None and not sa.inspect(connection).get_table_names():
         return None
     if present != SCHEMA:
         raise ConfigurationError([_wrong_version(name, present)])
-    return connection.execute(sa.select(tables.keys.c.id).limit(1)).first() is not None
+    used = (tables.vault.c.name, tables.keys.c.id, tables.users.c.id)
+    return any(connection.execute(sa.select(column).limit(1)).first() is not None for column in used)
 
 
-def _prepare(connection: sa.Connection, name: str) -> bool:
+def _prepare(connection: sa.Connection, name: str, begin: Callable[[], None]) -> bool:
     known = _look(connection, name)  # again: another process may have been faster
     if known is None:
+        begin()
         upgrade(connection)
     return bool(known)
 
 
-def _migrate(connection: sa.Connection, name: str) -> tuple[str | None, str]:
+def _migrate(connection: sa.Connection, name: str, begin: Callable[[], None]) -> tuple[str | None, str]:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - a third of a second, needed only here
 
     present = _version(connection)
     if present != SCHEMA:
         known = {s.revision for s in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
-        if present not in known and (present is not None or sa.inspect(connection).get_table_names()):
+        empty = present is None and not sa.inspect(connection).get_table_names()
+        if present not in known and not empty:
             raise ConfigurationError([_wrong_version(name, present)])
+        if empty:
+            begin()
         upgrade(connection)
     return present, SCHEMA
 
@@ -381,9 +400,10 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], *, write: bo
         ) from error
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        raise ConfigurationError(
-            [f"database {path} cannot be used: {cause}; check the directory (data_dir) and its free space"]
-        ) from error
+        fix = "check the directory (data_dir) and its free space"
+        if getattr(cause, "sqlite_errorcode", None) in _DAMAGED:
+            fix = "the file is damaged, so move it away and restore a backup (`llmaas restore`)"
+        raise ConfigurationError([f"database {path} cannot be used: {cause}; {fix}"]) from error
 
 
 def _on_postgres(url: str, work: Callable[[sa.Connection, str], T]) -> T:

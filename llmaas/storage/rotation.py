@@ -1,7 +1,7 @@
 """Changing the master key: all that is sealed is sealed anew in one transaction, while the service runs.
 
-Hashes of API keys depend on the pepper, which is made from the first master key. From the first rotation on it is kept in
-the database, sealed like the rest, so every API key goes on working.
+Hashes of API keys depend on the pepper, which is made from the first master key. It is kept in the database from the first
+start on, sealed like the rest: so every API key goes on working, and whoever comes with another master key is refused.
 
 With a key file: the new key lies beside the old one before anything is sealed with it, and takes its place afterwards, so
 whenever a rotation breaks off, each thing opens with a key that is there.
@@ -33,6 +33,7 @@ from llmaas.storage.secrets import (
 from llmaas.storage.tables import providers, users, vault
 
 _PEPPER = "pepper"
+_KEPT = sa.select(vault.c.sealed).where(vault.c.name == _PEPPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +53,62 @@ class _Sealed:
     sealed: bytes
 
 
-async def read_pepper(database: Database, box: SecretBox) -> bytes | None:
-    """None: the master key is still the first one. Raises ConfigurationError when it is not the one of this database."""
+async def check_master_key(database: Database, box: SecretBox) -> bytes | None:
+    """The pepper; None: no master key is known to the database yet. Raises ConfigurationError when another one is."""
     async with database.connect() as connection:
-        sealed = await connection.scalar(sa.select(vault.c.sealed).where(vault.c.name == _PEPPER))
-    if sealed is None:
-        return None
-    try:
+        return await _pepper(connection, box)
+
+
+async def read_pepper(database: Database, box: SecretBox, first: bytes) -> bytes:
+    """As `check_master_key`; where none is known yet, the master key at hand is from now on, with the pepper `first`."""
+    pepper = await check_master_key(database, box)
+    if pepper is not None:
+        return pepper
+    async with database.begin() as connection:
+        pepper = await _pepper(connection, box)  # another process may have been faster
+        if pepper is None:
+            kept = box.seal(_PEPPER, base64.b64encode(first).decode())
+            await connection.execute(sa.insert(vault).values(name=_PEPPER, sealed=kept))
+    return pepper or first
+
+
+async def _pepper(connection: AsyncConnection, box: SecretBox) -> bytes | None:
+    sealed = await connection.scalar(_KEPT)
+    if sealed is not None:
+        if not _opens(box, _PEPPER, sealed):
+            raise _foreign()
         return base64.b64decode(box.open(_PEPPER, sealed))
-    except ValueError as error:
-        raise ConfigurationError(
-            ["master_key: it is not the one of this database; restore master.key, or set LLMAAS_MASTER_KEY"]
-        ) from error
+    # A version before this one kept it from the first rotation on only, so what else is sealed has to tell.
+    others = [thing async for thing in _everything(connection)]
+    if others and not any(_opens(box, thing.owner, thing.sealed) for thing in others):
+        raise _foreign()
+    return None
+
+
+def _opens(box: SecretBox, owner: str, sealed: bytes) -> bool:
+    try:
+        box.open(owner, sealed)
+    except ValueError:
+        return False
+    return True
+
+
+def _foreign() -> ConfigurationError:
+    return ConfigurationError(
+        [
+            (
+                "master_key: it is not the one of this database, so no API key would work and no credential would open; put the"
+                " database's own master.key back (a backup or another host may have it), or set LLMAAS_MASTER_KEY to it"
+            )
+        ]
+    )
 
 
 async def rotate_key_file(database: Database, box: SecretBox, path: Path, *, pepper: bytes, by: Actor) -> Rotation:
     """A new key takes the place of the file. Raises ConfigurationError when the file cannot be written."""
     new_key = await asyncio.to_thread(make_next_key, path)
     async with database.connect() as connection:
-        in_use = await connection.scalar(sa.select(vault.c.sealed).where(vault.c.name == _PEPPER))
+        in_use = await connection.scalar(_KEPT)
     if in_use is not None and sealed_by(in_use, new_key):
         # A rotation broke off after its transaction: its key is in force and only has to be put in its place.
         await asyncio.to_thread(promote_next_key, path)

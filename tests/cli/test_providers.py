@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -115,10 +116,12 @@ def test_a_credential_needs_its_provider(llmaas: Cli) -> None:
     assert (ran.code, ran.errors) == (1, ["There is no provider `nobody`."])
 
 
-def test_a_credential_of_another_master_key_is_told(llmaas: Cli) -> None:
+def test_a_credential_that_does_not_open_is_told(llmaas: Cli) -> None:
     add(llmaas, "http://127.0.0.1:9/v1")
     llmaas.good("providers", "set-secret", "lab", stdin=SECRET)
-    (llmaas.data_dir / "master.key").write_bytes(b"\x01" * 32)
+    with sqlite3.connect(llmaas.data_dir / "llmaas.db") as database:
+        database.execute("UPDATE providers SET secret = zeroblob(60)")
+    database.close()
     ran = llmaas("providers", "test", "lab")
     assert ran.code == 1
     assert "does not open with this master key" in ran.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmaas.errors import ConfigurationError, Unavailable
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.database import Database
-from llmaas.storage.rotation import read_pepper, rotate_key_file, seal_anew
+from llmaas.storage.rotation import check_master_key, read_pepper, rotate_key_file, seal_anew
 from llmaas.storage.secrets import (
     SecretBox,
     make_next_key,
@@ -74,21 +75,21 @@ async def rotate(database: Database, path: Path, pepper: bytes) -> int:
 async def test_all_is_sealed_anew_and_the_pepper_stays(filled: Database, path: Path) -> None:
     first = path.read_bytes()
     running, pepper = box_of(path), pepper_of(first)
-    assert await read_pepper(filled, running) is None
+    assert await check_master_key(filled, running) is None
     assert await rotate(filled, path, pepper) == 3
     assert path.read_bytes() != first
     assert previous_path(path).read_bytes() == first
     assert not next_path(path).exists()
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
     assert await opened(filled, box_of(path)) == ALL
-    assert await read_pepper(filled, box_of(path)) == pepper
+    assert await check_master_key(filled, box_of(path)) == pepper
     assert await opened(filled, running) == ALL, "a running process follows"
     with pytest.raises(ValueError, match="does not open"):
         await opened(filled, SecretBox(first))
     previous_path(path).unlink()
     assert await rotate(filled, path, pepper) == 3
     assert await opened(filled, running) == ALL
-    assert await read_pepper(filled, running) == pepper
+    assert await check_master_key(filled, running) == pepper
     assert (await SqlAuditLog(filled).verify()).faults == ()
 
 
@@ -110,7 +111,7 @@ async def test_a_rotation_that_broke_off_after_its_transaction_loses_nothing(fil
     pepper = pepper_of(path.read_bytes())
     await seal_anew(filled, box_of(path), make_next_key(path), pepper=pepper, by=ROOT)
     assert await opened(filled, box_of(path)) == ALL
-    assert await read_pepper(filled, box_of(path)) == pepper
+    assert await check_master_key(filled, box_of(path)) == pepper
     assert await rotate(filled, path, pepper) == 3
     assert await opened(filled, SecretBox(path.read_bytes())) == ALL
 
@@ -122,7 +123,7 @@ async def test_a_failure_within_changes_nothing(filled: Database, path: Path) ->
     with pytest.raises(Unavailable):
         await rotate(filled, path, pepper_of(first))
     assert await opened(filled, SecretBox(first)) == ALL
-    assert await read_pepper(filled, box_of(path)) is None
+    assert await check_master_key(filled, box_of(path)) is None
 
 
 async def test_A14_a_moved_ciphertext_opens_for_nobody_and_the_others_go_on(filled: Database, path: Path) -> None:
@@ -145,7 +146,34 @@ async def test_A14_a_moved_ciphertext_opens_for_nobody_and_the_others_go_on(fill
 async def test_A14_a_foreign_master_key_is_refused(filled: Database, path: Path) -> None:
     await rotate(filled, path, pepper_of(path.read_bytes()))
     with pytest.raises(ConfigurationError, match="master_key"):
-        await read_pepper(filled, SecretBox(b"x" * 32))
+        await check_master_key(filled, SecretBox(b"x" * 32))
+
+
+async def test_F23_the_first_master_key_is_the_one_of_the_database(database: Database, path: Path) -> None:
+    """Of two hosts that come with a key each one decides, and the other is refused."""
+    first, other = path.read_bytes(), b"x" * 32
+    assert await read_pepper(database, SecretBox(first), pepper_of(first)) == pepper_of(first)
+    with pytest.raises(ConfigurationError, match="not the one of this database"):
+        await read_pepper(database, SecretBox(other), pepper_of(other))
+    assert await read_pepper(database, SecretBox(first), pepper_of(first)) == pepper_of(first)
+
+
+async def test_F23_of_two_first_starts_at_once_one_decides(database: Database) -> None:
+    keys = [bytes([n]) * 32 for n in range(6)]
+    told = await asyncio.gather(
+        *(read_pepper(database, SecretBox(key), pepper_of(key)) for key in keys), return_exceptions=True
+    )
+    good = [key for key, one in zip(keys, told, strict=True) if one == pepper_of(key)]
+    assert len(good) == 1
+    assert sum(isinstance(one, ConfigurationError) for one in told) == 5
+    assert await check_master_key(database, SecretBox(good[0])) == pepper_of(good[0])
+
+
+async def test_F23_a_database_of_an_older_version_knows_its_key_by_what_is_sealed(filled: Database, path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not the one of this database"):
+        await read_pepper(filled, SecretBox(b"x" * 32), pepper_of(b"x" * 32))
+    first = path.read_bytes()
+    assert await read_pepper(filled, box_of(path), pepper_of(first)) == pepper_of(first)
 
 
 def test_what_an_older_version_sealed_still_opens(path: Path) -> None:
