@@ -181,6 +181,7 @@ class GatewayWorker:
             books=Books(self.ledger, clock, self.metrics, settings.currency),
             limiter=CountingLimiter(self._counters, clock, max_age_s=2 * settings.total_timeout_s),
             remote_images=settings.allow_remote_images,
+            usage_always=settings.stream_usage == "always",
         )
         self._authenticator = Authenticator(installation.keys, installation.pepper, clock, settings.key_cache_size)
         health_handlers = HealthHandlers(self.service, self.ledger, self.metrics)

@@ -148,6 +148,9 @@ class Settings:
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.", at_least=1024)
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from; `*` for any.")
     allow_remote_images: bool = setting(False, "Let engines fetch `http(s)` image addresses that callers name.")
+    stream_usage: Literal["asked", "always"] = setting(
+        "asked", "When streams end with `usage` and `backend`: if the caller asked for it, or always."
+    )
     ping_interval_s: float = setting(15.0, "Silence on a stream after which a comment keeps it alive.", at_least=0.1)
     upstream_deny: tuple[str, ...] = setting(
         (),

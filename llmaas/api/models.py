@@ -54,6 +54,7 @@ def model_object(entry: Entry) -> dict[str, Any]:
         "object": "model",
         "created": created_s,
         "owned_by": model.owned_by,
+        "kind": str(model.kind),
         "root": root,
         "aliases": list(model.aliases),
         "parent": None,

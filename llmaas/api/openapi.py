@@ -123,6 +123,7 @@ MODEL = _operation(
 HEALTH = _operation(
     "isAlive", "Whether the process answers.", _ok("It does.", {"application/json": _struct(shapes.Status)})
 )
+HEALTH_TOO = {**HEALTH, "operationId": "isHealthy", "summary": "Another name of `/healthz`."}
 _NOT_READY = _ok("No new work is taken.", {"application/json": _struct(shapes.Status)}, "retry-after")
 READY = _operation("isReady", "Whether new work is taken.", _ok("It is.", {"application/json": _struct(shapes.Status)}))
 READY["responses"]["503"] = _NOT_READY

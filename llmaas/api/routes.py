@@ -19,6 +19,7 @@ def routes(inference: InferenceHandlers, models: ModelHandlers, health: HealthHa
         Route("GET", "/v1/models", use, models.list, operation=openapi.MODELS),
         Route("GET", "/v1/models/{rest}", use, models.get, operation=openapi.MODEL),
         Route("GET", "/healthz", "public", health.healthz, operation=openapi.HEALTH),
+        Route("GET", "/health", "public", health.healthz, operation=openapi.HEALTH_TOO),
         Route("GET", "/readyz", "public", health.readyz, operation=openapi.READY),
         Route("GET", "/metrics", measure, health.metrics, operation=openapi.METRICS),
     ]

@@ -212,6 +212,7 @@ class Model(Struct, forbid_unknown_fields=True):
     object: Literal["model"]
     created: int
     owned_by: str
+    kind: Literal["chat", "completion", "embedding", "rerank"]
     root: str
     aliases: list[str]
     parent: str | None

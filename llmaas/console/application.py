@@ -164,7 +164,11 @@ def _translate(exception: Exception, path: str) -> LlmaasError | None:
         return None
     match exception.status_code:
         case 404:
-            below = " The API for programs is below /v1." if path.startswith(_OF_PROGRAMS) else ""
+            below = (
+                f" The API for programs is below /v1, so `{path[:200]}` is `/v1{path[:200]}`."
+                if path.startswith(_OF_PROGRAMS)
+                else ""
+            )
             return UnknownPath(f"There is nothing at this address.{below}")
         case 405:
             allow = (exception.headers or {}).get("allow", "").split(", ")

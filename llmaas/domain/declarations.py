@@ -128,10 +128,13 @@ def _provider(table: Table) -> Provider:
 def _backend(table: Table, kinds: Mapping[str, ProviderKind]) -> Backend:
     backend_id = table.name("id")
     provider_id = table.name("provider")
+    base_url = table.url("base_url")
+    if kinds.get(provider_id) is ProviderKind.VLLM and base_url.count("/") == 2:
+        base_url += "/v1"  # vLLM has its API nowhere else
     return Backend(
         id=backend_id,
         provider_id=provider_id,
-        base_url=table.url("base_url"),
+        base_url=base_url,
         machine_name=table.name("machine_name", default=backend_id),
         engine_type=table.name("engine_type", default=str(kinds.get(provider_id, "unknown"))),
         max_concurrency=table.count("max_concurrency", at_most=1_000_000),

@@ -22,6 +22,11 @@ Path = tuple[str | int, ...]
 MAX_NAME_CHARS = 200
 _MAX_URL_CHARS = 2_000
 _SHOWN_CHARS = 60
+_ENDPOINT = re.compile(
+    r"(?<=[^/])(/chat/completions|/completions|/embeddings|/models|/rerank|/responses|/messages"
+    r"|/api/(?:chat|generate|embed|embeddings|tags|show|version))/*$",
+    re.IGNORECASE,
+)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _Instead = TypeVar("_Instead")
@@ -133,6 +138,8 @@ class Table:
             return self._wrong(key, "must be a string", value, "")
         if fault := url_fault(value):
             return self._wrong(key, fault, value if "@" not in value else None, "")
+        if fault := endpoint_fault(value):
+            return self._wrong(key, fault, value, "")
         return value.rstrip("/")
 
     def variable(self, key: str) -> str | None:
@@ -265,6 +272,18 @@ def url_fault(text: str) -> str | None:
     if port == 0 or parts.netloc.endswith(":"):
         return "must have a port between 1 and 65535, or none"
     return None
+
+
+def endpoint_fault(url: str) -> str | None:
+    """Why an address is that of one endpoint and not of the service, whose endpoints' paths we add; or None."""
+    if "//" in urlsplit(url).path:
+        return "must not have two slashes in its path"
+    endpoint = _ENDPOINT.search(url)
+    if endpoint is None:
+        return None
+    base = url[: endpoint.start()]
+    hint = f", {base}" if url_fault(base) is None else ""
+    return f"must be the address before {endpoint[1]}{hint}"
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -57,6 +57,7 @@ class InferenceService:
         books: Books,
         limiter: Limiter,
         remote_images: bool,
+        usage_always: bool = False,
     ) -> None:
         self._catalogue = catalogue
         self._upstreams = upstreams
@@ -65,6 +66,7 @@ class InferenceService:
         self._books = books
         self._limiter = limiter
         self._remote_images = remote_images
+        self._usage_always = usage_always
         self._running: dict[asyncio.Task[Any], Settlement | None] = {}
         self._idle: asyncio.Event | None = None
         self._interrupted = False
@@ -196,7 +198,8 @@ class InferenceService:
             relay = Relay(reply, settlement, meter, allowance, _explainer(settlement) if call.explain else None)
             try:
                 if request.stream:
-                    include_usage = bool(request.stream_options and request.stream_options.include_usage)
+                    options = request.stream_options
+                    include_usage = self._usage_always or bool(options and options.include_usage)
                     assert not isinstance(begun, str)  # noqa: S101 - streams are never complete at once
                     await relay.stream(head, generation, begun, include_usage=include_usage)
                 else:

@@ -46,6 +46,9 @@ class RouteTable:
                 self._open.append((route.path.removesuffix("{rest}"), route))
             else:
                 self._exact.setdefault(route.path, {})[route.method] = route
+        self._listed = ", ".join(
+            f"{route.method} {route.path.replace('{rest}', '{id}')}" for route in self.routes if "/v1" in route.path
+        )
 
     def at(self, method: str, path: str) -> Route | None:
         """The route of exactly this method and path."""
@@ -63,7 +66,7 @@ class RouteTable:
                     methods = {route.method: route}
                     break
             else:
-                raise UnknownPath("There is nothing at this address.")
+                raise UnknownPath(f"There is nothing at `{request.path[:200]}`. The routes are: {self._listed}.")
         found = methods.get(method)
         if found is None:
             raise MethodNotAllowed(f"This address does not take {request.method[:20]}.", self.allow(methods))

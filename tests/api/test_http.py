@@ -251,3 +251,26 @@ async def test_a_head_request_does_not_upset_the_connection(service: Service) ->
     async with await RawConnection.open(service.gateway.url) as raw:
         assert (await raw.request("HEAD", "/healthz")).status == 200
         assert (await raw.request("GET", "/healthz")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completion", "/v1/v1/chat/completions", "/v1/engines/plain", "/v1"])
+async def test_an_unknown_path_is_told_with_the_routes_there_are(service: Service, path: str) -> None:
+    answer = await service.post(path, {"model": "plain"})
+    error = error_of(answer)
+    assert (answer.status, error["code"]) == (404, "unknown_path")
+    assert f"`{path}`" in error["message"]
+    for route in ("POST /v1/chat/completions", "POST /v1/embeddings", "GET /v1/models/{id}"):
+        assert route in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
+async def test_a_base_url_without_v1_is_told(service: Service, path: str) -> None:
+    error = error_of(await service.post(path, {"model": "plain"}))
+    assert f"`{path}`" in error["message"]
+    assert "/v1" in error["message"]
+
+
+async def test_health_has_two_names(service: Service) -> None:
+    for path in ("/health", "/healthz"):
+        answer = await service.request("GET", path, key="")
+        assert (answer.status, answer.json()) == (200, {"status": "ok"})

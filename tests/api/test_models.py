@@ -16,6 +16,7 @@ ENTRY: dict[str, Any] = {
     "id": "granite3.3:8b",
     "object": "model",
     "owned_by": "CloudTemple",
+    "kind": "chat",
     "root": "ibm-granite/granite-3.3-8b-instruct",
     "aliases": ["granite", "Granite-Latest"],
     "parent": None,
@@ -53,6 +54,11 @@ async def test_the_list(service: Service) -> None:
     assert granite == dated(granite)
     assert all(set(entry) == set(granite) for entry in body["data"])
     assert len({entry["id"] for entry in body["data"]}) == len(body["data"]) > 100
+
+
+async def test_a_model_says_its_kind(service: Service) -> None:
+    kinds = {entry["id"]: entry["kind"] for entry in (await service.gateway.get("/v1/models")).json()["data"]}
+    assert (kinds["plain"], kinds["embed"]) == ("chat", "embedding")
 
 
 @pytest.mark.parametrize("path", ["granite3.3:8b", "granite3.3%3A8b", "granite", "GRANITE-latest"])

@@ -67,6 +67,15 @@ MISTAKES: list[tuple[str, list[str]]] = [
             ("http://h:99999/v1", f'{ADDRESS}, not "http://h:99999/v1"'),
             ("http://h:0/v1", 'must have a port between 1 and 65535, or none, not "http://h:0/v1"'),
             ("http://[::1/v1", f'{ADDRESS}, not "http://[::1/v1"'),
+            ("http://h//v1", 'must not have two slashes in its path, not "http://h//v1"'),
+            *[
+                (
+                    f"http://h/v1{endpoint}{slash}",
+                    f'must be the address before {endpoint}, http://h/v1, not "http://h/v1{endpoint}{slash}"',
+                )
+                for endpoint in ("/chat/completions", "/completions", "/embeddings", "/models", "/api/chat", "/rerank")
+                for slash in ("", "/")
+            ],
         ]
     ],
     (

@@ -49,6 +49,12 @@ def test_a_provider_is_added_with_its_backend(llmaas: Cli) -> None:
     assert (again.code, again.errors) == (1, ["There is a provider or backend `lab` already."])
 
 
+def test_vllm_has_its_api_below_v1(llmaas: Cli) -> None:
+    llmaas.good("providers", "add", "lab", "--kind", "vllm", "--base-url", "http://10.0.0.12:8000/")
+    [provider] = llmaas.good("providers", "list", "--json").json
+    assert provider["backends"][0]["base_url"] == "http://10.0.0.12:8000/v1"
+
+
 def test_an_embedded_provider_needs_no_address(llmaas: Cli) -> None:
     llmaas.good("providers", "add", "here", "--kind", "embedded")
     (result,) = llmaas.good("providers", "test", "here", "--json").json
@@ -75,6 +81,11 @@ def test_an_embedded_provider_needs_no_address(llmaas: Cli) -> None:
             ["--kind", "vllm", "--base-url", "http://h", "--machine-name", "a\nb"],
             1,
             "machine_name in [[backends]] holds",
+        ),
+        (
+            ["--kind", "openai", "--base-url", "http://h/v1/chat/completions"],
+            1,
+            "base_url in [[backends]] must be the address before /chat/completions, http://h/v1",
         ),
         (["--kind", "vlm", "--base-url", "http://h"], 2, "Invalid value for '--kind'"),
         (["--base-url", "http://h"], 2, "Missing option '--kind'"),

@@ -214,3 +214,15 @@ async def test_workers_say_what_they_run(root: Browser, admin: Admin) -> None:
     await SqlWorkerStore(admin.database).beat(Worker("w1", "here", 7, admin.clock.now_ms(), admin.clock.now_ms(), 3))
     (worker,) = (await root.call("GET", "/workers")).json()
     assert (worker["id"], worker["host"], worker["pid"], worker["revision"]) == ("w1", "here", 7, 3)
+
+
+@pytest.mark.parametrize("endpoint", ["/chat/completions", "/completions/", "/embeddings", "/models", "/api/chat"])
+async def test_the_address_of_an_endpoint_is_no_base_url(root: Browser, endpoint: str) -> None:
+    await root.call("PUT", "/fleet", FLEET)
+    values = {"provider": "lab", "base_url": f"http://10.0.0.9:8000/v1{endpoint}"}
+    answer = await root.call("PUT", "/fleet/backends/b", values)
+    assert answer.status_code == 400
+    assert "must be the address before" in answer.json()["error"]["message"]
+    assert (await root.call("GET", "/fleet/backends/b")).json()["values"]["base_url"] == FLEET["backends"][0][
+        "base_url"
+    ]
