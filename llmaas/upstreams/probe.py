@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmaas.domain.models import Backend, ProviderKind
+from llmaas.domain.values import url_fault
 from llmaas.names import HostNames
 from llmaas.settings import Secret
 from llmaas.sockets import AddressDenied, Permits, anywhere, connector
@@ -144,15 +145,16 @@ def get_json(
     names: HostNames | None = None,
 ) -> tuple[int, Any]:
     """Status and decoded body (None when it is not JSON). Redirects are not followed. Raises ProbeFailed."""
-    try:
-        parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        # Told in any case: without a port the client takes the end of an IPv6 address for one.
-        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-    except ValueError as error:
-        raise ProbeFailed("bad_address", f"is no address: {error}", answered=False) from error
-    if not host:
-        raise ProbeFailed("bad_address", "is no address: it names no host", answered=False)
+    fault = url_fault(url)
+    if fault is not None:
+        raise ProbeFailed("bad_address", fault, answered=False)
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    # Told in any case: without a port the client takes the end of an IPv6 address for one.
+    host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+    if credential and not (credential.reveal().isascii() and credential.reveal().isprintable()):
+        text = "cannot be given this credential: it holds characters that no header has"
+        raise ProbeFailed("refuses_credential", text, status="400")
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     late = threading.Event()

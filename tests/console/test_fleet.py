@@ -209,6 +209,33 @@ async def test_A07_no_denied_address_is_asked(root: Browser, address: str, told:
     assert told in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1\0",
+        "a\0b:80",
+        "http://a\0b/v1",
+        "http://a/\0",
+        "http://a/v1\r\nx: y",
+        "a..b",
+        "x" * 300,
+        "http://[::1",
+        "\u20ac",
+    ],
+)
+async def test_text_that_no_address_holds_is_the_callers_fault(root: Browser, address: str) -> None:
+    answer = await root.call("POST", "/discover", {"address": address})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("credential", ["a\0b", "a\nb", "\u20ac"])
+async def test_a_credential_that_no_header_holds_is_the_callers_fault(root: Browser, credential: str) -> None:
+    async with FakeUpstream() as upstream:
+        answer = await root.call("POST", "/discover", {"address": upstream.url, "credential": credential})
+    assert answer.status_code == 400
+
+
 async def test_workers_say_what_they_run(root: Browser, admin: Admin) -> None:
     assert (await root.call("GET", "/workers")).json() == []
     await SqlWorkerStore(admin.database).beat(Worker("w1", "here", 7, admin.clock.now_ms(), admin.clock.now_ms(), 3))
