@@ -7,6 +7,7 @@ are never followed, compressed answers never taken. All failures leave this modu
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import deque
@@ -16,8 +17,9 @@ from typing import Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
+import structlog
 
-from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, LlmaasError
+from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, LlmaasError, Unavailable
 from llmaas.settings import Secret
 
 _MAX_BARE_BYTES = 64 * 1024
@@ -30,6 +32,11 @@ _IDLE_S = 15.0
 _SWEEP_S = 0.1
 _MAX_IDLE = 256
 _MAX_HEADS = 1_000
+
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of connecting that tell of this machine: nobody was asked."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
 
 Phase = Literal["connect", "first_byte", "between_chunks", "total"]
 
@@ -180,7 +187,10 @@ class HttpTransport:
             exchange.fail(_out_of_reach(f"{origin.authority}: {error}"))
             return
         except (OSError, ssl.SSLError, UnicodeError) as error:
-            exchange.fail(EngineFailed("The engine could not be reached.", hint=f"{origin.authority}: {error}"))
+            if getattr(error, "errno", None) in _OURS:
+                exchange.fail(self._out_of_room(error))
+            else:
+                exchange.fail(EngineFailed("The engine could not be reached.", hint=f"{origin.authority}: {error}"))
             return
         if exchange.over:
             self.give_back(connection)
@@ -210,6 +220,16 @@ class HttpTransport:
             raise failure
         finally:
             del failure  # or it would hold, by its traceback, the frame that holds it
+
+    def _out_of_room(self, error: Exception) -> Unavailable:
+        """No fault of an engine's, whom nobody asked. Connections that are kept for later make room for the next ones."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+        hint = "raise the limit of open files of the service (ulimit -n, LimitNOFILE=), or lower max_connections"
+        _log.error("no_room_for_connections", error=str(error), hint=hint)
+        return Unavailable("The service has no room for another connection right now.", hint=hint, retry_after_s=1.0)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,7 +13,7 @@ import pytest
 
 from llmaas.domain.addresses import AddressRules
 from llmaas.engine.probe import free_port
-from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, forget_frames
+from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, Unavailable, forget_frames
 from llmaas.settings import Secret
 from llmaas.upstreams import http
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
@@ -403,6 +404,24 @@ async def test_A19_an_engine_whose_answer_is_all_framing_is_given_up(
     await asyncio.wait_for(gone.wait(), 5)
     server.close()
     await server.wait_closed()
+
+
+async def test_A23_an_engine_is_not_to_blame_when_we_have_no_file_left(
+    up: FakeUpstream, transport: HttpTransport
+) -> None:
+    assert (await whole(send(transport, up)))[0] == 200
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    begun = [send(transport, up) for _ in range(2)]  # one takes the connection that is kept, one needs another
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))  # the standard ones
+    try:
+        with pytest.raises(Unavailable, match="no room") as caught:
+            await begun[1].head()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caught.value.retry_after_s
+    assert "max_connections" in (caught.value.hint or "")
+    assert (await whole(begun[0]))[0] == 200
+    assert (await whole(send(transport, up)))[0] == 200
 
 
 @pytest.mark.parametrize("denied", [["127.0.0.0/8", "::1/128"], ["127.0.0.0/8"]])
