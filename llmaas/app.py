@@ -37,6 +37,7 @@ from llmaas.inference.settlement import Books
 from llmaas.installation import Installation, database_lock
 from llmaas.metrics import Metrics
 from llmaas.pulse import STOPS, Pulse, ignore_stops
+from llmaas.resources import memory_bytes, raise_file_limit, room_for_connections
 from llmaas.routing.health import Health
 from llmaas.routing.load import Load
 from llmaas.routing.policy import LeastBusy
@@ -64,6 +65,7 @@ from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
 from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
+from llmaas.web.bodies import Bodies
 from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
 from llmaas.web.neighbours import Neighbours
@@ -72,6 +74,9 @@ from llmaas.web.server import HttpServer, listen
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 
+_BODIES_SHARE = 16
+"""A body takes about four times its size while it is worked on."""
+_MOST_SCRAPERS = 16
 _NEVER = -1
 """A revision that no database has."""
 _LOOK_AGAIN_S = 5.0
@@ -88,6 +93,7 @@ async def serve_gateway(
     `number` tells the gateway processes of this host apart, from 0. `doors`: where each of them listens; else it makes its own.
     """
     settings = loaded.settings
+    file_limit = raise_file_limit()
     installation = await Installation(settings).open()
     worker = GatewayWorker(installation, number, loaded.origins)
     await worker.start()
@@ -106,14 +112,24 @@ async def serve_gateway(
     # Whoever stops the service may tell all its processes, and the supervisor tells them too: it is one stop.
     for stops in STOPS:
         loop.add_signal_handler(stops, partial(heed, again=stops is signal.SIGINT))
-    main = HttpServer(worker.gateway.answer, Proxies(settings.trusted_proxies))
+    most = settings.max_connections or room_for_connections(file_limit)
+    bodies = Bodies(
+        settings.max_bodies_bytes or memory_bytes() // _BODIES_SHARE // settings.workers,
+        least_share=settings.max_body_bytes,
+    )
+    main = HttpServer(worker.gateway.answer, Proxies(settings.trusted_proxies), most_connections=most, bodies=bodies)
     servers.append(main)
     await main.start(doors[number] if doors else listen(settings.host, settings.port))
     neighbours = Neighbours(main, [door for other, door in enumerate(doors) if other != number])
     neighbours.start()
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
-        metrics = HttpServer(worker.metrics_only.answer, Proxies(settings.trusted_proxies))
+        metrics = HttpServer(
+            worker.metrics_only.answer,
+            Proxies(settings.trusted_proxies),
+            most_connections=min(most, _MOST_SCRAPERS),
+            bodies=bodies,
+        )
         servers.append(metrics)
         await metrics.start(listen(host, int(port) + number))
     # What lives as long as the process need not be looked at again.

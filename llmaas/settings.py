@@ -146,6 +146,18 @@ class Settings:
     )
 
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.", at_least=1024)
+    max_bodies_bytes: int = setting(
+        0,
+        "Request bodies above 64 KiB that a gateway process holds at once, in bytes; a key or an address may hold half of it;"
+        " 0: a sixteenth of the memory that there is.",
+        at_least=0,
+    )
+    max_connections: int = setting(
+        0,
+        "Connections of callers to a gateway process; beyond them the ones that are idle longest are closed; 0: half of the"
+        " free file descriptors, and 10,000 at most.",
+        at_least=0,
+    )
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from; `*` for any.")
     allow_remote_images: bool = setting(False, "Let engines fetch `http(s)` image addresses that callers name.")
     stream_usage: Literal["asked", "always"] = setting(

@@ -62,7 +62,7 @@ class InferenceHandlers:
         assert caller is not None  # noqa: S101 - the route table asks for a key
         body = request.json_body_at_hand(self._max_body_bytes)
         if body is None:
-            body = await request.json_body(self._max_body_bytes)
+            body = await request.json_body(self._max_body_bytes, caller.key.id)
             # The body may have taken minutes to arrive: a key that was revoked meanwhile runs nothing.
             caller = await self._authenticator.caller(request.bearer(), request.channel.address)
         call = Call(

@@ -49,6 +49,9 @@ class AsgiChannel:
         body: bytes = message.get("body", b"")
         return body
 
+    def expect(self, size: int, key_id: str) -> None:
+        """The server in front bounds what it takes."""
+
     def body_at_hand(self) -> bytes | None:
         return None
 

@@ -33,6 +33,10 @@ class Channel(Protocol):
         """
         ...
 
+    def expect(self, size: int, key_id: str) -> None:
+        """Make sure of room for a body of that size, in the name of a key. Raises Saturated."""
+        ...
+
     def body_at_hand(self) -> bytes | None:
         """The body, when all of it came in one piece and nothing of it was taken; else None, and `part` gives it."""
         ...

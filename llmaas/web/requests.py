@@ -76,9 +76,10 @@ class Request(Struct, eq=False):
             return None
         return token.strip().decode("latin-1")
 
-    async def json_body(self, limit_bytes: int) -> bytes:
+    async def json_body(self, limit_bytes: int, key_id: str = "") -> bytes:
         """The body of a JSON request. Type and announced size are judged before a byte is read, so that a caller who
-        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest.
+        waits for `100 Continue` is refused without sending. Raises UnsupportedMediaType, BodyTooLarge, InvalidRequest, and
+        Saturated when that key, or everyone together, sends more than there is room for.
         """
         self._check_media_type()
         length = self.headers.get(b"content-length", b"")
@@ -87,6 +88,7 @@ class Request(Struct, eq=False):
             if b"expect" not in self.headers and announced <= limit_bytes * _SKIPPED:
                 await self._skip_body()
             raise _too_large(limit_bytes)
+        self.channel.expect(announced, key_id)
         first = await self.channel.part()
         if first is None:
             return b""

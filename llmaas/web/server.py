@@ -21,7 +21,8 @@ import httptools
 import structlog
 
 from llmaas.domain.addresses import Proxies
-from llmaas.errors import InvalidRequest
+from llmaas.errors import InvalidRequest, Saturated
+from llmaas.web.bodies import SMALL_BYTES, Bodies
 from llmaas.web.channel import Header
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -39,12 +40,13 @@ _HEAD_S = 30.0
 _IDLE_S = 75.0
 _GRACE_S = 30.0
 _LEAST_BYTES_PER_S = 1024
-"""Who sends a body or reads an answer more slowly than this, after a grace, is cut off."""
+"""Who sends a body or reads an answer more slowly than this, from one look after such a time to the next, is cut off."""
 _LINGER_S = 2.0
 _SWEEP_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MALFORMED = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
 _TOO_LARGE = b"The head of the request is too large."
+_FULL = b'{"error":{"message":"Too many connections.","type":"server_error","param":null,"code":"saturated"}}'
 _STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.web")
@@ -69,9 +71,18 @@ def listen(host: str, port: int) -> socket.socket:
 class HttpServer:
     """`handle` gives an answer through the channel; whatever it raises ends the connection. `proxies`: who stands in front."""
 
-    def __init__(self, handle: Handle, proxies: Proxies | None = None) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        proxies: Proxies | None = None,
+        *,
+        most_connections: int | None = None,
+        bodies: Bodies | None = None,
+    ) -> None:
         self.handle = handle
         self.proxies = proxies or Proxies()
+        self.bodies = bodies or Bodies()
+        self._most_connections = most_connections
         self.connections: set[HttpConnection] = set()
         self.stopping = False
         self.date = b""
@@ -117,6 +128,21 @@ class HttpServer:
         """A stop, under way or to come, waits so long from now on at most."""
         asyncio.get_running_loop().call_later(within_s, self._quiet.set)
 
+    def take_in(self, newcomer: HttpConnection) -> bool:
+        """Whether there is room for it. Where there is none, those go that wait for a request, first the ones that never had
+        an answer, then the ones that wait longest: several at once, since looking for them takes a look at all.
+        """
+        self.connections.add(newcomer)
+        most = self._most_connections
+        if most is None or len(self.connections) <= most:
+            return True
+        idle = [one for one in self.connections if one is not newcomer and not one.busy and not one.holds_back]
+        idle.sort(key=lambda one: (one.served, one.since_s))
+        for one in idle[: 1 + most // 16]:
+            self.connections.discard(one)
+            one.abort()
+        return bool(idle)
+
     def note_finished(self) -> None:
         if self.stopping and not self._unfinished():
             self._quiet.set()
@@ -144,6 +170,7 @@ class HttpConnection(asyncio.Protocol):
         self.proxied = False
         self.write_paused = False
         self.lost = False
+        self.served = False
         self.task: asyncio.Task[None] | None = None
         self._wanted: asyncio.Future[None] | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -158,7 +185,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting: deque[HttpChannel] = deque()
         self._deaf = False
         self._writable: asyncio.Future[None] | None = None
-        self._since_s = server.now_s
+        self.since_s = server.now_s
+        self._mark_bytes = 0
         self._paused_s = 0.0
         self._paused_bytes = 0
 
@@ -166,6 +194,11 @@ class HttpConnection(asyncio.Protocol):
     def heard(self) -> bool:
         """Whether a request, or a part of one, has come since the last answer."""
         return self._head_bytes > 0 or self._current is not None
+
+    @property
+    def received_bytes(self) -> int:
+        """Of the body that is under way."""
+        return 0 if self._receiving is None else self._receiving.received
 
     def answers(self, channel: HttpChannel) -> bool:
         """Whether that request's turn has come."""
@@ -185,14 +218,15 @@ class HttpConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         self.proxied = self.server.proxies.include(self.address)
-        self.server.connections.add(self)
+        if not self.server.take_in(self):
+            self._refuse_room()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.lost = True
         self.server.connections.discard(self)
         if self.server.stopping:
             self.server.note_finished()
-        self._waiting.clear()
+        self._forget_waiting()
         self.resume_writing()
         for channel in (self._receiving, self._current):
             if channel is not None:
@@ -284,7 +318,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._framing_bytes = 0
         self._chunks = 0
-        self._since_s = self.server.now_s
+        self.since_s = self.server.now_s
         self._receiving = channel
         if self._current is None:
             self._run(channel)
@@ -299,8 +333,8 @@ class HttpConnection(asyncio.Protocol):
         self._chunks += 1
 
     def on_body(self, data: bytes) -> None:
-        assert self._receiving is not None  # noqa: S101 - the head came first
-        self._receiving.feed(data)
+        if self._receiving is not None:  # else it was given up while this packet was read
+            self._receiving.feed(data)
 
     def on_message_complete(self) -> None:
         if self._receiving is None:
@@ -329,12 +363,18 @@ class HttpConnection(asyncio.Protocol):
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, b"".join(kept), rest))
 
     def check_deadline(self, now_s: float) -> None:
-        waited_s = now_s - self._since_s
+        waited_s = now_s - self.since_s
         receiving = self._receiving
         if self.write_paused and self._reads_too_slowly(now_s):
             self.abort()
         elif receiving is not None:
-            if _too_slow(receiving.received, waited_s):
+            if not receiving.wants_more:  # then it is our handler that is late
+                self.since_s, self._mark_bytes = now_s, receiving.received
+            elif waited_s > _GRACE_S:
+                came = receiving.received - self._mark_bytes
+                self.since_s, self._mark_bytes = now_s, receiving.received
+                if not _too_slow(came, waited_s):
+                    return
                 receiving.hang_up()
                 self._deaf = True
                 if receiving is not self._current:
@@ -345,8 +385,13 @@ class HttpConnection(asyncio.Protocol):
 
     def _reads_too_slowly(self, now_s: float) -> bool:
         """While writing is paused nothing is added to what waits for the reader."""
-        taken = self._paused_bytes - self.transport.get_write_buffer_size()
-        return _too_slow(taken, now_s - self._paused_s)
+        waited_s = now_s - self._paused_s
+        if waited_s <= _GRACE_S:
+            return False
+        left = self.transport.get_write_buffer_size()
+        taken = self._paused_bytes - left
+        self._paused_s, self._paused_bytes = now_s, left
+        return _too_slow(taken, waited_s)
 
     def end_if_idle(self) -> None:
         if self._current is None:
@@ -357,7 +402,8 @@ class HttpConnection(asyncio.Protocol):
 
     def finished(self, channel: HttpChannel) -> None:
         """The handler is through with a request."""
-        self._since_s = self.server.now_s
+        self.served = True
+        self.since_s = self.server.now_s
         self._current = None
         channel.let_go()
         if self.server.stopping:
@@ -380,6 +426,11 @@ class HttpConnection(asyncio.Protocol):
             self.task = self.loop.create_task(self._answer())
         else:
             self._wake()
+
+    def _forget_waiting(self) -> None:
+        for channel in self._waiting:
+            channel.let_go()
+        self._waiting.clear()
 
     def _wake(self) -> None:
         wanted, self._wanted = self._wanted, None
@@ -410,6 +461,13 @@ class HttpConnection(asyncio.Protocol):
             if self._current is not None:
                 self.abort()  # cancelled: nobody is there for what follows
 
+    def give_up_reading(self) -> None:
+        """Of a body that is too much. Its handler finds it broken off."""
+        self._deaf = True
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            receiving.hang_up()
+
     def _refuse(self, message: bytes) -> None:
         """No further request can be made out. An answer under way goes on to its end."""
         self._deaf = True
@@ -417,12 +475,19 @@ class HttpConnection(asyncio.Protocol):
         if receiving is not None and receiving is self._current:
             receiving.hang_up()  # its handler finds the body broken off, and may still say so
             return
-        self._waiting.clear()
+        self._forget_waiting()
         if self._current is None:
             body = _MALFORMED % message
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(_STATUS_LINES[400] + self.server.date + head + body)
             self._close(unread=True)
+
+    def _refuse_room(self) -> None:
+        """Every other connection has a request under way."""
+        self._deaf = True
+        head = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        self.transport.write(_STATUS_LINES[503] + self.server.date + head % len(_FULL) + _FULL)
+        self.transport.close()
 
     def _close(self, *, unread: bool) -> None:
         """Closing with bytes unread would reset the connection and take the answer along, so those are let in for a while."""
@@ -442,7 +507,10 @@ class HttpChannel:
         "_callback",
         "_chunked",
         "_connection",
+        "_held_bytes",
+        "_holders",
         "_parts",
+        "_too_much",
         "_waiter",
         "address",
         "complete",
@@ -484,6 +552,9 @@ class HttpChannel:
         self.received = 0
         self._parts: list[bytes] = []
         self._broken = False
+        self._held_bytes = 0
+        self._holders: tuple[str, ...] = ()
+        self._too_much: Saturated | None = None
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
         self._callback: Callable[[], None] | None = None
@@ -491,18 +562,30 @@ class HttpChannel:
     async def part(self) -> bytes | None:
         if not self._parts and not self.complete:
             if self._broken:
-                raise _broken_off()
+                raise self._too_much or _broken_off()
             await self._wait()
         if not self._parts:
             if self.complete:
                 return None
-            raise _broken_off()
+            raise self._too_much or _broken_off()
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         return data
 
     def body_at_hand(self) -> bytes | None:
         return self._parts.pop() if self.complete and len(self._parts) == 1 else None
+
+    def expect(self, size: int, key_id: str) -> None:
+        if size > SMALL_BYTES:
+            self._release()
+            self._holders = (self.address, key_id)
+            self._connection.server.bodies.hold(self._holders, size)
+            self._held_bytes = size
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether more of the body is read as it comes."""
+        return self._waiter is not None or not self.held_back
 
     async def _wait(self) -> None:
         connection = self._connection
@@ -563,11 +646,25 @@ class HttpChannel:
         self._parts.append(data)
         self.pieces += 1
         self.received += len(data)
+        if self.received > SMALL_BYTES and self.received > self._held_bytes:
+            self._hold_more()
         if self._waiter is not None:
             self._wake()
         elif self.received > (_MAX_BUFFERED_BYTES if self._connection.answers(self) else _MAX_WAITING_BYTES):
             self.held_back = True
             self._connection.transport.pause_reading()
+
+    def _hold_more(self) -> None:
+        """For a body that nobody has announced."""
+        if self._held_bytes == 0:
+            self._holders = (self.address,)
+        try:
+            self._connection.server.bodies.hold(self._holders, self.received - self._held_bytes)
+            self._held_bytes = self.received
+        except Saturated as error:
+            self._too_much = error
+            self._parts.clear()
+            self._connection.give_up_reading()
 
     def feed_end(self) -> None:
         self.complete = True
@@ -584,6 +681,13 @@ class HttpChannel:
     def let_go(self) -> None:
         """Leave no cycle behind: a collector that finds nothing need not run."""
         self._callback = None
+        if self._held_bytes:
+            self._release()
+
+    def _release(self) -> None:
+        if self._held_bytes:
+            self._connection.server.bodies.release(self._holders, self._held_bytes)
+            self._held_bytes = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -607,7 +711,7 @@ class HttpChannel:
 
 
 def _too_slow(size: int, waited_s: float) -> bool:
-    return waited_s > _GRACE_S and size < (waited_s - _GRACE_S) * _LEAST_BYTES_PER_S
+    return size < waited_s * _LEAST_BYTES_PER_S
 
 
 class _MalformedError(Exception):

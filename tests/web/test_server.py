@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from llmaas.domain.addresses import Proxies
-from llmaas.errors import BodyTooLarge, InvalidRequest
+from llmaas.errors import BodyTooLarge, InvalidRequest, Saturated
 from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
+from llmaas.web.bodies import Bodies
 from llmaas.web.channel import Channel
 from llmaas.web.requests import open_request
 from llmaas.web.server import HttpChannel, HttpServer, listen
@@ -27,8 +29,8 @@ async def echo(channel: Channel) -> None:
     try:
         while (part := await channel.part()) is not None:
             body += part
-    except InvalidRequest as error:
-        await channel.whole(400, [], error.message.encode())
+    except (InvalidRequest, Saturated) as error:
+        await channel.whole(400 if isinstance(error, InvalidRequest) else 503, [], error.message.encode())
         return
     await channel.whole(200, [(b"x-path", channel.path.encode()), (b"x-query", channel.query)], body)
 
@@ -44,10 +46,10 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    handle: Callable[[Channel], Awaitable[None]] = echo, proxies: Proxies | None = None
+    handle: Callable[[Channel], Awaitable[None]] = echo, proxies: Proxies | None = None, **more: Any
 ) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
-    server = HttpServer(handle, proxies)
+    server = HttpServer(handle, proxies, **more)
     await server.start(listener)
     try:
         yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -350,6 +352,93 @@ async def test_A06_slow_heads_and_bodies_have_a_deadline() -> None:
         assert await head.read_to_end() == b""
         assert (await body.response()).status == 400
         assert await body.read_to_end() == b""
+
+
+async def test_A23_a_body_that_falls_silent_is_given_up_however_much_came_before() -> None:
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 16000000\r\n\r\n" + bytes(15_900_000))
+        (connection,) = running.server.connections
+        await until(lambda: connection.received_bytes >= 15_900_000, "it came")
+        now_s = running.server.now_s
+        connection.check_deadline(now_s + 31)
+        connection.check_deadline(now_s + 62)
+        assert (await raw.response()).status == 400
+
+
+async def test_A23_large_bodies_have_room_for_all_and_for_each() -> None:
+    go_on = asyncio.Event()
+
+    async def take(channel: Channel) -> None:
+        request = open_request(channel, "u", 0, 0.0)
+        try:
+            await request.json_body(2_000_000, request.path)
+            await go_on.wait()
+            await channel.whole(200, [], b"")
+        except Saturated as error:
+            assert error.retry_after_s
+            await channel.whole(503, [], b"")
+
+    def post(path: str, size: int) -> bytes:
+        return (
+            f"POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n".encode()
+            + b" " * size
+        )
+
+    async with serving(take, bodies=Bodies(4_000_000)) as running, AsyncExitStack() as stack:
+        raws = [await stack.enter_async_context(await running.open()) for _ in range(6)]
+        for raw, path in zip(raws, ("/a", "/a"), strict=False):
+            await raw.send(post(path, 1_000_000))
+        await until(lambda: len(running.server.connections) == 6, "they are there")
+        await raws[2].send(post("/a", 500_000))
+        assert (await raws[2].response()).status == 503, "half of it, for one"
+        await raws[3].send(post("/a", 1_000))
+        go_on.set()
+        for raw in (raws[0], raws[1], raws[3]):
+            assert (await raw.response()).status == 200
+        await raws[4].send(post("/a", 1_500_000))
+        assert (await raws[4].response()).status == 200, "and what is over is free again"
+
+
+async def test_A23_a_body_without_a_length_has_no_more_room() -> None:
+    async with serving(bodies=Bodies(500_000)) as running, await running.open() as raw:
+        head = b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+        await raw.send(head + b"40000\r\n%b\r\n" % bytes(0x40000) * 4)
+        answer = await raw.response()
+        assert (answer.status, answer.body) == (503, b"Too many large requests of yours are under way.")
+
+
+async def test_A23_connections_beyond_the_limit_take_the_place_of_idle_ones() -> None:
+    async with serving(most_connections=10) as running, AsyncExitStack() as stack:
+        known = await stack.enter_async_context(await running.open())
+        await known.send(GET)
+        assert (await known.response()).status == 200
+        idle = [await stack.enter_async_context(await running.open()) for _ in range(40)]
+        await until(lambda: sum(one.heard for one in running.server.connections) == 0, "they came")
+        await idle[-1].send(GET)
+        assert (await idle[-1].response()).status == 200
+        assert len(running.server.connections) <= 10
+        await known.send(GET)
+        assert (await known.response()).status == 200, "who had an answer stays longest"
+
+
+async def test_A23_where_all_are_busy_the_next_one_is_told_so() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(channel: Channel) -> None:
+        await go_on.wait()
+        await channel.whole(200, [], b"")
+
+    async with serving(wait, most_connections=3) as running, AsyncExitStack() as stack:
+        busy = [await stack.enter_async_context(await running.open()) for _ in range(3)]
+        for raw in busy:
+            await raw.send(GET)
+        await until(lambda: sum(one.busy for one in running.server.connections) == 3, "they are busy")
+        async with await running.open() as late:
+            answer = await late.response()
+        assert (answer.status, answer.header("retry-after")) == (503, "1")
+        go_on.set()
+        for raw in busy:
+            assert (await raw.response()).status == 200
 
 
 async def test_stopping_lets_answers_end_and_idle_connections_go() -> None:
