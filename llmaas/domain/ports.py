@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -152,12 +152,33 @@ class Limiter(Protocol):
         """Answer from memory. None: memory does not suffice, use `hold`."""
         ...
 
-    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold:
-        """Like `try_hold`, and may ask the shared stores. Raises Unavailable when money cannot be asked about."""
+    async def hold(
+        self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None, *, patient: bool = True
+    ) -> Hold:
+        """Like `try_hold`, and may ask the shared stores. Raises Unavailable when money cannot be asked about.
+
+        `patient`: wait a little for what others may give back, before that is a refusal.
+        """
+        ...
+
+    def room(
+        self,
+        caller: Caller,
+        tier: Tier | None,
+        claim: Callable[[int], Claim],
+        least: int,
+        most: int,
+        started_ms: int | None = None,
+    ) -> int:
+        """The largest of `least` … `most` with whose claim a request could begin now, as far as this worker knows; 0: none."""
         ...
 
     async def extend(self, hold: Hold, more: Claim) -> bool:
         """False: a limit says no, and nothing was taken."""
+        ...
+
+    def room_for_more(self, hold: Hold, claim: Callable[[int], Claim], least: int, most: int) -> int:
+        """Like `room`, on top of what the request holds."""
         ...
 
 

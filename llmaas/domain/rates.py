@@ -39,6 +39,10 @@ class Counter:
         """What to tell the caller: what is free for anybody."""
         return max(0, self.free(now_ms))
 
+    def may_have(self, amount: int, now_ms: int) -> bool:
+        """Whether so much can be had by asking, as far as is known."""
+        return self.left(now_ms) >= amount
+
     def full(self, now_ms: int) -> bool:
         """Whether it is as good as new: nothing used, nothing held."""
         return not self.used and not self.held

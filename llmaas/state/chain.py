@@ -125,6 +125,10 @@ class Chain:
         """Those of the needs that refuse."""
         return [part for part in self.needs(claim, more=more) if part[1].free(now_ms) < part[2]]
 
+    def leaves(self, claim: Claim, now_ms: int, *, more: bool) -> bool:
+        """Whether the claim can be had by asking, as far as is known."""
+        return all(counter.may_have(need, now_ms) for _, counter, need in self.needs(claim, more=more))
+
     def idle(self, now_ms: int, forget_ms: int) -> bool:
         """Whether nothing is lost when the counters are made anew."""
         if now_ms - self.used_ms > forget_ms:

@@ -149,6 +149,10 @@ class Lease(Counter):
         room = self.room or 0
         return max(0, self.leased - self.held) + max(0, room // SCALE if isinstance(self.own, Rate) else room)
 
+    def may_have(self, amount: int, now_ms: int) -> bool:
+        unknown = self.room is None and (self.own is None or self.loop.up)
+        return unknown or super().may_have(amount, now_ms)
+
     def full(self, now_ms: int) -> bool:
         return not self.leased and not self.held and not self.dirty
 

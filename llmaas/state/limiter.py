@@ -5,7 +5,7 @@ old. Where counters live is the matter of its `Source`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from msgspec import Struct
@@ -135,7 +135,9 @@ class CountingLimiter:
         self._refuse_if_final(chain, claim, at_ms, now_ms)
         return None
 
-    async def hold(self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None) -> Hold:
+    async def hold(
+        self, caller: Caller, tier: Tier | None, claim: Claim, started_ms: int | None = None, *, patient: bool = True
+    ) -> Hold:
         at_ms = self._clock.now_ms() if started_ms is None else started_ms
         until_s = asyncio.get_running_loop().time() + self._patience_s
         while True:
@@ -144,7 +146,7 @@ class CountingLimiter:
                 return hold
             chain = self._chains[caller.key.id]
             final = await self._source.obtain(
-                chain.needs(claim, more=False), patient=asyncio.get_running_loop().time() < until_s
+                chain.needs(claim, more=False), patient=patient and asyncio.get_running_loop().time() < until_s
             )
             now_ms = self.now_ms()
             if final and not chain.fits(claim, now_ms):
@@ -164,6 +166,24 @@ class CountingLimiter:
             if any(counter in final for _, counter, _ in hold.chain.short(more, self.now_ms(), more=True)):
                 return False
         return True
+
+    def room(
+        self,
+        caller: Caller,
+        tier: Tier | None,
+        claim: Callable[[int], Claim],
+        least: int,
+        most: int,
+        started_ms: int | None = None,
+    ) -> int:
+        at_ms = self._clock.now_ms() if started_ms is None else started_ms
+        now_ms = self.now_ms()
+        return _largest(self._chain(caller, tier, at_ms, now_ms), claim, least, most, now_ms, more=False)
+
+    def room_for_more(self, hold: Hold, claim: Callable[[int], Claim], least: int, most: int) -> int:
+        if not isinstance(hold, ChainHold) or not hold.running:
+            return 0
+        return _largest(hold.chain, claim, least, most, self.now_ms(), more=True)
 
     def ended(self, hold: ChainHold) -> None:
         del self._open[hold]
@@ -217,3 +237,16 @@ class CountingLimiter:
             chain = self._chains.pop(key_id)
             if not chain.idle(now_ms, _FORGET_MS):
                 self._chains[key_id] = chain
+
+
+def _largest(chain: Chain, claim: Callable[[int], Claim], least: int, most: int, now_ms: int, *, more: bool) -> int:
+    """The largest of `least` … `most` whose claim all counters have left, by bisection; 0: none of them."""
+    if not chain.leaves(claim(least), now_ms, more=more):
+        return 0
+    while least < most:
+        middle = (least + most + 1) // 2
+        if chain.leaves(claim(middle), now_ms, more=more):
+            least = middle
+        else:
+            most = middle - 1
+    return least

@@ -25,6 +25,9 @@ class _Known(Counter):
         self.rule = rule
         self.known = False
 
+    def may_have(self, amount: int, now_ms: int) -> bool:
+        return not self.known or super().may_have(amount, now_ms)
+
 
 class MemoryCounters:
     """`flushed`: waits until all rows handed to the ledger so far are in the database; False when they are elsewhere.

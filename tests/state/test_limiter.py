@@ -281,3 +281,22 @@ async def test_F13_each_hour_has_a_window_of_its_own_in_whatever_order_it_is_ask
     world.sums.tokens["key:k1"] = 100
     with pytest.raises(RateLimited):
         await world.limiter.hold(who, None, Claim(0, 1, 0), started_ms=NOON_MS)
+
+
+async def test_the_room_of_a_caller_is_what_its_tightest_limit_has_left(world: World) -> None:
+    who = caller(Limits(tokens_per_minute=1_000, output_tokens_per_hour=700))
+
+    def claim(output_tokens: int) -> Claim:
+        return Claim(100, output_tokens, 0)
+
+    held = await world.limiter.hold(who, None, claim(300), NOON_MS)
+    with pytest.raises(RateLimited):
+        await world.limiter.hold(who, None, claim(600), NOON_MS, patient=False)
+    assert world.limiter.room(who, None, claim, 1, 600, NOON_MS) == 400, "of the hour"
+    assert world.limiter.room(who, None, claim, 1, 50, NOON_MS) == 50
+    assert world.limiter.room(who, None, claim, 401, 600, NOON_MS) == 0
+    assert world.limiter.room_for_more(held, claim, 1, 600) == 400
+    second = await world.limiter.hold(who, None, claim(400), NOON_MS)
+    assert world.limiter.room(who, None, claim, 1, 600, NOON_MS) == 0
+    for hold in (held, second):
+        hold.settle(NOTHING)
