@@ -59,7 +59,7 @@ FREE = frozenset(
 
 class UsageSource(StrEnum):
     COUNTED = "counted"
-    """The engine gave no usable counts: output is the pieces we saw, input is an estimate from its size."""
+    """At least one side is our own estimate, since the engine gave no usable count of it."""
     ENGINE = "engine"
     NONE = "none"
     """Nothing was made, so there is nothing to count."""
@@ -68,7 +68,7 @@ class UsageSource(StrEnum):
 class UsageRow(msgspec.Struct, frozen=True):
     """`id` is the answer's id. Times in ms; the token classes are disjoint; `cost_nano` in nano-units of `currency`.
 
-    `usage_suspect`: the engine's counts were missing or absurd and were clamped to what is possible.
+    `usage_suspect`: some of the engine's counts was missing or absurd, and was concluded, estimated or bent to what is possible.
     `hold_nano`: what was held before it ran. `energy_uwh`: estimated micro-watt-hours. `corrects`: the id of the row that
     this one, written later, puts right; its numbers are differences.
     `ttft_ms`: from the arrival of the request to the first piece of the answer; None when there was none.

@@ -25,21 +25,29 @@ _TOKENS_OF_TOOLS = 2048
 _STEP_TOKENS = 4096
 _BLIND_STEP_TOKENS = 16_384
 """For engines that tell what they have made at the end only, so that the first step is also the last."""
+_LEAST_TOKENS = 128
+"""Of a choice: with less to its end an answer is not worth starting."""
 
 
 class Bounds(Struct, frozen=True):
     """The most that a request may use, over all choices. `input_tokens`: a token is at least a byte, and what chat templates
     add is bounded. `output_tokens` None: neither the caller nor the model bounds them. `first_step`: output tokens to hold
-    before the start: all of them when the caller said how many, else so many that few answers need more. `needs`: what not
-    every engine can do.
+    before the start: all of them when the caller said how many, else so many that few answers need more; then less will do (`flexible`).
+    `made`: choices that the engine makes, of which it may give only some. `needs`: what not every engine can do.
     """
 
-    prompt_bytes: int
     input_tokens: int
     output_tokens: int | None
     first_step: int
+    flexible: bool
     choices: int
+    made: int
     needs: Needs = NO_NEEDS
+
+    @property
+    def least_step(self) -> int:
+        """Output tokens that will do before the start, where a limit has not left more."""
+        return min(self.first_step, _LEAST_TOKENS * self.made) if self.flexible else self.first_step
 
 
 def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_images: bool, countable: bool) -> Bounds:
@@ -86,7 +94,7 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
     input_tokens = _input_bound(body_bytes + overhead, model)
     output_tokens = _output_bound(cap, model, choices)
     step = _first_step(output_tokens, choices, asked=asked is not None, countable=countable)
-    return Bounds(body_bytes, input_tokens, output_tokens, step, choices, needs)
+    return Bounds(input_tokens, output_tokens, step, asked is None, choices, choices, needs)
 
 
 def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: int, countable: bool) -> Bounds:
@@ -120,7 +128,7 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     input_tokens = _input_bound(body_bytes + _TOKENS_OF_TEMPLATE * len(prompts), model, inputs=len(prompts))
     output_tokens = _output_bound(request.max_tokens, model, made)
     step = _first_step(output_tokens, made, asked=asked is not None, countable=countable)
-    return Bounds(body_bytes, input_tokens, output_tokens, step, choices, needs)
+    return Bounds(input_tokens, output_tokens, step, asked is None, choices, made, needs)
 
 
 def admit_embedding(request: EmbeddingRequest, *, body_bytes: int) -> Bounds:
@@ -133,7 +141,7 @@ def admit_embedding(request: EmbeddingRequest, *, body_bytes: int) -> Bounds:
     if request.dimensions is not None:
         needs["dimensions"] = "dimensions"
     request.user = request.user or None
-    return Bounds(body_bytes, body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, 1, needs)
+    return Bounds(body_bytes + _TOKENS_OF_TEMPLATE, 0, 0, False, 1, 1, needs)
 
 
 def _input_bound(tokens: int, model: Model, *, inputs: int = 1) -> int:

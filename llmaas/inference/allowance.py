@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from llmaas.domain.access import Caller
 from llmaas.domain.ports import Claim, Hold, Limiter, Used
 from llmaas.domain.prices import Price, TokenCounts, bound_nano
+from llmaas.domain.tiers import Tier
+from llmaas.errors import QuotaExceeded, RateLimited
 from llmaas.inference.admission import Bounds
 
 _MARGIN_TOKENS = 512
@@ -13,7 +16,9 @@ _MARGIN_TOKENS = 512
 
 
 class Allowance(Struct, eq=False):
-    """`enough_until`: output tokens at which `grow()` has to be called. `output_tokens`: what is held by now."""
+    """`enough_until`: output tokens at which `grow()` has to be called. `output_tokens`: what is held by now. `charged_at_most`: output
+    tokens that the caller pays for, however many were made; None: all, since nothing limits them.
+    """
 
     _limiter: Limiter
     hold: Hold
@@ -21,18 +26,33 @@ class Allowance(Struct, eq=False):
     bounds: Bounds
     output_tokens: int
     enough_until: int
+    charged_at_most: int | None
 
     async def grow(self) -> bool:
-        """Hold another step. False: a limit says no, and the answer has to end here."""
-        more, most = self.bounds.first_step, self.bounds.output_tokens
+        """Hold another step, or what is left of it; else it may go on to the end of what is held. False: it is there, and the answer
+        has to end.
+        """
+        most = self.bounds.output_tokens
+        step, least = self.bounds.first_step, self.bounds.least_step
         if most is not None:
-            more = min(more, most - self.output_tokens)
-        claim = Claim(0, more, bound_nano(self.price, 0, more))
-        if not self.hold.extend(claim) and not await self._limiter.extend(self.hold, claim):
-            return False
-        self.output_tokens += more
+            step = min(step, most - self.output_tokens)
+        if not await self._hold_more(step):
+            step = self._limiter.room_for_more(self.hold, self._claim, min(least, step), step)
+            if not step or not await self._hold_more(step):
+                goes_on = self.enough_until < self.output_tokens
+                self.enough_until = self.output_tokens
+                return goes_on
+        self.output_tokens += step
+        self.charged_at_most = self.output_tokens if self.hold.limited else None
         self.enough_until = _enough_until(self.hold, self.bounds, self.output_tokens)
         return True
+
+    async def _hold_more(self, output_tokens: int) -> bool:
+        claim = self._claim(output_tokens)
+        return self.hold.extend(claim) or await self._limiter.extend(self.hold, claim)
+
+    def _claim(self, output_tokens: int) -> Claim:
+        return Claim(0, output_tokens, bound_nano(self.price, 0, output_tokens))
 
     def cap(self) -> int | None:
         """Output tokens for each choice that an engine has to be told when it does not say how many it has made until its end;
@@ -41,17 +61,56 @@ class Allowance(Struct, eq=False):
         most = self.bounds.output_tokens
         if not self.hold.limited or (most is not None and self.output_tokens >= most):
             return None
-        return max(1, self.output_tokens // self.bounds.choices)
+        return max(1, self.output_tokens // self.bounds.made)
 
     def settle(self, tokens: TokenCounts, cost_nano: int) -> None:
         if self.hold.limited:
             self.hold.settle(Used(tokens.prompt, tokens.completion, cost_nano))
 
 
-def first_allowance(limiter: Limiter, hold: Hold, price: Price | None, bounds: Bounds) -> Allowance:
-    """What a hold for the first claim allows."""
+def first_claim(price: Price | None, bounds: Bounds, output_tokens: int) -> Claim:
+    """What is held before a request starts."""
+    fixed = 0 if price is None else price.request
+    return Claim(bounds.input_tokens, output_tokens, bound_nano(price, bounds.input_tokens, output_tokens) + fixed)
+
+
+def first_allowance(limiter: Limiter, hold: Hold, price: Price | None, bounds: Bounds, held: int) -> Allowance:
+    """What a hold for a first claim of so many output tokens allows."""
+    charged_at_most = held if hold.limited else None
+    return Allowance(limiter, hold, price, bounds, held, _enough_until(hold, bounds, held), charged_at_most)
+
+
+async def first_hold(
+    limiter: Limiter, caller: Caller, tier: Tier | None, price: Price | None, bounds: Bounds, started_ms: int
+) -> Allowance:
+    """Hold the first step, or what is left of it where that will do, asking for what is short. Raises RateLimited, QuotaExceeded,
+    Unavailable.
+    """
     held = bounds.first_step
-    return Allowance(limiter, hold, price, bounds, held, _enough_until(hold, bounds, held))
+    while held > bounds.least_step:
+        try:
+            hold = await limiter.hold(caller, tier, first_claim(price, bounds, held), started_ms, patient=False)
+        except (RateLimited, QuotaExceeded):
+            # Less each time, so that it ends: others take from what is left meanwhile.
+            held = min(held - held // 8, step_left(limiter, caller, tier, price, bounds, started_ms))
+        else:
+            break
+    else:
+        held = bounds.least_step
+        hold = await limiter.hold(caller, tier, first_claim(price, bounds, held), started_ms)
+    return first_allowance(limiter, hold, price, bounds, held)
+
+
+def step_left(
+    limiter: Limiter, caller: Caller, tier: Tier | None, price: Price | None, bounds: Bounds, started_ms: int
+) -> int:
+    """Output tokens of the first step that all limits have left, as far as is known; the least step where they have not even that."""
+
+    def claim(output_tokens: int) -> Claim:
+        return first_claim(price, bounds, output_tokens)
+
+    least = bounds.least_step
+    return limiter.room(caller, tier, claim, least, bounds.first_step, started_ms) or least
 
 
 def _enough_until(hold: Hold, bounds: Bounds, held: int) -> int:
@@ -59,13 +118,3 @@ def _enough_until(hold: Hold, bounds: Bounds, held: int) -> int:
     if not hold.limited or (most is not None and held >= most):
         return 2**62  # all that it may make is held
     return held - min(_MARGIN_TOKENS, held // 8)
-
-
-def first_claim(price: Price | None, bounds: Bounds) -> Claim:
-    """What is held before a request starts."""
-    fixed = 0 if price is None else price.request
-    return Claim(
-        bounds.input_tokens,
-        bounds.first_step,
-        bound_nano(price, bounds.input_tokens, bounds.first_step) + fixed,
-    )

@@ -10,19 +10,25 @@ from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed
 from llmaas.inference.admission import Bounds
+from llmaas.inference.content import prompt_tokens, tokens_of_text
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
 from llmaas.protocol.pieces import Piece, Pieces
-from llmaas.protocol.usage import Reported, read_timings, read_usage
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from llmaas.protocol.usage import Reported, read_input_usage, read_timings, read_usage
 
 _ENGINE = UsageSource.ENGINE
-_BYTES_PER_TOKEN = 4
 _SLACK_PIECES = 64
 _CEILING = 2**21
 """Tokens of one choice where the request sets no bound of its own: more than the window of any model of today."""
 
 
+Counted = tuple[TokenCounts, UsageSource, bool]
+"""Tokens by class, where the numbers come from, and whether they are doubtful."""
+
+
 class Meter(Struct, eq=False):
-    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece.
+    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece. `capped`: it was told to end where
+    what is held ends.
 
     `pieces.seen`: pieces with something in them by now, each at least a token.
     """
@@ -30,7 +36,10 @@ class Meter(Struct, eq=False):
     bounds: Bounds
     pieces: Pieces
     whole: bool
-    _text_chars: int = 0
+    request: ChatRequest | CompletionRequest
+    capped: bool = False
+    _text: str = ""
+    _thoughts: str = ""
     _after_end: int = 0
     _usage: Raw = NOTHING
     _timings: Raw = NOTHING
@@ -47,8 +56,7 @@ class Meter(Struct, eq=False):
             if answer.choices:
                 pieces.feed(answer, out)
         if self.whole:
-            for piece in out:
-                self._text_chars += len(piece.content or "") + len(piece.reasoning or "")
+            self._keep(out)
         bound = self.bounds.output_tokens
         if bound is not None and pieces.seen > bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
@@ -85,6 +93,12 @@ class Meter(Struct, eq=False):
         bound = self.bounds.output_tokens
         return pieces.finish("length" if bound is not None and self.output_so_far() >= bound else "stop")
 
+    def _keep(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            called = "" if piece.tool is None else (piece.tool.name or "") + piece.tool.arguments
+            self._text += (piece.content or "") + (piece.refusal or "") + called
+            self._thoughts += piece.reasoning or ""
+
     def plain_text(self, answers: Sequence[EngineAnswer]) -> str | None:
         """Of a whole answer that is one text and needs no mending, which is then all of it; None: `feed` it."""
         answer = answers[0]
@@ -92,67 +106,106 @@ class Meter(Struct, eq=False):
         if text is not None:
             self._usage = answer.usage
             self._timings = answer.timings
-            self._text_chars = len(text)
+            self._text = text
         return text
 
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""
         reported = read_usage(self._usage) or read_timings(self._timings)
-        return max(self.pieces.seen, 0 if reported is None else reported.completion)
+        return max(self.pieces.seen, 0 if reported is None else reported.completion or 0)
 
-    def counts(self, output_limit: int | None = None) -> tuple[TokenCounts, UsageSource, bool]:
-        """Tokens by class, where the numbers come from, and whether they had to be bent. `output_limit`: output tokens that
-        are charged for at most, however many the engine made until it heard of its end.
+    def counts(self, charged_at_most: int | None, cut_off: bool) -> Counted:  # noqa: FBT001 - as it stands in the relay
+        """`charged_at_most`: output tokens, None: all. `cut_off`: the answer was ended there, so that an engine which made more until it
+        heard of it is right.
         """
-        reported = read_usage(self._usage)
-        if reported is None or (reported.suspect and not reported.prompt + reported.completion):
-            reported = read_timings(self._timings) or reported
-        if reported is None or (reported.suspect and not reported.prompt + reported.completion):
-            return self._estimate()
+        reported, source = read_usage(self._usage), _ENGINE
+        if (
+            reported is None
+            or not reported.prompt
+            or not reported.completion
+            or (self._thoughts and reported.reasoning is None)
+        ):
+            reported, source = self._complete(reported)
         bounds, pieces = self.bounds, self.pieces
-        ceiling = _CEILING * bounds.choices
+        ceiling = _CEILING * bounds.made
         if bounds.output_tokens is not None and bounds.output_tokens < ceiling:
             ceiling = bounds.output_tokens
         tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, bounds.input_tokens, ceiling)
-        if output_limit is not None and tokens.completion > output_limit:
-            reasoning = min(tokens.reasoning, output_limit)
-            tokens = TokenCounts(tokens.input, tokens.cached_input, output_limit - reasoning, reasoning)
-        return tokens, _ENGINE, bent
+        if charged_at_most is not None and tokens.output + tokens.reasoning > charged_at_most:
+            reasoning = min(tokens.reasoning, charged_at_most)
+            tokens = TokenCounts(tokens.input, tokens.cached_input, charged_at_most - reasoning, reasoning)
+            bent = bent or not cut_off
+        return tokens, source, bent
 
-    def _estimate(self) -> tuple[TokenCounts, UsageSource, bool]:
-        prompt = max(1, self.bounds.prompt_bytes // _BYTES_PER_TOKEN)
-        made = -(-self._text_chars // _BYTES_PER_TOKEN) if self.whole else self.pieces.seen
-        if self.bounds.output_tokens is not None:
-            made = min(made, self.bounds.output_tokens)
-        reasoning = min(self.pieces.seen_reasoning, made)
-        return TokenCounts(prompt, 0, made - reasoning, reasoning), UsageSource.COUNTED, True
+    def _complete(self, said: Reported | None) -> tuple[Reported, UsageSource]:
+        """With each side that the engine did not tell: from its timings, else from the total, else our own estimate."""
+        timed = read_timings(self._timings)
+        if said is None:
+            said = timed or Reported(None, None, suspect=True)
+        elif timed is not None and (said.prompt is None or said.completion is None):
+            said = Reported(
+                timed.prompt if said.prompt is None else said.prompt,
+                timed.completion if said.completion is None else said.completion,
+                timed.cached if said.prompt is None else said.cached,
+                said.reasoning,
+                suspect=True,
+            )
+        prompt, completion, suspect, source = said.prompt, said.completion, said.suspect, _ENGINE
+        if completion is None or (not completion and self.pieces.seen):
+            completion, suspect, source = self._estimated_output(), True, UsageSource.COUNTED
+        if prompt is None and said.total is not None and said.total > completion:
+            prompt, suspect = said.total - completion, True
+        elif not prompt:
+            estimate = prompt_tokens(self.request)
+            suspect = suspect or estimate > 0
+            if prompt is None:
+                prompt, suspect, source = max(1, estimate), True, UsageSource.COUNTED
+        reasoning = self._share_of_thoughts(completion) if said.reasoning is None else said.reasoning
+        return Reported(prompt, completion, said.cached, reasoning, suspect), source
+
+    def _estimated_output(self) -> int:
+        if not self.whole:
+            return self.pieces.seen
+        return max(tokens_of_text(self._text + self._thoughts), min(self.pieces.seen, 1))
+
+    def _share_of_thoughts(self, completion: int) -> int | None:
+        """Of a whole answer, by the size of its texts; a stream has them counted by its pieces."""
+        if not self.whole:
+            return None
+        thoughts, text = len(self._thoughts), len(self._text)
+        return completion * thoughts // (thoughts + text) if thoughts else 0
 
 
 def settle_counts(
-    reported: Reported, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int | None
+    reported: Reported, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int
 ) -> tuple[TokenCounts, bool]:
     """Disjoint classes within what is possible, and whether something had to be bent for it.
 
     `seen`: pieces that came, each at least a token. `prompt_bound`, `completion_bound`: most that the request allowed.
     """
+    told_prompt, told = reported.prompt or 0, reported.completion or 0
     # Without min and max, which take Python as long as ten comparisons.
-    completion = reported.completion if reported.completion > seen else seen  # noqa: FURB136
-    if completion_bound is not None and completion > completion_bound:
+    completion = told if told > seen else seen  # noqa: FURB136
+    if completion > completion_bound:  # noqa: PLR1730
         completion = completion_bound  # never more than was held, also of an engine that goes on for a few pieces
-    prompt = reported.prompt if reported.prompt < prompt_bound else prompt_bound  # noqa: FURB136
+    prompt = told_prompt if told_prompt < prompt_bound else prompt_bound  # noqa: FURB136
     cached = reported.cached if reported.cached < prompt else prompt  # noqa: FURB136
     reasoning = seen_reasoning if reported.reasoning is None else reported.reasoning
-    if reasoning > completion:  # noqa: PLR1730
+    bent = reported.suspect or completion != told or prompt != told_prompt or cached != reported.cached
+    if reasoning > completion:
+        bent = bent or reported.reasoning is not None
         reasoning = completion
-    bent = completion != reported.completion or prompt != reported.prompt or cached != reported.cached
-    tokens = TokenCounts(prompt - cached, cached, completion - reasoning, reasoning)
-    return tokens, bent or reported.suspect
+    return TokenCounts(prompt - cached, cached, completion - reasoning, reasoning), bent
 
 
-def embedding_counts(answer: EngineEmbeddings, *, prompt_bytes: int) -> tuple[TokenCounts, UsageSource, bool]:
-    """Input tokens only; from the size of the request when the engine gives no usable count."""
-    reported = read_usage(answer.usage)
-    if reported is None or (reported.suspect and not reported.prompt):
-        return TokenCounts(input=max(1, prompt_bytes // _BYTES_PER_TOKEN)), UsageSource.COUNTED, True
-    tokens = min(reported.prompt, prompt_bytes)
-    return TokenCounts(input=tokens), UsageSource.ENGINE, reported.suspect or tokens != reported.prompt
+def embedding_counts(answer: EngineEmbeddings, request: EmbeddingRequest, bounds: Bounds) -> Counted:
+    """Input tokens only."""
+    reported, source = read_input_usage(answer.usage) or Reported(None, 0), _ENGINE
+    if not reported.prompt:
+        estimate = prompt_tokens(request)
+        if reported.prompt is None:
+            reported, source = Reported(max(1, estimate), 0, suspect=True), UsageSource.COUNTED
+        else:
+            reported = Reported(0, 0, suspect=reported.suspect or estimate > 0)
+    tokens, bent = settle_counts(reported, 0, 0, bounds.input_tokens, 0)
+    return tokens, source, bent

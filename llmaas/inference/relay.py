@@ -43,7 +43,10 @@ _LOOK_PIECES: Final = 32
 
 
 class Relay(Struct, eq=False):
-    """One request's answer. `head` is made when the target is known."""
+    """One request's answer. `head` is made when the target is known.
+
+    All that can fail comes before the settlement: what cannot be rendered is not charged.
+    """
 
     _reply: Reply
     _settlement: Settlement
@@ -52,6 +55,7 @@ class Relay(Struct, eq=False):
     _explain: Callable[[], dict[str, Any]] | None
     _look_at: int = _LOOK_PIECES
     _cut_off: bool = False
+    _limited: bool = False
 
     async def stream(
         self, head: AnswerHead, generation: Generation, begun: Sequence[Piece], *, include_usage: bool
@@ -74,32 +78,37 @@ class Relay(Struct, eq=False):
         if not pieces.finished:
             await self._make_sure(generation)
         rest = writer.write(self._last_pieces())
-        if self._cut_off:
+        if meter.capped and pieces.finish_reason() == "length":
+            self._limited = True
+        if self._limited:
             rest += writer.limit_reached(_CUT_OFF)
-        usage, durable = self._settle()
-        await durable
+        ending, usage = self._ending()
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
+        await self._settlement.settle(ending)
         await reply.end(rest + DONE_EVENT)
 
     async def whole(self, head: AnswerHead, generation: Generation, begun: str | Sequence[Piece]) -> None:
         """`begun`: as in `stream`, or all of it."""
-        answer = WholeAnswer(head)
+        answer, meter = WholeAnswer(head), self._meter
         self._settlement.first_piece()
         if isinstance(begun, str):
-            answer.add_plain(begun, self._meter.pieces.finish_reason())
+            answer.add_plain(begun, meter.pieces.finish_reason())
         else:
             answer.add(begun)
             if not generation.complete:
                 await self._keep_rest(generation, answer)
-                if not self._meter.pieces.finished:
+                if not meter.pieces.finished:
                     await self._make_sure(generation)
                 answer.add(self._last_pieces())
-            if self._cut_off:
-                answer.limit_reached = _CUT_OFF
-        usage, durable = self._settle()
-        await durable
-        await self._reply.whole(head.id, head.backend, answer.body(usage, self._explain() if self._explain else None))
+        if meter.capped and meter.pieces.finish_reason() == "length":
+            self._limited = True
+        if self._limited:
+            answer.limit_reached = _CUT_OFF
+        ending, usage = self._ending()
+        body = answer.body(usage, self._explain() if self._explain else None)
+        await self._settlement.settle(ending)
+        await self._reply.whole(head.id, head.backend, body)
 
     async def _keep_rest(self, generation: Generation, answer: WholeAnswer) -> None:
         def keep(answers: Sequence[EngineAnswer]) -> bool:
@@ -115,7 +124,7 @@ class Relay(Struct, eq=False):
         self._look_at = self._meter.pieces.seen + _LOOK_PIECES
         if self._meter.output_so_far() < self._allowance.enough_until or await self._allowance.grow():
             return True
-        self._cut_off = not self._meter.pieces.finished
+        self._cut_off = self._limited = not self._meter.pieces.finished
         if self._cut_off:
             generation.abort(EngineFailed(_CUT_OFF))
         return not self._cut_off
@@ -128,25 +137,24 @@ class Relay(Struct, eq=False):
     def _last_pieces(self) -> list[Piece]:
         return self._meter.pieces.cut("length") if self._cut_off else self._meter.last_pieces()
 
-    def _settle(self) -> tuple[Raw, asyncio.Future[None]]:
-        """Settle a whole answer; gives the `usage` object, and what is done when the row is durable."""
+    def _ending(self) -> tuple[Ending, Raw]:
+        """Of a whole answer, with its `usage` object."""
         gone, meter = self._reply.gone, self._meter
-        tokens, source, suspect = meter.counts(self._allowance.output_tokens if self._cut_off else None)
+        tokens, source, suspect = meter.counts(self._allowance.charged_at_most, self._cut_off)
         reason = BillingReason.READ_TO_END if gone else _ANSWERED
         ending = Ending(
             Outcome.CLIENT_ABORTED if gone else _COMPLETED,
-            BillingReason.LIMIT_REACHED if self._cut_off else reason,
+            BillingReason.LIMIT_REACHED if self._limited else reason,
             tokens,
             source,
             suspect,
             meter.pieces.finish_reason(),
         )
-        durable = self._settlement.settle(ending)
         plain, cached, output, reasoning = tokens.input, tokens.cached_input, tokens.output, tokens.reasoning
-        return usage_json(plain + cached, cached, output + reasoning, reasoning), durable
+        return ending, usage_json(plain + cached, cached, output + reasoning, reasoning)
 
 
-def ending_of(error: BaseException, meter: Meter | None) -> Ending:
+def ending_of(error: BaseException, meter: Meter | None, charged_at_most: int | None) -> Ending:
     """The terminal state of a request that this error ended."""
     began = meter is not None and meter.pieces.seen > 0
     code = error.code if isinstance(error, LlmaasError) else "internal_error"
@@ -169,13 +177,13 @@ def ending_of(error: BaseException, meter: Meter | None) -> Ending:
         reason = BillingReason.FAILED_AFTER_OUTPUT if began else BillingReason.FAILED_BEFORE_OUTPUT
     if not began or meter is None:
         return Ending(outcome, reason, error_code=code)
-    tokens, source, suspect = meter.counts()
+    tokens, source, suspect = meter.counts(charged_at_most, cut_off=False)
     return Ending(outcome, reason, tokens, source, suspect, meter.pieces.finish_reason(), code)
 
 
 async def settle_failure(settlement: Settlement, error: BaseException, meter: Meter | None) -> None:
     """Settle what an error ended, unless it is settled; wait until that is durable, if it can be."""
-    durable = settlement.settle(ending_of(error, meter))
+    durable = settlement.settle(ending_of(error, meter, settlement.charged_at_most))
     if isinstance(error, asyncio.CancelledError) or durable.cancelled():
         return  # the row is on its way all the same
     try:

@@ -15,9 +15,18 @@ from llmaas.domain.keys import Permission
 from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
-from llmaas.errors import Draining, EngineError, EngineFailed, InvalidRequest, LedgerUnavailable, LlmaasError
+from llmaas.errors import (
+    Draining,
+    EngineError,
+    EngineFailed,
+    InvalidRequest,
+    LedgerUnavailable,
+    LlmaasError,
+    QuotaExceeded,
+    RateLimited,
+)
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion, admit_embedding
-from llmaas.inference.allowance import Allowance, first_allowance, first_claim
+from llmaas.inference.allowance import Allowance, first_allowance, first_claim, first_hold, step_left
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.call import Call
 from llmaas.inference.meter import Meter, embedding_counts
@@ -147,7 +156,7 @@ class InferenceService:
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = settlement.target.backend.labels
-            tokens, source, suspect = embedding_counts(result, prompt_bytes=len(call.body))
+            tokens, source, suspect = embedding_counts(result, request, bounds)
             body = render_embeddings(result, call.answer_id, entry.model.id, backend, tokens.prompt, request)
             gone = reply.gone
             await settlement.settle(
@@ -255,19 +264,25 @@ class InferenceService:
     def _try_hold(
         self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply
     ) -> Allowance | None:
-        """What the request may use at most, taken from every limit that it is under; None: that takes asking (`_hold`).
+        """What the request may use at most, or first, taken from every limit that it is under, or what is left there where that will do;
+        None: that takes asking (`_hold`).
         Raises RateLimited, QuotaExceeded, Unavailable.
         """
         tier_id = call.caller.project.tier_id
         price = catalogue.price_of(entry.model.id, tier_id)
-        hold = self._limiter.try_hold(
-            call.caller, catalogue.tier_of(tier_id), first_claim(price, bounds), call.started_ms
-        )
+        tier, held = catalogue.tier_of(tier_id), bounds.first_step
+        try:
+            hold = self._limiter.try_hold(call.caller, tier, first_claim(price, bounds, held), call.started_ms)
+        except (RateLimited, QuotaExceeded):
+            if not bounds.flexible:
+                raise
+            held = step_left(self._limiter, call.caller, tier, price, bounds, call.started_ms)
+            hold = self._limiter.try_hold(call.caller, tier, first_claim(price, bounds, held), call.started_ms)
         if hold is None:
             return None
         if hold.limited:
             reply.show_standing(hold.standing)
-        return first_allowance(self._limiter, hold, price, bounds)
+        return first_allowance(self._limiter, hold, price, bounds, held)
 
     async def _hold(self, call: Call, catalogue: Catalogue, entry: Entry, bounds: Bounds, reply: Reply) -> Allowance:
         """Like `_try_hold`, asking for what is short. Who waits for that is under way too."""
@@ -276,7 +291,7 @@ class InferenceService:
         tier = catalogue.tier_of(tier_id)
         task = self._begin(None)
         try:
-            hold = await self._limiter.hold(call.caller, tier, first_claim(price, bounds), call.started_ms)
+            allowance = await first_hold(self._limiter, call.caller, tier, price, bounds, call.started_ms)
         except asyncio.CancelledError as cause:
             error = self._meaning(cause)
             if error is cause:
@@ -284,9 +299,9 @@ class InferenceService:
             raise error from cause
         finally:
             self._leave(task)
-        if hold.limited:
-            reply.show_standing(hold.standing)
-        return first_allowance(self._limiter, hold, price, bounds)
+        if allowance.hold.limited:
+            reply.show_standing(allowance.hold.standing)
+        return allowance
 
     def _begin(self, settlement: Settlement | None) -> asyncio.Task[Any]:
         task = asyncio.current_task()
@@ -325,10 +340,10 @@ class _Start(Struct, eq=False):
         names = target.provider.extra_parameters
         extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
-        self.meter = Meter(bounds, pieces, not as_stream)
         cap = None if traits.exact_while_streaming and as_stream else self._allowance.cap()
-        capped = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
-        generation = self.generation = upstream.generate(target, capped, stream=as_stream, extra=extra)
+        self.meter = Meter(bounds, pieces, not as_stream, request, cap is not None)
+        told = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
+        generation = self.generation = upstream.generate(target, told, stream=as_stream, extra=extra)
         return generation
 
     def take(self, first: Sequence[EngineAnswer]) -> str | list[Piece]:

@@ -69,6 +69,10 @@ class Settlement(Struct, eq=False):
     def settled(self) -> bool:
         return self._durable is not None
 
+    @property
+    def charged_at_most(self) -> int | None:
+        return self._allowance.charged_at_most
+
     def first_piece(self) -> None:
         if self._ttft_ms is None:
             self._ttft_ms = self._elapsed_ms()

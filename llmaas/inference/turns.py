@@ -26,7 +26,7 @@ from llmaas.protocol.requests import (
 PLAIN_ROLES = frozenset({"user", "system", "developer"})
 """A turn of these whose content is a string has nothing to be looked at."""
 _TOKENS_OF_IMAGE = 16_384
-"""The most that engines make of one, whose tokens follow its area: a few bytes can be a large white picture."""
+"""The most that engines make of one, whose tokens follow its area and not its bytes, which are no text."""
 _TOKENS_OF_FILE = 131_072
 """The same for a document or a film, as long as the model's window does not bound it."""
 _CAPABILITIES: dict[type[Part], tuple[Need, str]] = {
@@ -38,7 +38,7 @@ _CAPABILITIES: dict[type[Part], tuple[Need, str]] = {
 
 class Turns:
     """The conversation of one request. `needs`: what of it not every engine takes; `tokens`: the most that its pictures, sounds
-    and files take besides their bytes, which are counted as tokens already.
+    and files take besides their bytes, which are counted as tokens already: of pictures less than nothing, when they are large files.
     """
 
     def __init__(self, model: Model, needs: dict[Need, str], *, remote_images: bool) -> None:
@@ -91,7 +91,7 @@ class Turns:
         if isinstance(part, RefusalPart):
             return TextPart(part.refusal)
         if isinstance(part, ImagePart):
-            self.tokens += max(0, _TOKENS_OF_IMAGE - len(part.image_url.url))
+            self.tokens += _TOKENS_OF_IMAGE - len(part.image_url.url)
             self._address(part.image_url.url, where, "Images")
         elif not isinstance(part, TextPart):
             need, capability = _CAPABILITIES[type(part)]

@@ -1,110 +1,247 @@
-"""What engines say of tokens, made safe: numbers that are none are dropped and marked."""
+"""What engines say of tokens, made safe: under whatever names, numbers that are none are dropped and marked, and a side that is
+missing is taken from the total.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from llmaas.protocol.engine import given
+from llmaas.protocol.engine import NOTHING, EngineAnswer, given
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_MOST: Final = 2**28
+"""Tokens that no request of today can have, all its choices together. A number above it is no count."""
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+
+NAMES: Final[Mapping[str, Sequence[str]]] = {
+    "prompt": ("prompt_tokens", "promptTokenCount", "prompt_eval_count"),
+    "uncached prompt": ("input_tokens", "inputTokens"),
+    "completion": ("completion_tokens", "output_tokens", "outputTokens", "eval_count"),
+    "completion without thoughts": ("candidatesTokenCount",),
+    "total": ("total_tokens", "totalTokens", "totalTokenCount"),
+    "cached": (
+        "prompt_tokens_details.cached_tokens",
+        "input_tokens_details.cached_tokens",
+        "prompt_token_details.cached_tokens",
+        "prompt_cache_hit_tokens",
+        "cached_tokens",
+        "num_cached_tokens",
+        "cached_prompt_text_tokens",
+        "cachedContentTokenCount",
+    ),
+    "cached beside": ("cache_read_input_tokens", "cacheReadInputTokens"),
+    "written beside": ("cache_creation_input_tokens", "cacheWriteInputTokens"),
+    "not cached": ("prompt_cache_miss_tokens",),
+    "reasoning": (
+        "completion_tokens_details.reasoning_tokens",
+        "output_tokens_details.reasoning_tokens",
+        "reasoning_tokens",
+        "thoughtsTokenCount",
+    ),
+}
+"""What each count is called: by OpenAI's two APIs, then Anthropic, Bedrock, DeepSeek, Gemini, Mistral, Moonshot, Ollama, Together and
+xAI, and by what stands before them. Of several names for one count the largest number holds: some send zeros under the others.
+
+`uncached prompt`: in Anthropic's and Bedrock's words it leaves out what the cache had and took (`beside`); OpenAI's Responses have
+the same name for all of the prompt, and tell of the cache in their details.
+"""
 
 
 class Reported(Struct, frozen=True):
-    """An engine's own counts; `reasoning` None when it does not tell. `suspect`: some of it made no sense."""
+    """An engine's own counts; `cached` is part of `prompt`, `reasoning` of `completion`. None: it told none that makes sense.
 
-    prompt: int
-    completion: int
-    cached: int
-    reasoning: int | None
-    suspect: bool
+    `suspect`: some of it made no sense, or had to be concluded. `total`: where it told neither side.
+    """
+
+    prompt: int | None
+    completion: int | None
+    cached: int = 0
+    reasoning: int | None = None
+    suspect: bool = False
+    total: int | None = None
 
 
-class _PromptDetails(Struct):
+class _PromptDetails(Struct, forbid_unknown_fields=True):
     cached_tokens: _Count | None = None
+    audio_tokens: msgspec.Raw = NOTHING
 
 
-class _CompletionDetails(Struct):
+class _CompletionDetails(Struct, forbid_unknown_fields=True):
     reasoning_tokens: _Count | None = None
+    audio_tokens: msgspec.Raw = NOTHING
+    accepted_prediction_tokens: msgspec.Raw = NOTHING
+    rejected_prediction_tokens: msgspec.Raw = NOTHING
 
 
-class _PlainUsage(Struct):
-    """As it should be."""
+class _PlainUsage(Struct, forbid_unknown_fields=True):
+    """As it should be, in OpenAI's words. With any other member it may be one of others' words, and is read by their table."""
 
     prompt_tokens: _Count
     completion_tokens: _Count
+    total_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
 
 _plain_decoder = msgspec.json.Decoder(_PlainUsage)
+_members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_usage(raw: msgspec.Raw) -> Reported | None:
-    """OpenAI's `usage` object. None when there is none."""
+    """A `usage` object. None when there is none."""
     if not given(raw):
         return None
     try:
         plain = _plain_decoder.decode(raw)
     except msgspec.MsgspecError:
-        return _read_odd_usage(_object(raw) or {})
+        return _Odd(raw).read()
+    prompt, completion = plain.prompt_tokens, plain.completion_tokens
+    if plain.total_tokens != prompt + completion and plain.total_tokens is not None:
+        return _Odd(raw).read()
     details, made = plain.prompt_tokens_details, plain.completion_tokens_details
-    reasoning = plain.reasoning_tokens if made is None else made.reasoning_tokens
-    return Reported(
-        plain.prompt_tokens, plain.completion_tokens, (details and details.cached_tokens) or 0, reasoning, suspect=False
-    )
+    cached = 0 if details is None else details.cached_tokens or 0
+    return Reported(prompt, completion, cached, plain.reasoning_tokens if made is None else made.reasoning_tokens)
 
 
-def _read_odd_usage(fields: dict[str, Any]) -> Reported:
-    """Usage that is not as it should be: what makes sense of it, marked as suspect where something does not."""
-    suspect = False
+def read_input_usage(raw: msgspec.Raw) -> Reported | None:
+    """A `usage` object of what makes no output. None when there is none."""
+    return _Odd(raw).read_input() if given(raw) else None
 
-    def count(source: dict[str, Any], name: str) -> int | None:
-        nonlocal suspect
-        value = source.get(name)
-        if value is None:
+
+class _Odd:
+    """Usage in others' words, or with something in it that is no count."""
+
+    def __init__(self, raw: msgspec.Raw) -> None:
+        self._members = _members(raw)
+        self._suspect = _SUSPECT in self._members
+
+    def read(self) -> Reported:
+        total = self._largest("total")
+        prompt, completion = self._prompt(total), self._largest("completion")
+        reasoning, cached = self._largest("reasoning"), self._largest("cached")
+        if completion is None and (said := self._largest("completion without thoughts")) is not None:
+            inside = prompt is not None and total == prompt + said
+            completion = said if inside else said + (reasoning or 0)
+        cached = max(cached or 0, self._largest("cached beside") or 0)
+        if total is None:
+            return Reported(prompt, completion, cached, reasoning, self._suspect)
+        prompt, completion = self._by_total(total, prompt, completion, reasoning)
+        neither = prompt is None and completion is None
+        return Reported(prompt, completion, cached, reasoning, self._suspect, total if neither else None)
+
+    def read_input(self) -> Reported:
+        """Of what makes no output: all that was used is the prompt."""
+        total, made = self._largest("total"), self._largest("completion") or 0
+        prompt = self._prompt(total)
+        if total is not None and total > made and not prompt:
+            prompt, self._suspect = total - made, True
+        return Reported(prompt, 0, self._largest("cached") or 0, suspect=self._suspect)
+
+    def _prompt(self, total: int | None) -> int | None:
+        """All of the prompt, with what the cache had of it."""
+        prompt, bare = self._largest("prompt"), self._largest("uncached prompt")
+        read, written = self._largest("cached beside") or 0, self._largest("written beside") or 0
+        if prompt is None and bare is None:
+            hit, miss = self._largest("cached"), self._largest("not cached")
+            return None if hit is None or miss is None else hit + miss
+        most = max(side for side in (prompt, bare) if side is not None)
+        if not read + written:
+            return most
+        completion = self._largest("completion")
+        if (
+            total is not None
+            and completion is not None
+            and total in (most + completion, most + completion + read + written)
+        ):
+            return total - completion
+        return most if prompt is not None and read <= most else most + read + written
+
+    def _by_total(
+        self, total: int, prompt: int | None, completion: int | None, reasoning: int | None
+    ) -> tuple[int | None, int | None]:
+        """Both sides, as far as the total tells one that is missing or 0; or one that leaves reasoning out (xAI does)."""
+        if prompt is not None and completion is not None:
+            if total == prompt + completion:
+                return prompt, completion
+            if prompt and reasoning and total == prompt + completion + reasoning:
+                return prompt, completion + reasoning
+            self._suspect = True
+            if total > prompt + completion:
+                if not prompt:
+                    return total - completion, completion
+                if not completion:
+                    return prompt, total - prompt
+            return prompt, completion
+        if prompt is None and completion is not None and total > completion:
+            self._suspect = True
+            return total - completion, completion
+        if completion is None and prompt is not None and total >= prompt:
+            self._suspect = True
+            return prompt, total - prompt
+        return prompt, completion
+
+    def _largest(self, what: str) -> int | None:
+        most: int | None = None
+        for name in NAMES[what]:
+            outer, _, inner = name.partition(".")
+            raw = self._members.get(outer, NOTHING)
+            value = self._count(_members(raw).get(inner, NOTHING) if inner else raw)
+            if value is not None and (most is None or value > most):
+                most = value
+        return most
+
+    def _count(self, raw: msgspec.Raw) -> int | None:
+        """Also a text of digits, which is a number all the same, but marked: who writes one may have more wrong."""
+        if not given(raw):
             return None
-        if isinstance(value, float) and value.is_integer():
+        value = _decoded(raw)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+            self._suspect = True
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            suspect = True
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+            self._suspect = True
             return None
         return value
-
-    details = fields.get("prompt_tokens_details")
-    made = fields.get("completion_tokens_details")
-    prompt, completion = count(fields, "prompt_tokens"), count(fields, "completion_tokens")
-    cached = count(details, "cached_tokens") if isinstance(details, dict) else None
-    reasoning = count(made, "reasoning_tokens") if isinstance(made, dict) else count(fields, "reasoning_tokens")
-    if prompt is None and completion is None:
-        return Reported(0, 0, 0, None, suspect=True)
-    suspect = suspect or prompt is None
-    return Reported(prompt or 0, completion or 0, cached or 0, reasoning, suspect)
 
 
 def read_timings(raw: msgspec.Raw) -> Reported | None:
     """llama.cpp's `timings`: `prompt_n` tokens were computed, `cache_n` were not, `predicted_n` were made."""
-    fields = _object(raw)
-    if fields is None:
-        return None
-    numbers = [fields.get(name) for name in ("prompt_n", "cache_n", "predicted_n")]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers[::2]):
-        return None
-    computed, cached, made = (n if isinstance(n, int) and n >= 0 else 0 for n in numbers)
-    return Reported(computed + cached, made, cached, None, suspect=False)
-
-
-def _object(raw: msgspec.Raw) -> dict[str, Any] | None:
     if not given(raw):
         return None
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    members = _members(raw)
+
+    def count(name: str) -> int | None:
+        value = _decoded(members[name]) if name in members else None
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
+
+    computed, made, cached = count("prompt_n"), count("predicted_n"), count("cache_n") or 0
+    if computed is None and made is None:
+        return None
+    prompt = None if computed is None else computed + cached
+    return Reported(prompt, made, 0 if prompt is None else cached, suspect=computed is None or made is None)
+
+
+def _members(raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Each by itself, so that a number which cannot be read takes no other along."""
+    if not given(raw):
         return {}
-    return value if isinstance(value, dict) else {}
+    try:
+        return _members_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return raw
 
 
 def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> msgspec.Raw:
@@ -116,16 +253,65 @@ def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> msg
     )
 
 
+_SUSPECT: Final = "llmaas_suspect"
+
+
 def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = False) -> msgspec.Raw:
-    """Two `usage` objects as one; `same_prompt`: both are of one prompt, which counts once. One that is not there adds nothing."""
+    """Two `usage` objects as one; `same_prompt`: both are of one prompt, which counts once. One that is not there adds nothing; a
+    side that one of them lacks is unknown of both.
+    """
     one, other = read_usage(first), read_usage(second)
     if one is None or other is None:
         return first if other is None else second
     total: dict[str, Any] = {
-        "prompt_tokens": one.prompt if same_prompt else one.prompt + other.prompt,
-        "completion_tokens": one.completion + other.completion,
+        "prompt_tokens": one.prompt if same_prompt else _sum(one.prompt, other.prompt),
+        "completion_tokens": _sum(one.completion, other.completion),
         "prompt_tokens_details": {"cached_tokens": one.cached if same_prompt else one.cached + other.cached},
     }
     if one.reasoning is not None or other.reasoning is not None:
         total["completion_tokens_details"] = {"reasoning_tokens": (one.reasoning or 0) + (other.reasoning or 0)}
+    if one.suspect or other.suspect:
+        total[_SUSPECT] = True
     return msgspec.Raw(msgspec.json.encode(total))
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def timings_as_usage(timings: msgspec.Raw) -> msgspec.Raw:
+    """llama.cpp's `timings` in the form of `usage`."""
+    read = read_timings(timings)
+    if read is None or read.prompt is None or read.completion is None:
+        return NOTHING
+    return usage_json(read.prompt, read.cached, read.completion, 0)
+
+
+class ChoiceReports:
+    """What a stream of several choices reports. llama.cpp reports each choice when it has ended, so that these are added up. Reports
+    that come before or between the ends are running totals, of which the largest is the last.
+    """
+
+    def __init__(self) -> None:
+        self._ended: set[int] = set()
+        self._heard = 0
+        self._running = False
+        self._sum = NOTHING
+        self._largest = NOTHING
+
+    def feed(self, answer: EngineAnswer) -> None:
+        """Put the usage of all choices by now in place of a report."""
+        self._ended.update(choice.index for choice in answer.choices or () if choice.finish_reason)
+        if not given(answer.usage):
+            return
+        self._heard += 1
+        self._running = self._running or self._heard > len(self._ended)
+        self._sum = add_usage(self._sum, answer.usage, same_prompt=True)
+        if _made(answer.usage) >= _made(self._largest):
+            self._largest = answer.usage
+        answer.usage = self._largest if self._running else self._sum
+
+
+def _made(usage: msgspec.Raw) -> int:
+    reported = read_usage(usage)
+    return -1 if reported is None or reported.completion is None else reported.completion

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
-from llmaas.protocol.usage import add_usage
+from llmaas.protocol.usage import add_usage, timings_as_usage
 from llmaas.upstreams.base import Generation, Take
 
 
@@ -56,8 +54,9 @@ class InTurn:
         for answer in answers:
             for choice in answer.choices or ():
                 choice.index += offset
-            answer.timings = msgspec.Raw()
-            if given(answer.usage):
-                self._last = answer.usage
-                answer.usage = add_usage(self._sum, self._last)
+            usage = answer.usage if given(answer.usage) else timings_as_usage(answer.timings)
+            answer.timings = NOTHING
+            if given(usage):
+                self._last = usage
+                answer.usage = add_usage(self._sum, usage)
         return answers

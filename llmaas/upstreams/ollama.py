@@ -421,8 +421,7 @@ class _EmbedCall:
         if answer.embeddings is None:
             raise EngineFailed("The engine's answer has no embeddings.")
         data = [EngineEmbedding(vector, index) for index, vector in enumerate(answer.embeddings)]
-        usage = _json_raw({"prompt_tokens": answer.prompt_eval_count, "completion_tokens": 0})
-        return EngineEmbeddings(data=data, usage=usage)
+        return EngineEmbeddings(data=data, usage=_json_raw({"prompt_tokens": answer.prompt_eval_count}))
 
     def abort(self, error: LlmaasError) -> None:
         self._exchange.abort(error)

@@ -47,7 +47,7 @@ from llmaas.protocol.requests import (
     prompt_list,
 )
 from llmaas.protocol.sse import DONE, SseDecoder, is_done
-from llmaas.protocol.usage import add_usage
+from llmaas.protocol.usage import ChoiceReports
 from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
@@ -190,8 +190,7 @@ class _Stream:
     def __init__(self, exchange: Exchange, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
         self._sse = SseDecoder()
-        self._counts_each_choice = counts_each_choice
-        self._usage = NOTHING
+        self._reports = ChoiceReports() if counts_each_choice else None
         self._counted = False
         self._done = False
         self._failure: LlmaasError | None = None
@@ -282,7 +281,7 @@ class _Stream:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 found = self._read_leniently(payload)
             else:
-                if answer.choices and answer.error is NOTHING and self._halves is None and not self._counts_each_choice:
+                if answer.choices and answer.error is NOTHING and self._halves is None and self._reports is None:
                     answers.append(answer)
                     continue
                 found = [answer if self._halves is None else self._halves.join(answer)]
@@ -302,8 +301,8 @@ class _Stream:
         if given(answer.usage):
             if not answer.choices:
                 self._counted = True
-            if self._counts_each_choice:
-                answer.usage = self._usage = add_usage(self._usage, answer.usage, same_prompt=True)
+        if self._reports is not None:
+            self._reports.feed(answer)
         return True
 
     def _read_leniently(self, payload: bytes) -> list[EngineAnswer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -40,7 +41,7 @@ async def test_B10_true_counts_are_taken_however_often_they_come(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("usage", ["missing", "null", "negative", "string"])
+@pytest.mark.parametrize("usage", ["missing", "null", "negative", "huge"])
 async def test_B10_useless_counts_are_replaced_by_our_own(
     gateway: GatewayProcess, upstream: FakeUpstream, usage: Usage, stream: bool
 ) -> None:
@@ -58,28 +59,46 @@ async def test_B10_useless_counts_are_replaced_by_our_own(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_B10_huge_counts_are_clamped_to_what_was_allowed(
+async def test_B10_counts_above_what_was_allowed_are_bent_to_it(
     gateway: GatewayProcess, upstream: FakeUpstream, stream: bool
 ) -> None:
-    upstream.script(Behaviour(usage="huge"))
-    heard = await ask(gateway, chat("m", stream=stream, max_tokens=50))
+    usage = {"prompt_tokens": 5_000, "completion_tokens": 60}
+    if stream:
+        lie = b'data: {"choices":[],"usage":%b}\n\n' % json.dumps(usage).encode()
+        upstream.script(Behaviour(usage="missing", raw_events={7: lie}))
+    else:
+        choices = [{"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}]
+        upstream.script(Behaviour(body=json.dumps({"choices": choices, "usage": usage}).encode()))
+    body = chat("m", stream=stream, max_tokens=50)
+    heard = await ask(gateway, body)
     assert heard.complete
     row = (await gateway.rows())[0]
     assert (row.usage_source, row.usage_suspect) == ("engine", True)
-    assert TOKENS <= row.output_tokens <= 50
-    assert row.input_tokens <= 5_000
+    assert row.output_tokens == 50
+    assert 500 < row.input_tokens <= len(json.dumps(body)) + 512 + 16
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_B10_huge_counts_of_an_unbounded_answer_stay_within_what_a_model_can_make(
+async def test_B10_numbers_as_text_are_taken_and_marked(
+    gateway: GatewayProcess, upstream: FakeUpstream, stream: bool
+) -> None:
+    upstream.script(Behaviour(usage="string"))
+    heard = await ask(gateway, chat("m", stream=stream))
+    assert heard.complete
+    row = (await gateway.rows())[0]
+    assert (row.input_tokens, row.output_tokens, row.usage_source, row.usage_suspect) == (3, TOKENS, "engine", True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_B10_huge_counts_of_an_unbounded_answer_are_replaced_by_our_own(
     gateway: GatewayProcess, upstream: FakeUpstream, stream: bool
 ) -> None:
     upstream.script(Behaviour(usage="huge"))
     heard = await ask(gateway, chat("m", stream=stream))
     assert heard.complete
     row = (await gateway.rows())[0]
-    assert row.usage_suspect
-    assert row.output_tokens <= 2**21
+    assert (row.usage_source, row.usage_suspect) == ("counted", True)
+    assert row.output_tokens <= 10
     assert await gateway.ledger_faults() == []
 
 

@@ -110,6 +110,7 @@ def test_B02_a_small_file_may_be_a_large_picture(sizes: list[int], remote: bool)
         countable=True,
     )
     assert bounds.input_tokens >= 16_384 * len(sizes) + 400
+    assert bounds.input_tokens <= 16_384 * len(sizes) + 1_000, "and a large file is no more"
 
 
 @given(
@@ -133,3 +134,23 @@ def test_B02_a_completion_uses_at_most_what_is_held(
     if most is not None:
         assert bounds.output_tokens is not None
         assert most * (n or 1) * len(prompts) <= bounds.output_tokens
+
+
+@given(
+    st.none() | st.integers(1, 4),
+    st.none() | st.integers(1, 8),
+    st.none() | st.integers(1, 10**6),
+    models,
+    st.booleans(),
+)
+def test_B02_the_least_step_is_part_of_the_first(
+    n: int | None, best_of: int | None, max_tokens: int | None, model: Model, countable: bool
+) -> None:
+    best_of = max(best_of, n or 1) if best_of is not None else None
+    body = {"model": "m", "prompt": "p", "n": n, "best_of": best_of, "max_tokens": max_tokens}
+    data = json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+    bounds = admit_completion(completion_decoder.decode(data), model, body_bytes=len(data), countable=countable)
+    assert bounds.made == max(n or 1, best_of or 1) >= bounds.choices
+    assert 0 < bounds.least_step <= bounds.first_step
+    assert max_tokens is None or bounds.least_step == bounds.first_step, "what was asked for is held as it is"
+    assert bounds.output_tokens is None or bounds.first_step <= bounds.output_tokens

@@ -16,17 +16,20 @@ from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
+from llmaas.protocol.requests import ChatRequest, Message
 from llmaas.protocol.usage import Reported
 
 PROMPT_BYTES = 100
+ASKED = ChatRequest(model="m", messages=[Message(role="user", content="x" * PROMPT_BYTES)])
 NUMBERS = st.one_of(
     st.integers(-5, 50), st.integers(0, 2**70), st.floats(), st.text(max_size=3), st.none(), st.booleans()
 )
 
 
 def meter(*, bound: int | None = 20, whole: bool = False) -> Meter:
-    bounds = Bounds(PROMPT_BYTES, PROMPT_BYTES + 512, bound, 4096 if bound is None else bound, 1)
-    return Meter(bounds, Pieces(1, split_thinking=False), whole)
+    step = 4096 if bound is None else bound
+    bounds = Bounds(PROMPT_BYTES + 512, bound, step, False, 1, 1)
+    return Meter(bounds, Pieces(1, split_thinking=False), whole, ASKED)
 
 
 def answer(**fields: Any) -> EngineAnswer:
@@ -64,7 +67,7 @@ def test_B10_counts_stay_between_what_was_seen_and_what_was_allowed(
         counting.feed([answer(choices=[], usage=usage)])
     except ValueError:
         return
-    tokens, source, suspect = counting.counts()
+    tokens, source, suspect = counting.counts(None, cut_off=False)
     assert min(tokens.input, tokens.cached_input, tokens.output, tokens.reasoning) >= 0
     most = 2**21 if bound is None else bound
     assert min(seen, most) <= total(tokens) <= most, "never more than was held, whatever came"
@@ -74,7 +77,7 @@ def test_B10_counts_stay_between_what_was_seen_and_what_was_allowed(
         assert not honest or (tokens.input + tokens.cached_input, total(tokens)) == (prompt, completion)
     if source is UsageSource.COUNTED:
         assert suspect
-        assert total(tokens) == min(seen, most)
+        assert total(tokens) == min(seen, most) or tokens.input + tokens.cached_input == PROMPT_BYTES // 4
 
 
 @given(
@@ -95,7 +98,7 @@ def test_classes_are_disjoint_and_add_up(reported: Reported, seen: int, thought:
         reported, seen=seen, seen_reasoning=thought, prompt_bound=5_000, completion_bound=bound
     )
     assert min(seen, bound) <= total(tokens) <= bound
-    assert tokens.input + tokens.cached_input == min(reported.prompt, 5_000)
+    assert tokens.input + tokens.cached_input == min(reported.prompt or 0, 5_000)
     if total(tokens) != reported.completion or tokens.input + tokens.cached_input != reported.prompt:
         assert bent
 
@@ -109,8 +112,84 @@ def test_A16_an_engine_that_goes_on_past_its_bound_is_stopped() -> None:
 def test_a_whole_answer_without_counts_is_estimated_from_its_size() -> None:
     counting = meter(bound=20, whole=True)
     counting.feed([answer(choices=[{"index": 0, "message": {"content": "x" * 33}, "finish_reason": "stop"}])])
-    tokens, source, suspect = counting.counts()
+    tokens, source, suspect = counting.counts(None, cut_off=False)
     assert (tokens, source, suspect) == (TokenCounts(input=25, output=9), UsageSource.COUNTED, True)
     endless = meter(bound=20, whole=True)
     endless.feed([answer(choices=[{"index": 0, "message": {"content": "x" * 1_000}, "finish_reason": "stop"}])])
-    assert endless.counts()[0].output == 20
+    assert endless.counts(None, cut_off=False)[0].output == 20
+
+
+def read(
+    *, whole: bool = True, bound: int | None = None, text: str = "x" * 33, **fields: Any
+) -> tuple[int, int, str, bool]:
+    """Prompt, output, source and mark of an answer with that text."""
+    counting = meter(bound=bound, whole=whole)
+    said = {"message" if whole else "delta": {"content": text}}
+    counting.feed([answer(choices=[{"index": 0, **said, "finish_reason": "stop"}], **fields)])
+    tokens, source, suspect = counting.counts(None, cut_off=False)
+    return tokens.prompt, tokens.completion, str(source), suspect
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"completion_tokens": 5}, (25, 5, "counted", True)),
+        ({"prompt_tokens": None, "completion_tokens": 5}, (25, 5, "counted", True)),
+        ({"prompt_tokens": -7, "completion_tokens": 5}, (25, 5, "counted", True)),
+        ({"prompt_tokens": 12.7, "completion_tokens": 5}, (25, 5, "counted", True)),
+        ({"prompt_tokens": True, "completion_tokens": 5}, (25, 5, "counted", True)),
+        ({"prompt_tokens": "12", "completion_tokens": 5}, (12, 5, "engine", True)),
+        ({"prompt_tokens": 12}, (12, 9, "counted", True)),
+        ({"prompt_tokens": 12, "completion_tokens": -5}, (12, 9, "counted", True)),
+        ({"prompt_tokens": 12, "completion_tokens": 0}, (12, 9, "counted", True)),
+        ({"prompt_tokens": 9, "total_tokens": 14}, (9, 5, "engine", True)),
+        ({"prompt_tokens": 0, "completion_tokens": 5}, (0, 5, "engine", True)),
+        ({"total_tokens": 30}, (21, 9, "counted", True)),
+        ({"total_tokens": 3}, (25, 9, "counted", True)),
+        ({"prompt_tokens": 10**15, "completion_tokens": 10**15}, (25, 9, "counted", True)),
+        ({}, (25, 9, "counted", True)),
+        (None, (25, 9, "counted", True)),
+        ({"prompt_tokens": 12, "completion_tokens": 5}, (12, 5, "engine", False)),
+    ],
+    ids=str,
+)
+def test_B15_each_side_is_the_engines_or_the_totals_or_our_own(usage: Any, counted: tuple[int, int, str, bool]) -> None:
+    assert read(usage=usage) == counted
+
+
+def test_B15_timings_stand_in_for_a_side_of_usage() -> None:
+    timings = {"prompt_n": 10, "cache_n": 2, "predicted_n": 5}
+    assert read(whole=False, timings=timings) == (12, 5, "engine", False)
+    assert read(whole=False, timings=timings, usage={"prompt_tokens": -1, "completion_tokens": 4}) == (
+        12,
+        4,
+        "engine",
+        True,
+    )
+    assert read(whole=False, timings={"predicted_n": 5}) == (25, 5, "counted", True)
+
+
+def test_B15_the_estimate_of_a_whole_answer_has_its_calls_and_its_thoughts() -> None:
+    counting = meter(bound=None, whole=True)
+    call = {"id": "c", "function": {"name": "f" * 4, "arguments": "x" * 36}}
+    message = {"content": "\u65e5" * 8, "reasoning_content": "t" * 64, "tool_calls": [call]}
+    counting.feed([answer(choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])])
+    tokens, _, _ = counting.counts(None, cut_off=False)
+    assert tokens.completion == (24 + 64 + 40) // 4
+    assert tokens.reasoning == 32 * 64 // (64 + 48), "its part of the text"
+
+
+def test_B15_reasoning_that_the_engine_does_not_tell_is_its_part_of_the_text() -> None:
+    counting = meter(bound=None, whole=True)
+    message = {"content": "x" * 100, "reasoning_content": "t" * 300}
+    usage = {"prompt_tokens": 9, "completion_tokens": 80}
+    counting.feed([answer(choices=[{"index": 0, "message": message, "finish_reason": "stop"}], usage=usage)])
+    assert counting.counts(None, cut_off=False) == (TokenCounts(9, 0, 20, 60), UsageSource.ENGINE, False)
+
+
+def test_B02_no_more_is_charged_than_is_held() -> None:
+    counting = meter(bound=None, whole=True)
+    usage = {"prompt_tokens": 9, "completion_tokens": 900}
+    counting.feed([answer(choices=[{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}], usage=usage)])
+    assert counting.counts(128, cut_off=False) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, True)
+    assert counting.counts(128, cut_off=True) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, False)

@@ -13,9 +13,11 @@ from llmaas.inference.meter import Meter
 from llmaas.protocol.answers import AnswerHead, WholeAnswer
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
+from llmaas.protocol.requests import ChatRequest, Message
 
 HEAD = AnswerHead("chatcmpl-1", "chat", 1_760_000_000, "m", {"engine_type": "openai", "machine_name": "ma01"})
-BOUNDS = Bounds(100, 100, 50, 50, 2)
+BOUNDS = Bounds(100, 50, 50, False, 2, 2)
+ASKED = ChatRequest(model="m", messages=[Message(role="user", content="hello there")])
 USAGE = msgspec.Raw(b"{}")
 TEXTS = st.none() | st.sampled_from(["", "hello", "<think>so</think>hello", "señal"])
 MESSAGES = st.fixed_dictionaries(
@@ -40,7 +42,7 @@ ANSWERS = st.fixed_dictionaries({"choices": st.lists(CHOICES, max_size=2)}, opti
 
 
 def meter(*, thinks: bool) -> Meter:
-    return Meter(BOUNDS, Pieces(1, thinks), whole=True)
+    return Meter(BOUNDS, Pieces(1, thinks), True, ASKED)
 
 
 def long_way(answer: EngineAnswer, *, thinks: bool) -> tuple[bytes, Any, str | None]:
@@ -48,7 +50,7 @@ def long_way(answer: EngineAnswer, *, thinks: bool) -> tuple[bytes, Any, str | N
     whole.add(counting.feed([answer]))
     assert counting.pieces.finished
     whole.add(counting.pieces.finish())
-    return whole.body(USAGE, None), counting.counts(), counting.pieces.finish_reason()
+    return whole.body(USAGE, None), counting.counts(None, cut_off=False), counting.pieces.finish_reason()
 
 
 @given(said=ANSWERS, thinks=st.booleans())
@@ -61,7 +63,7 @@ def test_a_plain_answer_is_what_it_is_piece_by_piece(said: dict[str, Any], think
         return
     whole = WholeAnswer(HEAD)
     whole.add_plain(text, counting.pieces.finish_reason())
-    short = (whole.body(USAGE, None), counting.counts(), counting.pieces.finish_reason())
+    short = (whole.body(USAGE, None), counting.counts(None, cut_off=False), counting.pieces.finish_reason())
     assert short == long_way(answer_decoder.decode(data), thinks=thinks)
 
 

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmaas.protocol.engine import NOTHING
-from llmaas.protocol.usage import Reported, add_usage, read_timings, read_usage, usage_json
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice
+from llmaas.protocol.usage import (
+    NAMES,
+    ChoiceReports,
+    Reported,
+    add_usage,
+    read_input_usage,
+    read_timings,
+    read_usage,
+    usage_json,
+)
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -20,27 +29,198 @@ def raw(value: Any) -> msgspec.Raw:
 @pytest.mark.parametrize(
     ("said", "read"),
     [
-        ({"prompt_tokens": 3, "completion_tokens": 5}, Reported(3, 5, 0, None, False)),
-        ({"prompt_tokens": 3.0, "completion_tokens": 5.0}, Reported(3, 5, 0, None, False)),
-        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}, Reported(3, 0, 2, None, False)),
-        ({"prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}, Reported(3, 0, 0, 2, False)),
-        ({"prompt_tokens": 3, "reasoning_tokens": 2}, Reported(3, 0, 0, 2, False)),
-        ({"prompt_tokens": -3, "completion_tokens": 5}, Reported(0, 5, 0, None, True)),
-        ({"prompt_tokens": "3", "completion_tokens": "5"}, Reported(0, 0, 0, None, True)),
-        ({"prompt_tokens": True, "completion_tokens": 5}, Reported(0, 5, 0, None, True)),
-        ({"prompt_tokens": 1.5, "completion_tokens": 5}, Reported(0, 5, 0, None, True)),
-        ({"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": 7}, Reported(3, 5, 0, None, False)),
-        ({}, Reported(0, 0, 0, None, True)),
-        ([], Reported(0, 0, 0, None, True)),
-        (5, Reported(0, 0, 0, None, True)),
-        (b'{"x":"\xff"}', Reported(0, 0, 0, None, True)),
-        (b'{"prompt_tokens":1e400}', Reported(0, 0, 0, None, True)),
-        (b"[" * 100_000, Reported(0, 0, 0, None, True)),
+        ({"prompt_tokens": 3, "completion_tokens": 5}, Reported(3, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}, Reported(3, 5)),
+        ({"prompt_tokens": 3.0, "completion_tokens": 5.0}, Reported(3, 5)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}, Reported(3, None, 2)),
+        ({"prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}, Reported(3, None, 0, 2)),
+        ({"prompt_tokens": 3, "reasoning_tokens": 2}, Reported(3, None, 0, 2)),
+        ({"prompt_tokens": 0, "completion_tokens": 5}, Reported(0, 5)),
+        ({"prompt_tokens": None, "completion_tokens": 5}, Reported(None, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": 7}, Reported(3, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": None}, Reported(3, 5)),
+        ({"total_tokens": 14}, Reported(None, None, total=14)),
+        ({}, Reported(None, None)),
+        ([], Reported(None, None)),
+        (5, Reported(None, None)),
+        (b'{"x":"\xff"}', Reported(None, None)),
+        (b"[" * 100_000, Reported(None, None)),
     ],
     ids=lambda value: str(value)[:60],
 )
 def test_usage(said: Any, read: Reported) -> None:
     assert read_usage(raw(said)) == read
+
+
+@pytest.mark.parametrize(
+    "bad", [-7, 12.7, True, "twelve", "-3", "1e3", [], {}, 10**15, 10**30, b"1e400", b"-1e999"], ids=repr
+)
+def test_B15_a_side_that_is_no_count_is_the_total_less_the_other(bad: Any) -> None:
+    text = bad if isinstance(bad, bytes) else msgspec.json.encode(bad)
+    assert read_usage(raw(b'{"prompt_tokens":%b,"completion_tokens":5,"total_tokens":14}' % text)) == suspect(9, 5)
+    assert read_usage(raw(b'{"prompt_tokens":9,"completion_tokens":%b,"total_tokens":14}' % text)) == suspect(9, 5)
+    assert read_usage(raw(b'{"prompt_tokens":%b,"completion_tokens":5}' % text)) == suspect(None, 5)
+    assert read_usage(raw(b'{"prompt_tokens":9,"completion_tokens":5,"total_tokens":%b}' % text)) == suspect(9, 5)
+    neither = read_usage(raw(b'{"prompt_tokens":%b,"completion_tokens":null,"total_tokens":14}' % text))
+    assert neither == Reported(None, None, suspect=True, total=14)
+
+
+def suspect(prompt: int | None, completion: int | None) -> Reported:
+    return Reported(prompt, completion, suspect=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"completion_tokens": 5, "total_tokens": 14}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "total_tokens": 14}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "total_tokens": 9}, suspect(9, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 14}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 14}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 99}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 3}, suspect(9, 5)),
+        ({"completion_tokens": 5, "total_tokens": 3}, Reported(None, 5)),
+        ({"prompt_tokens": "12", "completion_tokens": "5"}, suspect(12, 5)),
+        ({"prompt_tokens": "9", "total_tokens": "14"}, suspect(9, 5)),
+    ],
+    ids=str,
+)
+def test_B15_what_is_missing_or_zero_is_concluded_from_the_total_and_marked(said: Any, read: Reported) -> None:
+    assert read_usage(raw(said)) == read
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        # DeepSeek
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 5,
+                "total_tokens": 1005,
+                "prompt_cache_hit_tokens": 800,
+                "prompt_cache_miss_tokens": 200,
+            },
+            Reported(1000, 5, 800),
+        ),
+        (
+            {"completion_tokens": 5, "prompt_cache_hit_tokens": 800, "prompt_cache_miss_tokens": 200},
+            Reported(1000, 5, 800),
+        ),
+        # Anthropic: the input is what the cache neither had nor took
+        ({"input_tokens": 200, "output_tokens": 5, "cache_read_input_tokens": 800}, Reported(1000, 5, 800)),
+        (
+            {
+                "input_tokens": 50,
+                "output_tokens": 5,
+                "cache_read_input_tokens": 800,
+                "cache_creation_input_tokens": 150,
+            },
+            Reported(1000, 5, 800),
+        ),
+        ({"input_tokens": 200, "output_tokens": 5, "cache_read_input_tokens": 0}, Reported(200, 5)),
+        # Bedrock
+        (
+            {"inputTokens": 200, "outputTokens": 5, "totalTokens": 1005, "cacheReadInputTokens": 800},
+            Reported(1000, 5, 800),
+        ),
+        # OpenAI's Responses
+        (
+            {
+                "input_tokens": 1000,
+                "input_tokens_details": {"cached_tokens": 800},
+                "output_tokens": 5,
+                "output_tokens_details": {"reasoning_tokens": 3},
+                "total_tokens": 1005,
+            },
+            Reported(1000, 5, 800, 3),
+        ),
+        # LiteLLM, before Anthropic
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 5,
+                "total_tokens": 1005,
+                "prompt_tokens_details": {"cached_tokens": 800},
+                "cache_read_input_tokens": 800,
+                "cache_creation_input_tokens": 0,
+            },
+            Reported(1000, 5, 800),
+        ),
+        ({"prompt_tokens": 200, "completion_tokens": 5, "cache_read_input_tokens": 800}, Reported(1000, 5, 800)),
+        # Moonshot, Together; Mistral; OpenAI with what it has besides
+        ({"prompt_tokens": 1000, "completion_tokens": 5, "cached_tokens": 800}, Reported(1000, 5, 800)),
+        ({"prompt_tokens": 1000, "completion_tokens": 5, "num_cached_tokens": 800}, Reported(1000, 5, 800)),
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 800, "audio_tokens": 0, "cache_write_tokens": 100},
+            },
+            Reported(1000, 5, 800),
+        ),
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 0},
+                "cached_tokens": 800,
+            },
+            Reported(1000, 5, 800),
+        ),
+        # Gemini: the candidates leave out the thoughts
+        (
+            {
+                "promptTokenCount": 1000,
+                "candidatesTokenCount": 2,
+                "thoughtsTokenCount": 3,
+                "cachedContentTokenCount": 800,
+                "totalTokenCount": 1005,
+            },
+            Reported(1000, 5, 800, 3),
+        ),
+        (
+            {"promptTokenCount": 9, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 14},
+            Reported(9, 5, 0, 3),
+        ),
+        # xAI leaves reasoning out of the completion
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 2,
+                "total_tokens": 1005,
+                "prompt_tokens_details": {"cached_tokens": 800},
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            Reported(1000, 5, 800, 3),
+        ),
+        # Groq has times beside its counts
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, "queue_time": 0.1, "total_time": 0.2},
+            Reported(9, 5),
+        ),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_B15_usage_in_others_words_is_read(said: Any, read: Reported) -> None:
+    assert read_usage(raw(said)) == read
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"prompt_tokens": 9, "total_tokens": 9}, Reported(9, 0)),
+        ({"total_tokens": 9}, suspect(9, 0)),
+        ({"prompt_tokens": -1, "total_tokens": 9}, suspect(9, 0)),
+        ({"prompt_tokens": 0, "total_tokens": 9}, suspect(9, 0)),
+        ({"prompt_tokens": 0, "total_tokens": 0}, Reported(0, 0)),
+        ({"prompt_tokens": None}, Reported(None, 0)),
+        ({"input_tokens": 9}, Reported(9, 0)),
+    ],
+    ids=str,
+)
+def test_B15_all_that_embeddings_use_is_input(said: Any, read: Reported) -> None:
+    assert read_input_usage(raw(said)) == read
 
 
 def test_none_is_none() -> None:
@@ -52,11 +232,12 @@ def test_none_is_none() -> None:
 @pytest.mark.parametrize(
     ("said", "read"),
     [
-        ({"prompt_n": 3, "cache_n": 4, "predicted_n": 5}, Reported(7, 5, 4, None, False)),
-        ({"prompt_n": 3, "predicted_n": 5}, Reported(3, 5, 0, None, False)),
-        ({"prompt_n": 3, "cache_n": -4, "predicted_n": 5}, Reported(3, 5, 0, None, False)),
-        ({"prompt_n": -3, "predicted_n": 5}, None),
-        ({"predicted_n": 5}, None),
+        ({"prompt_n": 3, "cache_n": 4, "predicted_n": 5}, Reported(7, 5, 4)),
+        ({"prompt_n": 3, "predicted_n": 5}, Reported(3, 5)),
+        ({"prompt_n": 3, "cache_n": -4, "predicted_n": 5}, Reported(3, 5)),
+        ({"prompt_n": -3, "predicted_n": 5}, suspect(None, 5)),
+        ({"predicted_n": 5}, suspect(None, 5)),
+        ({"prompt_n": 3, "predicted_n": "5"}, suspect(3, None)),
         ({}, None),
     ],
     ids=str,
@@ -68,9 +249,38 @@ def test_timings(said: Any, read: Reported | None) -> None:
 def test_sums() -> None:
     one = raw({"prompt_tokens": 3, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 1}})
     other = raw({"prompt_tokens": 4, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}})
-    assert read_usage(add_usage(one, other)) == Reported(7, 6, 2, 1, False)
+    assert read_usage(add_usage(one, other)) == Reported(7, 6, 2, 1)
     assert add_usage(NOTHING, one) is one
     assert add_usage(one, NOTHING) is one
+
+
+def test_B15_a_sum_knows_no_side_that_a_part_lacks_and_stays_marked() -> None:
+    one, bad = raw({"prompt_tokens": 3, "completion_tokens": 5}), raw({"prompt_tokens": -4, "completion_tokens": 1})
+    assert read_usage(add_usage(one, bad)) == suspect(None, 6)
+    concluded = raw({"completion_tokens": 1, "total_tokens": 5})
+    assert read_usage(add_usage(one, concluded)) == suspect(7, 6)
+
+
+def reports(*said: tuple[int, ...]) -> Reported | None:
+    """What a stream of two choices comes to that says (choice that ends, prompt, completion), or (prompt, completion) alone."""
+    heard, last = ChoiceReports(), NOTHING
+    for *ends, prompt, completion in said:
+        choices = [EngineChoice(index, finish_reason="stop") for index in ends]
+        answer = EngineAnswer(choices, raw({"prompt_tokens": prompt, "completion_tokens": completion}))
+        heard.feed(answer)
+        last = answer.usage
+    return read_usage(last)
+
+
+def test_running_totals_of_several_choices_are_not_added_up() -> None:
+    assert reports((10, 1), (10, 2), (10, 3)) == Reported(10, 3)
+    assert reports((10, 1), (10, 2), (0, 10, 3), (1, 10, 3)) == Reported(10, 3)
+    assert reports((0, 10, 1), (1, 10, 2), (10, 3)) == Reported(10, 3), "more reports than choices"
+
+
+def test_one_report_for_each_choice_is_added_up() -> None:
+    assert reports((0, 10, 4), (1, 10, 5)) == Reported(10, 9)
+    assert reports((1, 10, 5), (0, 10, 4)) == Reported(10, 9)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
@@ -83,18 +293,12 @@ _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
-_NAMES = [
-    "prompt_tokens",
-    "completion_tokens",
-    "prompt_tokens_details",
-    "completion_tokens_details",
-    "reasoning_tokens",
-]
+_NAMES = sorted({name.partition(".")[0] for names in NAMES.values() for name in names})
 _DETAILS = st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), _json)
 
 
 @given(st.dictionaries(st.sampled_from([*_NAMES, "prompt_n", "cache_n", "predicted_n"]), _json | _DETAILS) | _json)
 def test_nothing_makes_it_fail_or_negative(said: Any) -> None:
-    for read in (read_usage(raw(said)), read_timings(raw(said))):
+    for read in (read_usage(raw(said)), read_input_usage(raw(said)), read_timings(raw(said))):
         if read is not None:
-            assert min(read.prompt, read.completion, read.cached, read.reasoning or 0) >= 0
+            assert min(read.prompt or 0, read.completion or 0, read.cached, read.reasoning or 0, read.total or 0) >= 0
