@@ -151,6 +151,97 @@ async def test_an_answer_ends_where_the_money_ends(gateway: GatewayProcess, mode
         assert row.billing_reason == "limit_reached"
 
 
+async def told_to_end(
+    gateway: GatewayProcess, upstream: FakeUpstream, limits: Limits, **fields: Any
+) -> tuple[int, UsageRow]:
+    """Output tokens that an engine which cannot count on the way was told to make at most, and the row."""
+    answer = await post(gateway, await key_with(gateway, limits), "long", **fields)
+    assert answer.status == 200, answer.body
+    row = next(row for row in await gateway.rows() if row.id == answer.header("id"))
+    asked = upstream.last.json
+    assert isinstance(asked, dict)
+    told = asked["max_tokens"]
+    assert row.output_tokens == told * fields.get("n", 1)
+    assert row.hold_nano is not None
+    assert row.cost_nano <= row.hold_nano
+    if told < 16_384:
+        assert (row.finish_reason, row.billing_reason) == ("length", "limit_reached")
+        assert "ended while the answer was made" in answer.json()["limit_reached"]
+    return told, row
+
+
+@pytest.mark.parametrize(
+    ("limits", "least", "most"),
+    [
+        (Limits(tokens_per_minute=10_000), 9_000, 9_500),
+        (Limits(tokens_per_minute=1_000), 128, 400),
+        (Limits(output_tokens_per_hour=3_000), 3_000, 3_000),
+        (Limits(output_tokens_per_day=200, tokens_per_minute=10_000), 200, 200),
+        (Limits(budget_total=1 * NANO), 1_000, 1_000),
+        (Limits(budget_per_month=NANO // 2, budget_per_day=NANO // 5), 200, 200),
+        (Limits(tokens_per_minute=100_000), 16_384, 16_384),
+    ],
+    ids=["rate", "small rate", "hour", "day", "budget", "month and day", "enough"],
+)
+async def test_B02_an_answer_without_max_tokens_may_have_what_is_left(
+    gateway: GatewayProcess, upstream: FakeUpstream, limits: Limits, least: int, most: int
+) -> None:
+    told, _ = await told_to_end(gateway, upstream, limits)
+    assert least <= told <= most
+
+
+async def test_B02_credit_and_a_cap_have_what_is_left_too(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    installation = await gateway.installation()
+    await installation.projects.add(Project("short", "Short", 1, tier_id="capped"))
+    answer = await post(gateway, await key_with(gateway, Limits(), "short"), "long")
+    assert answer.status == 200
+    asked = upstream.last.json
+    assert isinstance(asked, dict)
+    assert asked["max_tokens"] == 7_000, "the cap of the month"
+
+
+async def test_several_answers_share_what_is_left_of_a_budget(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    told, _ = await told_to_end(gateway, upstream, Limits(budget_total=6 * NANO), n=3)
+    assert told == 2_000
+
+
+async def test_too_little_for_an_answer_is_refused_and_a_small_max_tokens_gets_through(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(budget_total=NANO // 10))  # a hundred tokens
+    refused = await post(gateway, key, "long")
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert (await post(gateway, key, "long", max_tokens=101)).status == 429, "what was asked for is held as it is"
+    assert (await post(gateway, key, "long", max_tokens=50)).status == 200
+
+
+async def test_a_rate_that_is_used_up_says_when_to_come_again(gateway: GatewayProcess) -> None:
+    key = await key_with(gateway, Limits(tokens_per_minute=3_000))
+    assert (await post(gateway, key, "long")).status == 200
+    refused = await post(gateway, key, "long")
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.header("retry-after") or 0) <= 20, "until there is room for the least answer"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_engine_that_counts_goes_on_with_the_rest_of_a_step(gateway: GatewayProcess, stream: bool) -> None:
+    """8,000 tokens, of which 5,000 can be paid: a step of 4,096, and what is left of the next one."""
+    key = await key_with(gateway, Limits(budget_total=5 * NANO))
+    kept, gateway.key = gateway.key, key
+    heard: Heard = await ask(gateway, chat("counted", stream=stream))
+    gateway.key = kept
+    row = next(row for row in await gateway.rows() if row.id == heard.answer_id)
+    assert (row.finish_reason, row.billing_reason) == ("length", "limit_reached")
+    assert row.output_tokens == 5_000
+
+
+async def test_B02_a_picture_is_held_as_a_picture(gateway: GatewayProcess) -> None:
+    url = "data:image/png;base64," + "A" * 1_500_000
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it?"}]
+    key = await key_with(gateway, Limits(tokens_per_minute=20_000))
+    body = {"model": "five", "messages": [{"role": "user", "content": content}]}
+    answer = await gateway.post(CHAT, body, key=key)
+    assert answer.status == 200, answer.body
+
+
 async def test_prepaid_projects_need_credit(gateway: GatewayProcess) -> None:
     installation = await gateway.installation()
     await installation.projects.add(Project("paying", "Paying", 1, tier_id="prepaid"))
