@@ -298,9 +298,8 @@ class _Stream:
         if answer.error is not NOTHING and is_fault(answer.error):
             self._failure = self._failure or from_error_body(0, bytes(answer.error))
             return False
-        if given(answer.usage):
-            if not answer.choices:
-                self._counted = True
+        if given(answer.usage) and not answer.choices:
+            self._counted = True
         if self._reports is not None:
             self._reports.feed(answer)
         return True

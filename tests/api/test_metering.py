@@ -107,8 +107,10 @@ async def test_B15_embeddings_are_billed_by_their_total_or_their_text(
 
 @pytest.mark.parametrize("ids", [list(range(100)), [list(range(60)), list(range(40))]], ids=["ids", "lists of ids"])
 async def test_B15_token_ids_are_one_token_each(service: Service, ids: Any) -> None:
-    service.fake().script(Behaviour(body=b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[0.5]}]}'))
-    row = await service.row(await service.embed(ids if isinstance(ids[0], list) else [ids, [1]][:1]))
+    vectors = len(ids) if isinstance(ids[0], list) else 1
+    data = [{"index": index, "embedding": [0.5]} for index in range(vectors)]
+    service.fake().script(Behaviour(body=json.dumps({"data": data}).encode()))
+    row = await service.row(await service.embed(ids))
     assert row.input_tokens == 100
 
 
