@@ -19,6 +19,7 @@ from llmaas.errors import (
     Draining,
     EngineError,
     EngineFailed,
+    EngineRefused,
     InvalidRequest,
     LedgerUnavailable,
     LlmaasError,
@@ -38,7 +39,7 @@ from llmaas.protocol.embeddings import check_embeddings, render_embeddings
 from llmaas.protocol.engine import EngineAnswer, EngineEmbeddings
 from llmaas.protocol.needs import Needs, refusal
 from llmaas.protocol.pieces import Piece, Pieces
-from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, extra_members
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, JsonSchemaFormat, extra_members
 from llmaas.routing.policy import LeastBusy
 from llmaas.upstreams.base import Embedding, Generation, Upstream
 
@@ -222,6 +223,8 @@ class InferenceService:
                 raise
         except BaseException as cause:
             error = self._meaning(cause)
+            if isinstance(error, EngineRefused):
+                _name_schema(error, request)
             await settle_failure(settlement, error, start.meter)
             if error is cause:
                 raise
@@ -350,6 +353,14 @@ class _Start(Struct, eq=False):
         """Holds what a generation gave first against the request."""
         assert self.meter is not None  # noqa: S101 - it was asked
         return self.meter.begin(first)
+
+
+def _name_schema(error: EngineRefused, request: ChatRequest | CompletionRequest) -> None:
+    """A schema that an engine refuses is that of the answer, or else one of the tools'."""
+    if error.param == "response_format" and (
+        isinstance(request, CompletionRequest) or not isinstance(request.response_format, JsonSchemaFormat)
+    ):
+        error.param = "tools" if isinstance(request, ChatRequest) and request.tools else None
 
 
 def _explainer(settlement: Settlement) -> Any:

@@ -108,7 +108,7 @@ class ForcedCalls:
         return await self._generation.each(lambda answers: take(self._convert(answers)))
 
     async def ended(self) -> bool:
-        return await self._generation.ended()
+        return await self._generation.ended() and all(call.begun for call in self._calls.values())
 
     def abort(self, error: LlmaasError) -> None:
         self._generation.abort(error)

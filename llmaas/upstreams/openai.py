@@ -68,7 +68,13 @@ _TOO_LONG = (
 )
 _EMPTY = (b"", b"null")
 """Events without anything: some engines keep a connection alive so, llama.cpp begins streams of several prompts with `null`."""
-_NOT_ABLE = ("image input is not supported",)
+_NOT_ABLE = (
+    (re.compile(r"(?:image|audio|video) input is not supported"), "messages"),
+    (re.compile(r"does not support tools"), "tools"),
+    (re.compile(r"does not support thinking"), "reasoning_effort"),
+    (re.compile(r"does not support insert"), "suffix"),
+)
+"""What engines say of what a model can't take, and the parameter that asked for it."""
 _BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
 """What engines say of a schema that they can't hold an answer to."""
 
@@ -428,8 +434,11 @@ def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) 
     lowered = text.lower()
     if status in (0, 400, 413, 422, 500) and any(sign in lowered for sign in _TOO_LONG):
         return _too_long(lowered)
-    if any(sign in lowered for sign in _NOT_ABLE):
-        return EngineRefused("The engine of this model can't take this request: a part of it is not supported.")
+    for sign, param in _NOT_ABLE:
+        if sign.search(lowered):
+            return EngineRefused(
+                "The engine of this model can't take this request: a part of it is not supported.", param=param
+            )
     if status in {400, 422} and _BAD_SCHEMA.search(lowered):
         return EngineRefused(
             "The engine of this model can't hold an answer to this JSON schema.", param="response_format"

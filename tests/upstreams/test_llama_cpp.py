@@ -189,8 +189,9 @@ async def test_a_schema_that_the_engine_refuses_is_named(engine: Engine) -> None
     answer = await engine.chat(response_format=form)
     assert (answer.status, error_of(answer)["param"]) == (400, "response_format")
     tool = {"type": "function", "function": {"name": "f", "parameters": bad}}
-    answer = await engine.chat(tools=[tool], tool_choice="required")
-    assert (answer.status, error_of(answer)["param"]) == (400, "tools")
+    for choice in ("required", "auto"):
+        answer = await engine.chat(tools=[tool], tool_choice=choice)
+        assert (answer.status, error_of(answer)["param"]) == (400, "tools")
 
 
 async def test_an_answer_by_a_schema(engine: Engine) -> None:

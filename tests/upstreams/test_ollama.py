@@ -174,3 +174,20 @@ async def test_a_suffix_is_filled_in_by_the_template(service: Service) -> None:
     await service.complete("def f(", MODEL, suffix="return 1")
     sent = service.sent(KIND).json
     assert (sent["prompt"], sent["suffix"], sent["raw"]) == ("def f(", "return 1", False)
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ('"plain" does not support thinking', "reasoning_effort"),
+        ("registry.ollama.ai/library/plain does not support tools", "tools"),
+        ("registry.ollama.ai/library/plain does not support insert", "suffix"),
+        ("invalid JSON schema in format", "response_format"),
+    ],
+)
+async def test_what_a_model_cannot_do_is_named(service: Service, said: str, param: str) -> None:
+    service.fake(KIND).script(Behaviour(status=400, body=msgspec.json.encode({"error": said})))
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    answer = await service.chat(MODEL, tools=[TOOL], reasoning_effort="low", response_format=schema)
+    assert (answer.status, error_of(answer)["param"]) == (400, param)
+    assert "registry" not in answer.body.decode()
