@@ -33,7 +33,8 @@ _REPLACEMENT = "\ufffd"
 # Bytes that are no UTF-8 are read as U+DC80..U+DCFF, which may also follow the first half of a real pair.
 _STRAY_BYTES = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
 _UNFINISHED = re.compile(
-    "(?:[\ud800-\udbff]|[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2})$"
+    "(?:[\ud800-\udbff]"
+    "|(?<![\ud800-\udbff])(?:[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2}))$"
 )
 _TEXT_OF_PART = ("text", "content", "value")
 T = TypeVar("T")

@@ -107,7 +107,10 @@ def test_A16_what_is_no_object_or_too_long_to_mend_is_the_engines_failure(data: 
         lenient_answer(data)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), st.data())
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\U000268c2😀é日"), min_size=1, max_size=30),
+    st.data(),
+)
 def test_a_text_cut_into_halves_anywhere_is_whole_again(text: str, data: st.DataObject) -> None:
     """Cut between the two halves of surrogate pairs, as engines do that count in UTF-16, or between bytes of UTF-8."""
     by_pairs = data.draw(st.booleans())
