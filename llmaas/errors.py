@@ -34,8 +34,11 @@ No HTTP status and no wire format here: each surface renders the tree from one t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LONGEST_WAIT_S: Final = 366 * 86_400.0
 
 
 class LlmaasError(Exception):
@@ -52,7 +55,7 @@ class LlmaasError(Exception):
         self.message = message
         self.param = param
         self.hint = hint
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = None if retry_after_s is None else _bounded(retry_after_s)
 
 
 class InvalidRequest(LlmaasError):
@@ -213,6 +216,11 @@ class ConfigurationError(LlmaasError):
     def __init__(self, problems: Sequence[str], *, param: str | None = None) -> None:
         super().__init__("; ".join(problems), param=param)
         self.problems = tuple(problems)
+
+
+def _bounded(wait_s: float) -> float | None:
+    """A number that every surface can write, whoever it comes from."""
+    return min(max(wait_s, 0.0), _LONGEST_WAIT_S) if math.isfinite(wait_s) else None
 
 
 def forget_frames(error: BaseException) -> None:

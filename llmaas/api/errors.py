@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import msgspec
+import structlog
 
 from llmaas import errors
 from llmaas.api.standing import standing_headers
@@ -47,6 +48,9 @@ TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
 }
 _RETRY_AFTER_S = 1.0
 _json = msgspec.json.Encoder()
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.api")
+_UNTOLD = LlmaasError("Something went wrong on our side.")
+"""In place of an error that can't be rendered: whatever was wrong with it, the caller gets an answer."""
 
 
 def error_object(error: LlmaasError) -> dict[str, Any]:
@@ -59,6 +63,14 @@ def error_object(error: LlmaasError) -> dict[str, Any]:
 
 def render(error: LlmaasError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body of an answer that is an error."""
+    try:
+        return _render(error)
+    except Exception:  # noqa: BLE001 - the net under the renderer: without it the connection would end without a byte
+        _log.exception("error_not_rendered", code=error.code)
+        return _render(_UNTOLD)
+
+
+def _render(error: LlmaasError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     status, _, _ = TABLE[type(error)]
     headers = [(b"content-type", b"application/json")]
     if status == 401:
@@ -79,4 +91,4 @@ def render(error: LlmaasError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
 
 def render_event(error: LlmaasError) -> bytes:
     """The event that ends a stream whose head is sent already."""
-    return b"data: " + _json.encode(error_object(error)) + b"\n\n"
+    return b"data: " + render(error)[2] + b"\n\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -58,7 +59,7 @@ class HttpReply(Struct, eq=False):
         loop = self._loop = asyncio.get_running_loop()
         self._last_sent_s = loop.time()
         self._ping_timer = loop.call_later(self._ping_interval_s, self._ping, loop)
-        head = self._request.head(200, [*_STREAM_HEAD, (b"backend", _json.encode(backend))])
+        head = self._request.head(200, [*_STREAM_HEAD, (b"backend", _labels(backend))])
         await self._channel.begin(200, head, data)
 
     def send(self, data: bytes) -> bool:
@@ -75,7 +76,7 @@ class HttpReply(Struct, eq=False):
 
     def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> Awaitable[None]:
         self._ended = True
-        return respond(self._request, 200, [JSON, (b"backend", _json.encode(backend))], body)
+        return respond(self._request, 200, [JSON, (b"backend", _labels(backend))], body)
 
     async def fail(self, error: LlmaasError) -> None:
         """End a begun stream with an error event; before that, raise the error, so that it gets its own status."""
@@ -105,6 +106,12 @@ class HttpReply(Struct, eq=False):
                 self._tasks.spawn(self.ready(), name="ping")
             quiet_s = 0.0
         self._ping_timer = loop.call_later(self._ping_interval_s - quiet_s, self._ping, loop)
+
+
+def _labels(backend: dict[str, str]) -> bytes:
+    """As the value of a header, which is ASCII: servers and clients read other bytes in different ways."""
+    encoded = _json.encode(backend)
+    return encoded if encoded.isascii() else json.dumps(backend, separators=(",", ":")).encode()
 
 
 def _gone() -> ClientGone:

@@ -55,7 +55,8 @@ from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationReques
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
-from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, from_error_body, merge_system, refusal
+from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, merge_system
+from llmaas.upstreams.refusals import Asked, from_error_body, refusal
 
 _UNABLE: frozenset[Need] = frozenset(
     {
@@ -137,10 +138,13 @@ class OllamaUpstream:
             if demands_call(request):
                 asked = as_schema(request, "auto")
                 return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
-            return _Lines(self._send(target, "/api/chat", _with(_chat_body(target, request), extra)))
+            return _Lines(
+                self._send(target, "/api/chat", _with(_chat_body(target, request), extra)), Asked("messages", own=True)
+            )
         prompts = prompt_list(request.prompt)
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
-        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body)) for body in bodies]
+        told = Asked("prompt", own=True)
+        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body), told) for body in bodies]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
@@ -148,7 +152,7 @@ class OllamaUpstream:
         body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
-        return _EmbedCall(self._send(target, "/api/embed", body))
+        return _EmbedCall(self._send(target, "/api/embed", body), Asked("input", own=True))
 
     def _send(self, target: Target, path: str, body: dict[str, Any]) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
@@ -234,8 +238,9 @@ class _Lines:
 
     complete = False
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked) -> None:
         self._exchange = exchange
+        self._asked = asked
         self._rest = bytearray()
         self._said = False
         self._done = False
@@ -246,7 +251,7 @@ class _Lines:
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status)
+            raise await refusal(self._exchange, status, self._asked)
         held: list[EngineAnswer] = []
         while (answers := await self._next()) is not None:
             held = [*held[-1:], *answers]
@@ -312,7 +317,7 @@ class _Lines:
             line = _lenient_line(raw)
             self._halves = self._halves or Halves()
         if line.error is not NOTHING and is_fault(line.error):
-            failure = from_error_body(0, bytes(line.error))
+            failure = from_error_body(0, bytes(line.error), self._asked)
             raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
         choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if line.logprobs else NOTHING)
         if line.message is not None:
@@ -404,20 +409,21 @@ def _lenient_embedded(body: bytes) -> _Embedded:
 
 
 class _EmbedCall:
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked) -> None:
         self._exchange = exchange
+        self._asked = asked
 
     async def first(self) -> EngineEmbeddings:
         status = await self._exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status)
+            raise await refusal(self._exchange, status, self._asked)
         body = await self._exchange.read_all(MAX_ANSWER_BYTES)
         try:
             answer = _embedded_decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             answer = _lenient_embedded(body)
         if answer.error is not NOTHING and is_fault(answer.error):
-            raise from_error_body(0, bytes(answer.error))
+            raise from_error_body(0, bytes(answer.error), self._asked)
         if answer.embeddings is None:
             raise EngineFailed("The engine's answer has no embeddings.")
         data = [EngineEmbedding(vector, index) for index, vector in enumerate(answer.embeddings)]

@@ -1,12 +1,10 @@
 """Engines that speak OpenAI's language: llama.cpp's server, vLLM, and any compatible server or provider.
 
-A request to an engine is built new: the typed fields of ours, the engine's own name for the model, our own headers. Foreign
-statuses and error bodies become our errors here, from one table, and their text goes to the log only.
+A request to an engine is built new: the typed fields of ours, the engine's own name for the model, our own headers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -18,11 +16,8 @@ from msgspec import Struct
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.errors import (
-    ContextTooLong,
-    EngineBusy,
     EngineError,
     EngineFailed,
-    EngineRefused,
     InvalidRequest,
     LlmaasError,
 )
@@ -54,30 +49,11 @@ from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationReques
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
+from llmaas.upstreams.refusals import Asked, from_error_body, refusal
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-_MAX_ERROR_BYTES = 64 * 1024
-_WINDOW = re.compile(r"maximum context length(?: is|:)? (\d+)|context (?:size|window|length)[^0-9]{0,20}(\d+)")
-_TOO_LONG = (
-    "context_length_exceeded",
-    "exceed_context_size",
-    "maximum context length",
-    "context size",
-    "input length exceeds",
-    "too large to process",
-)
 _EMPTY = (b"", b"null")
 """Events without anything: some engines keep a connection alive so, llama.cpp begins streams of several prompts with `null`."""
-_NOT_ABLE = (
-    (re.compile(r"(?:image|audio|video) input is not supported"), "messages"),
-    (re.compile(r"does not support tools"), "tools"),
-    (re.compile(r"does not support thinking"), "reasoning_effort"),
-    (re.compile(r"does not support insert"), "suffix"),
-)
-"""What engines say of what a model can't take, and the parameter that asked for it."""
-_BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
-"""What engines say of a schema that they can't hold an answer to."""
-
 LLAMA_CPP = Traits(
     exact_while_streaming=True,
     always_streams=True,
@@ -122,6 +98,10 @@ class OpenAiUpstream:
         self._locate = locate
         self._timeouts = timeouts
         self._posts = Posts()
+        own = not self._is_foreign
+        self._asked_chat, self._asked_text, self._asked_input = (
+            Asked(param, own) for param in ("messages", "prompt", "input")
+        )
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
@@ -146,14 +126,15 @@ class OpenAiUpstream:
             body = _LLAMA_CPP + body[1:]
         if extra:
             body = _json.encode(extra)[:-1] + b"," + body[1:]
+        told = self._asked_chat if chat else self._asked_text
         exchange = self._send(target, "/chat/completions" if chat else "/completions", body)
         if not stream:
-            return _Whole(exchange)
-        return _Stream(exchange, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
+            return _Whole(exchange, told)
+        return _Stream(exchange, told, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
-        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)))
+        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)), self._asked_input)
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
@@ -193,8 +174,9 @@ class _Stream:
 
     complete = False
 
-    def __init__(self, exchange: Exchange, *, counts_each_choice: bool) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
+        self._asked = asked
         self._sse = SseDecoder()
         self._reports = ChoiceReports() if counts_each_choice else None
         self._counted = False
@@ -205,7 +187,7 @@ class _Stream:
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status)
+            raise await refusal(self._exchange, status, self._asked)
         if not self._exchange.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             error = EngineFailed("The engine did not answer with a stream.")
             self._exchange.abort(error)
@@ -302,7 +284,7 @@ class _Stream:
     def _is_sound(self, answer: EngineAnswer) -> bool:
         """Whether it is no error; takes note of that, or of its usage."""
         if answer.error is not NOTHING and is_fault(answer.error):
-            self._failure = self._failure or from_error_body(0, bytes(answer.error))
+            self._failure = self._failure or from_error_body(0, bytes(answer.error), self._asked)
             return False
         if given(answer.usage) and not answer.choices:
             self._counted = True
@@ -337,13 +319,14 @@ class _Whole(Struct, eq=False):
     """
 
     _exchange: Exchange
+    _asked: Asked
     complete: bool = True
 
     async def first(self) -> Sequence[EngineAnswer]:
         exchange = self._exchange
         status = await exchange.head()
         if status != 200:
-            raise await refusal(exchange, status)
+            raise await refusal(exchange, status, self._asked)
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
         except EngineFailed as broken:
@@ -356,7 +339,7 @@ class _Whole(Struct, eq=False):
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer = Halves().join(lenient_answer(body), whole=True)
         if answer.error is not NOTHING and is_fault(answer.error):
-            raise from_error_body(0, bytes(answer.error))
+            raise from_error_body(0, bytes(answer.error), self._asked)
         if not answer.choices:
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]
@@ -372,14 +355,15 @@ class _Whole(Struct, eq=False):
 
 
 class _Embeddings:
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked) -> None:
         self._exchange = exchange
+        self._asked = asked
 
     async def first(self) -> EngineEmbeddings:
         exchange = self._exchange
         status = await exchange.head()
         if status != 200:
-            raise await refusal(exchange, status)
+            raise await refusal(exchange, status, self._asked)
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
         except EngineFailed as broken:
@@ -392,7 +376,7 @@ class _Embeddings:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer = lenient_embeddings(body)
         if answer.error is not NOTHING and is_fault(answer.error):
-            raise from_error_body(0, bytes(answer.error))
+            raise from_error_body(0, bytes(answer.error), self._asked)
         if answer.data is None:
             raise EngineFailed("The engine's answer has no embeddings.")
         return answer
@@ -416,52 +400,6 @@ def _is_json(payload: bytes) -> bool:
     except EngineFailed:
         return False
     return True
-
-
-async def refusal(exchange: Exchange, status: int) -> LlmaasError:
-    """What an engine's answer of another status than 200 means to us."""
-    try:
-        body = await exchange.read_all(_MAX_ERROR_BYTES)
-    except EngineError as error:
-        body = str(error).encode()
-    return from_error_body(status, body, exchange.headers.get(b"retry-after"))
-
-
-def from_error_body(status: int, body: bytes, retry_after: bytes | None = None) -> LlmaasError:
-    """The one table of foreign errors. `status` 0: an error inside an answer of status 200. The text is logged, not relayed."""
-    text = body[:2000].decode("utf-8", "replace")
-    _log.info("engine_error", status=status, size_bytes=len(body))
-    lowered = text.lower()
-    if status in (0, 400, 413, 422, 500) and any(sign in lowered for sign in _TOO_LONG):
-        return _too_long(lowered)
-    for sign, param in _NOT_ABLE:
-        if sign.search(lowered):
-            return EngineRefused(
-                "The engine of this model can't take this request: a part of it is not supported.", param=param
-            )
-    if status in {400, 422} and _BAD_SCHEMA.search(lowered):
-        return EngineRefused(
-            "The engine of this model can't hold an answer to this JSON schema.", param="response_format"
-        )
-    if status in {429, 503}:
-        seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
-        return EngineBusy("The engine is busy.", retry_after_s=seconds)
-    if status in (400, 404, 413, 415, 422) and status != 404:
-        return EngineRefused("The engine can't take this request: one of its parameters is not supported or not valid.")
-    return EngineFailed("The engine failed.", hint=f"status {status}")
-
-
-def _too_long(lowered: str) -> ContextTooLong:
-    match = _WINDOW.search(lowered)
-    window = next((g for g in match.groups() if g), None) if match else None
-    if (named := re.search(r'"n_ctx":\s*(\d+)', lowered)) is not None:
-        window = named.group(1)
-    limit = (
-        f"This model's maximum context length is {window} tokens."
-        if window
-        else "This request exceeds the model's maximum context length."
-    )
-    return ContextTooLong(f"{limit} Please reduce the length of the messages or the completion.", param="messages")
 
 
 def merge_system(messages: list[Message]) -> list[Message]:

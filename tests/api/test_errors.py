@@ -70,3 +70,17 @@ def test_loading_says_how_far() -> None:
     error = msgspec.json.decode(body)["error"]
     assert (error["state"], error["progress"], error["eta_seconds"]) == ("pulling", 0.5, 12.0)
     assert dict(headers)[b"retry-after"] == b"12"
+
+
+@pytest.mark.parametrize("wait_s", [float("inf"), float("nan"), 1e300, -5.0, 10.0**18])
+def test_any_number_of_seconds_can_be_written(wait_s: float) -> None:
+    _, headers, _ = render(errors.EngineBusy("busy", retry_after_s=wait_s))
+    assert 1 <= int(dict(headers)[b"retry-after"]) <= 366 * 86_400
+
+
+def test_an_error_that_cannot_be_rendered_is_still_an_answer() -> None:
+    error = errors.InvalidRequest("\ud800")
+    status, headers, body = render(error)
+    assert (status, dict(headers)[b"content-type"]) == (500, b"application/json")
+    assert msgspec.json.decode(body)["error"]["code"] == "internal_error"
+    assert render_event(error) == b"data: " + body + b"\n\n"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import GatewayProcess, fleet_of
 from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, MAX_BODY_BYTES, ORIGIN, Service, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -274,3 +278,20 @@ async def test_health_has_two_names(service: Service) -> None:
     for path in ("/health", "/healthz"):
         answer = await service.request("GET", path, key="")
         assert (answer.status, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_headers_are_ascii_whatever_a_machine_is_called(tmp_path: Path, stream: bool) -> None:
+    async with FakeUpstream() as up:
+        fleet = fleet_of(up.base_url, ["m"])
+        named = dataclasses.replace(fleet.backends[0], machine_name="Straße-模😀")
+        gateway = GatewayProcess(tmp_path)
+        await gateway.apply(dataclasses.replace(fleet, backends=(named,)))
+        await gateway.start()
+        try:
+            answer = await gateway.post(CHAT, {**BODY, "model": "m", "stream": stream})
+        finally:
+            await gateway.close()
+    value = answer.header("backend") or ""
+    assert value.isascii()
+    assert msgspec.json.decode(value)["machine_name"] == "Straße-模😀"

@@ -1,0 +1,194 @@
+"""What an engine's refusal or error means to us: the one table of foreign errors, in the words of the engines themselves.
+
+An engine's text is not relayed, with one exception: of the engines that one runs oneself, the sentence with which they refuse
+a request (400, 422) is passed on, made safe, because nothing else tells the caller what to change.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import structlog
+
+from llmaas.errors import ContextTooLong, EngineBusy, EngineError, EngineFailed, EngineRefused, LlmaasError
+from llmaas.protocol.lenient import clean, read_json
+from llmaas.upstreams.http import Exchange
+
+LONGEST_WAIT_S: Final = 120
+"""Client libraries honour a `retry-after` up to this, and beyond it do not try again at all."""
+_MAX_ERROR_BYTES = 64 * 1024
+_SHOWN_CHARS = 300
+_NUMBER = r"(\d[\d,]{0,12})"
+TOO_LONG: tuple[re.Pattern[str], ...] = tuple(
+    re.compile(text.replace("N", _NUMBER))
+    for text in (
+        r"maximum context length(?: is|:| of)? \(?N",  # OpenAI, vLLM, SGLang, OpenRouter
+        r"too large for model with N maximum context length",  # Mistral
+        r'"?n_ctx\\?"?:\s*N',  # llama.cpp, in its structured error
+        r"available context size(?: \(N tokens\))?",  # llama.cpp, older Ollama
+        r"too large to process",  # llama.cpp, more than its batch
+        r"longer than the maximum (?:model|input) length(?: of N)?",  # vLLM
+        r"longer than the model'?s context length(?: \(N| of N)?",  # Together, SGLang
+        r"(?:input|prompt) length[^.]{0,80}exceeds (?:the )?(?:maximum allowed|maximum|context) (?:input )?length(?: of N| \(N)?",
+        r"exceeds the (?:model'?s )?context (?:window|limit|length)(?: of N)?",  # OpenAI, older Ollama
+        r"exceeded (?:max |the maximum )?context length",  # Ollama's hosted models: the number they tell is the surplus
+        r"prompt is too long(?:: \d+ tokens > N maximum)?",  # Anthropic
+        r"exceed context limit(?:: \d+ \+ \d+ > N)?",  # Anthropic
+        r"input token count[^.]{0,40}exceeds the maximum number of tokens allowed(?: \(N\))?",  # Gemini
+        r"maximum prompt length is N",  # xAI
+        r"reduce the length of the (?:messages|prompt|input)",  # Groq
+        r"`inputs` tokens \+ `max_new_tokens` must be <= N",  # TGI
+        r"`inputs` must have (?:less than|at most) N",  # TGI
+        r"greater than the context length(?: \(n_ctx: N\))?",  # LM Studio
+        r"context length of only N tokens",  # LM Studio
+        r"context overflow|context (?:the )?overflows",  # LM Studio
+        r"configured (?:limit|context size)(?: of| is) N",  # OpenAI's later models, DS4
+        r"input is too long for requested model",  # Bedrock
+        r"context window exceeds limit(?: \(N\))?",  # MiniMax
+        r"exceeded model token limit(?:: N)?",  # Moonshot
+        r"range of input length should be \[\d+, N\]",  # Qwen
+        r"prompt exceeds max length",  # Zhipu
+        r"prompt token count of \d+ exceeds the limit of N",  # GitHub
+        r"too many tokens: [^.]{0,60}prompt",  # Cohere
+        r"must have less than N tokens",  # text-embeddings-inference
+        r"context_length_exceeded|model_context_window_exceeded|exceed_context_size",  # as a code
+    )
+)
+"""How engines say that a prompt does not fit, most telling first; N is the window where they name it."""
+_OF_OUTPUT = re.compile(
+    r"(?:max_tokens|max_completion_tokens|max_output_tokens)['\"`]?\s+is too large(?!.*context length)"
+)
+_NOT_ABLE = (
+    (re.compile(r"(?:image|audio|video) input is not supported"), "messages"),
+    (re.compile(r"does not support tools"), "tools"),
+    (re.compile(r"does not support thinking"), "reasoning_effort"),
+    (re.compile(r"does not support insert"), "suffix"),
+)
+"""What engines say of what a model can't take, and the parameter that asked for it."""
+_BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
+"""What engines say of a schema that they can't hold an answer to."""
+_UNSAFE = re.compile(
+    r"[a-z][a-z0-9+.-]*://\S+"  # addresses
+    r"|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?"
+    r"|\[?(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}\]?(?!\w)"
+    r"|\blocalhost(?::\d+)?|\b[\w-]+(?:\.[\w-]+)+:\d+"
+    r"|\b[\w.+-]+@[\w-]+\.[\w.]+"
+    r"|(?:[a-z]:)?(?:[/\\][\w.@%+~-]+){2,}[/\\]?|[/\\](?:tmp|etc|root|home|usr|var|opt|srv|mnt|data|models?)\b\S*"  # paths
+    r"|\bfile \"[^\"]*\"|\bline \d+, in \S+"
+    r"|\b(?:bearer|basic|token|api[_-]?key|password|secret)[\s:=]+\S+"  # secrets
+    r"|\b(?:sk|pk|rk|hf|gh[opsu]|xox[bap]|org|proj)[-_]\S{4,}"
+    r"|\b(?=\w*\d)[\w-]{24,}",
+    re.IGNORECASE,
+)
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a refusal needs to know of its request. `param`: where its text stands. `own`: the engine is one's own."""
+
+    param: str
+    own: bool
+
+
+async def refusal(exchange: Exchange, status: int, asked: Asked) -> LlmaasError:
+    """What an engine's answer of another status than 200 means to us."""
+    return from_error_body(status, await error_body(exchange), asked, exchange.headers)
+
+
+async def error_body(exchange: Exchange) -> bytes:
+    try:
+        return await exchange.read_all(_MAX_ERROR_BYTES)
+    except EngineError as error:
+        return str(error).encode()
+
+
+def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes, bytes] | None = None) -> LlmaasError:
+    """`status` 0: an error inside an answer of status 200."""
+    lowered = body[:4000].decode("utf-8", "replace").lower()
+    _log.info("engine_error", status=status, size_bytes=len(body))
+    if status in {0, 400, 413, 422, 500} and (error := _too_long(lowered, asked)) is not None:
+        return error
+    for sign, param in _NOT_ABLE:
+        if sign.search(lowered):
+            return EngineRefused(
+                "The engine of this model can't take this request: a part of it is not supported.", param=param
+            )
+    if status in {400, 422} and _BAD_SCHEMA.search(lowered):
+        return EngineRefused(
+            "The engine of this model can't hold an answer to this JSON schema.", param="response_format"
+        )
+    if status in {429, 503}:
+        return EngineBusy("The engine is busy.", retry_after_s=wait_s(headers or {}))
+    if status in {400, 413, 415, 422}:
+        said = sentence(body) if asked.own and status in {400, 422} else None
+        plain = "The engine can't take this request: one of its parameters is not supported or not valid."
+        return EngineRefused(plain if said is None else f"The engine can't take this request: {said}")
+    return EngineFailed("The engine failed.", hint=f"status {status}")
+
+
+def wait_s(headers: dict[bytes, bytes]) -> float | None:
+    """Seconds that an engine wants its callers to wait (RFC 9110, section 10.2.3), at least 1 and at most LONGEST_WAIT_S; None when
+    it does not say. A date is held against the answer's own, so that no clock has to agree with another.
+    """
+    value = headers.get(b"retry-after", b"").strip()[:64].decode("latin-1")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(value)
+            seconds = (until - parsedate_to_datetime(headers.get(b"date", b"").decode("latin-1"))).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    if not seconds >= 0:
+        return None
+    return min(max(seconds, 1.0), LONGEST_WAIT_S)
+
+
+def sentence(body: bytes) -> str | None:
+    """What an engine says is wrong, in one short line without addresses, paths and secrets; None when it says nothing."""
+    try:
+        text = _message(read_json(body))
+    except EngineError:
+        return None
+    if text is None:
+        return None
+    line = " ".join("".join(char if char.isprintable() else " " for char in clean(text)[: 4 * _SHOWN_CHARS]).split())
+    line = _UNSAFE.sub("…", line)
+    if len(line) > _SHOWN_CHARS:
+        line = line[:_SHOWN_CHARS].rstrip() + "…"
+    return line or None
+
+
+def _message(value: Any) -> str | None:
+    """The sentence in an error of any engine: in `error`, `message` or `detail`, of which the last may be a list."""
+    match value:
+        case str():
+            return value if value.strip() else None
+        case list():
+            found = [text for item in value[:3] if (text := _message(item)) is not None]
+            return "; ".join(found) or None
+        case dict():
+            return next((t for name in ("error", "message", "msg", "detail") if (t := _message(value.get(name)))), None)
+    return None
+
+
+def _too_long(lowered: str, asked: Asked) -> ContextTooLong | None:
+    if _OF_OUTPUT.search(lowered):
+        return None
+    found = [match for pattern in TOO_LONG if (match := pattern.search(lowered)) is not None]
+    if not found:
+        return None
+    window = next((int(n.replace(",", "")) for match in found for n in match.groups() if n), None)
+    limit = (
+        "This request exceeds the model's maximum context length."
+        if window is None
+        else f"This model's maximum context length is {window} tokens. Input tokens exceed the configured limit of {window} tokens."
+    )
+    part = {"messages": "messages or the completion", "prompt": "prompt or the completion"}.get(
+        asked.param, asked.param
+    )
+    return ContextTooLong(f"{limit} Please reduce the length of the {part}.", param=asked.param)

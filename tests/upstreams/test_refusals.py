@@ -1,0 +1,201 @@
+"""What engines say when they refuse, in their own words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmaas.domain.models import ProviderKind
+from llmaas.errors import ContextTooLong, EngineBusy, EngineFailed, EngineRefused
+from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, from_error_body, sentence
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.raw_http import RawResponse
+from tests.service import KINDS, Service, error_of, model_of
+
+CHAT, OUTSIDE = Asked("messages", own=True), Asked("messages", own=False)
+
+TOO_LONG = [
+    ("This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.", 8192),
+    ("This model's maximum context length is 128,000 tokens. However, you requested 65535 output tokens", 128_000),
+    (
+        "The decoder prompt (length 9000) is longer than the maximum model length of 8192. Make sure",
+        8192,
+    ),
+    (
+        "'max_tokens' or 'max_completion_tokens' is too large: 400. This model's maximum context length is 8192 tokens",
+        8192,
+    ),
+    ("Requested token count exceeds the model's maximum context length of 8192 tokens. You requested 9000", 8192),
+    ("The input (9000 tokens) is longer than the model's context length (8192 tokens).", 8192),
+    ("Input length 9000 exceeds the maximum allowed input length of 8192 tokens.", 8192),
+    ("request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it", 8192),
+    ("the request exceeds the available context size. try increasing the context size or enable context shift", None),
+    ("input (9000 tokens) is too large to process. increase the physical batch size (current batch size: 512)", None),
+    ("the input length exceeds the context length", None),
+    ("prompt too long; exceeded max context length by 512 tokens", None),
+    ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. Given: 9000 `inputs` tokens", 8192),
+    ("Input validation error: `inputs` must have less than 8192 tokens. Given: 9000", 8192),
+    (
+        "Trying to keep the first 9000 tokens when context the overflows. It is loaded with context length of only 8192 tokens",
+        8192,
+    ),
+    ("The number of tokens to keep from the initial prompt is greater than the context length (n_ctx: 8192)", 8192),
+    ("prompt is too long: 213462 tokens > 200000 maximum", 200_000),
+    ("input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length", 200_000),
+    ("The input token count (1196265) exceeds the maximum number of tokens allowed (1048576).", 1_048_576),
+    ("Please reduce the length of the messages or completion.", None),
+    ("This model's maximum prompt length is 131072 but the request contains 537812 tokens.", 131_072),
+    ("Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 428548 tokens.", 272_000),
+    ("Your input exceeds the context window of this model. Please adjust your input and try again.", None),
+    ("Prompt contains 9000 tokens and 0 draft tokens, too large for model with 8192 maximum context length", 8192),
+    ("Input is too long for requested model.", None),
+    ("invalid params, context window exceeds limit (2013)", 2013),
+    ("Your request exceeded model token limit: 262144 (requested: 300000)", 262_144),
+    ("<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]", 129_024),
+    ("too many tokens: total number of tokens in the prompt cannot exceed 4081", None),
+]
+
+
+@pytest.mark.parametrize(("said", "window"), TOO_LONG, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize("status", [400, 413, 422, 500, 0])
+def test_too_long_is_known_in_everybodys_words(said: str, window: int | None, status: int) -> None:
+    error = from_error_body(status, json.dumps({"error": {"message": said}}).encode(), OUTSIDE)
+    assert isinstance(error, ContextTooLong)
+    assert "maximum context length" in error.message
+    if window is not None:
+        assert f"maximum context length is {window} tokens" in error.message
+        assert f"Input tokens exceed the configured limit of {window} tokens" in error.message
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
+        "Unsupported value: 'temperature' does not support 0.2 with this model.",
+        "The image is too large",
+        "rate limit exceeded",
+    ],
+)
+def test_other_refusals_are_not_too_long(said: str) -> None:
+    error = from_error_body(400, json.dumps({"error": {"message": said}}).encode(), OUTSIDE)
+    assert isinstance(error, EngineRefused)
+    assert error.message == "The engine can't take this request: one of its parameters is not supported or not valid."
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": " 7.5 "}, 7.5),
+        ({"retry-after": "0"}, 1),
+        ({"retry-after": "0.2"}, 1),
+        ({"retry-after": "9" * 400}, LONGEST_WAIT_S),
+        ({"retry-after": "1e400"}, LONGEST_WAIT_S),
+        ({"retry-after": "94608000"}, LONGEST_WAIT_S),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "\xff"}, None),
+        ({"retry-after": "Mon, 30 Nov 2026 20:00:30 GMT", "date": "Mon, 30 Nov 2026 20:00:00 GMT"}, 30),
+        ({"retry-after": "Fri, 30 Nov 2029 20:00:30 GMT", "date": "Mon, 30 Nov 2026 20:00:00 GMT"}, LONGEST_WAIT_S),
+        ({"retry-after": "Mon, 30 Nov 2026 19:00:00 GMT", "date": "Mon, 30 Nov 2026 20:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 30 Nov 2026 20:00:30 GMT"}, None),
+        ({"retry-after": "Mon, 99 Foo 99999 25:00:00"}, None),
+    ],
+)
+def test_a_wait_is_bounded_whatever_form_it_has(headers: dict[str, str], wait_s: float | None) -> None:
+    sent = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+    for status in (429, 503):
+        error = from_error_body(status, b"", CHAT, sent)
+        assert isinstance(error, EngineBusy)
+        assert error.retry_after_s == wait_s
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"error": {"message": "temperature must be at most 2"}}, "temperature must be at most 2"),
+        ({"error": "temperature must\n be\tat most\x00 2"}, "temperature must be at most 2"),
+        ({"message": "bad", "object": "error"}, "bad"),
+        ({"detail": [{"loc": ["body"], "msg": "one"}, {"msg": "two"}]}, "one; two"),
+        ({"detail": "bad"}, "bad"),
+        ({"error": {"message": "no file /srv/models/x.gguf at http://10.0.0.7:8000/v1"}}, "no file … at …"),
+        (
+            {"error": {"message": "10.0.0.7:8000 said no to ma02.lab.example:8000 and [fe80::1:2:3]"}},
+            "… said no to … and …",
+        ),
+        (
+            {"error": {"message": "key sk-abcdef12345 of a@b.example, Bearer xyz.abc is wrong"}},
+            "key … of …, … is wrong",
+        ),
+        ({"error": {"message": "C:\\Users\\me\\model.bin is 0123456789abcdef0123456789abcdef"}}, "… is …"),
+        ({"error": {"message": "x" * 1_000}}, "x" * 300 + "…"),
+        ({"error": {"message": ""}}, None),
+        ({"error": {"code": 5}}, None),
+        ([], None),
+    ],
+)
+def test_a_sentence_is_short_and_tells_no_secret(body: Any, told: str | None) -> None:
+    assert sentence(json.dumps(body).encode()) == told
+    assert sentence(b"<html>no JSON</html>") is None
+
+
+def test_half_characters_of_an_engine_are_written_properly() -> None:
+    assert sentence(b'{"error":"a\\ud800b\xff"}') == "a\ufffdb\ufffd"
+
+
+def test_only_ones_own_engines_are_quoted_and_only_when_they_refuse() -> None:
+    body = b'{"error":{"message":"top_k must be positive"}}'
+    own, outside = from_error_body(400, body, CHAT), from_error_body(400, body, OUTSIDE)
+    assert own.message == "The engine can't take this request: top_k must be positive"
+    assert "top_k" not in outside.message
+    failed = from_error_body(500, body, CHAT)
+    assert isinstance(failed, EngineFailed)
+    assert "top_k" not in failed.message
+
+
+async def ask(service: Service, kind: ProviderKind, endpoint: str, behaviour: Behaviour) -> RawResponse:
+    service.fake(kind).script(behaviour)
+    if endpoint == "embeddings":
+        return await service.embed("a", model_of(kind, "embed"))
+    return await (service.chat if endpoint == "chat" else service.complete)(
+        model=model_of(kind, "plain"), **({} if endpoint == "chat" else {"prompt": "a"})
+    )
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("endpoint", "param"), [("chat", "messages"), ("completion", "prompt"), ("embeddings", "input")]
+)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_too_long_is_named(service: Service, kind: ProviderKind, endpoint: str, param: str) -> None:
+    answer = await ask(service, kind, endpoint, Behaviour(error="context_vllm"))
+    error = error_of(answer)
+    assert (answer.status, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+    assert param in error["message"]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("endpoint", ["chat", "completion", "embeddings"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_callers_read_what_their_own_engine_finds_wrong(
+    service: Service, kind: ProviderKind, endpoint: str
+) -> None:
+    answer = await ask(
+        service, kind, endpoint, Behaviour(body=b'{"error":{"message":"top_k must be positive"}}', status=400)
+    )
+    error = error_of(answer)
+    assert (answer.status, error["code"]) == (400, "engine_refused")
+    assert ("top_k must be positive" in error["message"]) is (kind is not ProviderKind.OPENAI)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("value", ["9" * 400, "94608000", "1e999", "-1", "Fri, 30 Nov 2029 20:00:30 GMT"])
+async def test_a_wait_without_a_bound_ends_no_connection(service: Service, value: str) -> None:
+    service.fake().script(Behaviour(error="rate_limit", headers=(("retry-after", value),)))
+    answer = await service.chat()
+    assert (answer.status, error_of(answer)["code"]) == (503, "engine_busy")
+    assert 1 <= int(answer.header("retry-after") or 0) <= LONGEST_WAIT_S
