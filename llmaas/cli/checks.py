@@ -77,6 +77,7 @@ async def within(installation: Installation) -> AsyncIterator[Finding]:
     yield _spool(installation)
     yield await _clock(installation)
     yield await _models(installation)
+    yield _prices(await installation.catalogue.fleet())
     for finding in _model_files(installation, await installation.catalogue.fleet()):
         yield finding
     async for finding in _providers(installation):
@@ -225,6 +226,16 @@ async def _models(installation: Installation) -> Finding:
         )
         return warn("models", "none published yet", fix)
     return good("models", f"{len(catalogue.listed())} published")
+
+
+def _prices(fleet: Fleet) -> Finding:
+    unpriced = fleet.unpriced
+    if not unpriced:
+        return good("prices", "each model has one" if fleet.models else "no models yet")
+    priced_by_tiers = {price.model_id for tier in fleet.tiers for price in tier.prices}
+    named = ", ".join(f"{name} (but on tiers that have one)" if name in priced_by_tiers else name for name in unpriced)
+    fix = "set `price` of the model in the fleet file and run `llmaas apply`; a price of 0 says that it is meant to be free"
+    return warn("prices", f"no price: {named}; what they answer costs nothing", fix)
 
 
 def _model_files(installation: Installation, fleet: Fleet) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from llmaas.cli import output
 from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
+from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,18 +37,28 @@ def apply(
     text = _read_text(file)
     called = "standard input" if file == "-" else file
 
-    async def work(installation: Installation) -> list[Change]:
+    async def work(installation: Installation) -> tuple[list[Change], list[str]]:
         present = await installation.catalogue.fleet()
         declared = read_fleet(text, called, over=Fleet() if prune else present)
         now_ms = installation.clock.now_ms()
-        return await installation.catalogue.apply(declared, now_ms=now_ms, prune=prune, dry_run=dry_run, by=operator())
+        changes = await installation.catalogue.apply(
+            declared, now_ms=now_ms, prune=prune, dry_run=dry_run, by=operator()
+        )
+        return changes, declared.unpriced
 
     from llmaas.domain.fleet import Fleet
 
-    changes = place.run(work)
+    changes, unpriced = place.run(work)
     if as_json:
         output.json_list({"action": c.action, "noun": c.noun, "id": c.id} for c in changes)
-        return
+    else:
+        _tell(changes, dry_run=dry_run)
+    if unpriced:
+        named = ", ".join(map(printable, unpriced))
+        output.note(f"no price: {named}; what they answer costs nothing until they have one (0 where that is meant)")
+
+
+def _tell(changes: Sequence[Change], *, dry_run: bool) -> None:
     for change in changes:
         told = f": {', '.join(change.fields)}" if change.fields else ""
         print(f"{_SIGNS[change.action]} {change.noun} {change.id}{told}")

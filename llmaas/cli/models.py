@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llmaas.domain.catalogue import Catalogue, Entry, Target
     from llmaas.installation import Installation
 
+_NO_PRICE = "no price"
+
 commands = typer.Typer(help="Published models: list, show, pull.", no_args_is_help=True)
 
 
@@ -53,7 +55,9 @@ def show(
     if as_json:
         output.json_object(_record(entry))
         return
-    rows = [[key, value] for key, value in _flat(_record(entry)) if value not in (None, "", [])]
+    record = _record(entry)
+    record["price"] = record["price"] or _NO_PRICE
+    rows = [[key, value] for key, value in _flat(record) if value not in (None, "", [])]
     output.table(["field", "value"], rows)
 
 
@@ -170,8 +174,8 @@ def _row(entry: Entry) -> list[object]:
         model.kind.value,
         model.max_model_len,
         model.lifecycle.phase,
-        format_amount(price.input) if price else None,
-        format_amount(price.output) if price else None,
+        format_amount(price.input) if price else _NO_PRICE,
+        format_amount(price.output) if price else _NO_PRICE,
         [target.backend.machine_name for target in entry.targets],
     ]
 

@@ -16,7 +16,8 @@ from llmaas.cli.projects import require_project
 from llmaas.domain.energy import format_wh
 from llmaas.domain.exports import ROW_COLUMNS, row_record
 from llmaas.domain.prices import format_amount
-from llmaas.domain.usage import ClassSum, Grouping, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.usage import BILLED, ClassSum, Grouping, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -26,6 +27,7 @@ _GROUPINGS = (*Grouping, _TOKEN_TYPE)
 _TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 _LATEST = 10
 _MOST_SHOWN = 50
+_NO_PRICE = "no price"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,19 @@ async def _show_sums(installation: Installation, where: UsageFilter, form: _Form
             records = [{**each, "name": known[each["key"]].name if each["key"] in known else ""} for each in records]
             columns.insert(columns.index("key") + 1, "name")
         shown = [c.replace("_", " ").replace(" tokens", "").replace("total", "tokens") for c in columns]
+        unpriced = await installation.usage.unpriced(where)
+        if by_row == [Grouping.MODEL] and not by_token_type:
+            free = format_amount(0)
+            records = [
+                {**each, "cost": _NO_PRICE} if each["model"] in unpriced and each["cost"] == free else each
+                for each in records
+            ]
         output.table(shown, [[record[c] for c in columns] for record in records], title="Sums")
+        for model_id, count in unpriced.items():
+            told = f"{count} request{'' if count == 1 else 's'} of {printable(model_id)}"
+            output.note(
+                f"no price: {told} cost nothing; give it one in the fleet file (0 where it is meant to be free)"
+            )
     else:
         output.note("no usage yet")
 
@@ -218,5 +232,9 @@ def _cells(row: UsageRow) -> list[object]:
         row.engine_type,
         row.machine_name,
         row.outcome,
-        f"{format_amount(row.cost_nano)} {row.currency}",
+        _NO_PRICE if _unpriced(row) else f"{format_amount(row.cost_nano)} {row.currency}",
     ]
+
+
+def _unpriced(row: UsageRow) -> bool:
+    return row.price_version is None and not row.cost_nano and row.corrects is None and row.outcome in BILLED

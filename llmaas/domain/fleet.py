@@ -53,6 +53,13 @@ class Fleet:
             deployments=kept(self.deployments, "deployment"),
         )
 
+    @property
+    def unpriced(self) -> list[str]:
+        """Models in service without a price, which is not a price of 0: nobody has said what they cost. Only projects on a
+        tier with a price of its own for them pay anything.
+        """
+        return [model.id for model in self.models if model.price is None and model.lifecycle.phase != "retired"]
+
     def merged_with(self, newer: Fleet) -> Fleet:
         """This fleet with what `newer` declares put over it, thing by thing, by id."""
         return Fleet(

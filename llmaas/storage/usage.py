@@ -121,6 +121,17 @@ class SqlUsageReader:
             for one in bill.classes(values, currency)
         ]
 
+    async def unpriced(self, where: UsageFilter) -> dict[str, int]:
+        """By model: requests that cost nothing because nobody had set a price, and not because they were free."""
+        async with self._database.connect() as connection:
+            found = await _read(connection, sums_query(where, [Grouping.MODEL], with_price=True))
+        counts: dict[str, int] = {}
+        for model_id, _, version, outcome, *numbers in found:
+            if not version and outcome in BILLED:
+                requests = int(dict(zip(NUMBERS, numbers, strict=True))["requests"])
+                counts[model_id] = counts.get(model_id, 0) + requests
+        return {model_id: count for model_id, count in sorted(counts.items()) if count}
+
     async def rows(self, where: UsageFilter, limit: int | None = None) -> AsyncIterator[UsageRow]:
         """Single rows, newest first, in constant memory. Rows that arrive meanwhile are not among them."""
         cursor: Cursor | None = None

@@ -40,7 +40,9 @@ def doctor(llmaas: Cli, monkeypatch: pytest.MonkeyPatch) -> Doctor:
 def test_an_installation_that_is_well(doctor: Doctor) -> None:
     found = doctor(0)
     assert {about for about, finding in found.items() if finding["state"] != "ok"} == {"models"}
-    assert set(found) == {*("settings", "disk", "port", "engine", "database", "master key", "spool", "clock", "models")}
+    assert set(found) == {
+        *("settings", "disk", "port", "engine", "database", "master key", "spool", "clock", "models", "prices")
+    }
     text = doctor.llmaas.good("doctor").out
     assert "ok    master key: " in text
     assert "      fix: " in text
@@ -177,3 +179,16 @@ def test_embedded_model_files(doctor: Doctor) -> None:
     assert doctor(0)["model file tiny"]["text"].endswith("tiny.gguf, verified")
     (data_dir / "models" / "tiny.gguf").write_bytes(b"GGUF, but another")
     assert "is corrupt" in doctor(1)["model file tiny"]["text"]
+
+
+def test_a_model_without_a_price_is_named_and_a_price_of_0_is_one(doctor: Doctor) -> None:
+    fleet = (
+        '[[models]]\nid = "free"\nprice = { input = "0" }\n[[models]]\nid = "forgotten"\n[[models]]\nid = "on-tiers"\n'
+    )
+    fleet += '[[tiers]]\nid = "t"\n[tiers.prices]\n"on-tiers" = { input = "1.00" }\n'
+    doctor.llmaas.good("apply", "-", stdin=fleet)
+    found = doctor(0)["prices"]
+    assert (found["state"], "price of 0" in found["fix"]) == ("warn", True)
+    assert found["text"].startswith("no price: forgotten, on-tiers (but on tiers that have one);")
+    doctor.llmaas.good("apply", "-", "--prune", stdin='[[models]]\nid = "free"\nprice = { input = "0" }\n')
+    assert doctor(0)["prices"]["state"] == "ok"

@@ -119,3 +119,14 @@ def test_a_broken_manifest_is_a_mistake_of_configuration(llmaas: Cli) -> None:
     ran = llmaas("models", "pull", "x")
     assert ran.code == 3
     assert len(ran.errors) == 2
+
+
+def test_a_model_without_a_price_says_so_and_a_free_one_shows_nothing_but_zeros(llmaas: Cli) -> None:
+    llmaas.good("apply", "-", stdin=FLEET + '[[models]]\nid = "free"\nprice = { input = "0" }\n')
+    lines = {line.split()[0]: line for line in llmaas.good("models", "list").out.splitlines()[1:]}
+    assert lines["plain"].count("no price") == 2
+    assert ("no price" in lines["free"], lines["free"].count("0.00")) == (False, 2)
+    assert "no price" in llmaas.good("models", "show", "plain").out
+    assert "no price" not in llmaas.good("models", "show", "free").out
+    assert llmaas.good("models", "show", "plain", "--json").json["price"] is None
+    assert llmaas.good("models", "show", "free", "--json").json["price"]["input"] == "0.00"

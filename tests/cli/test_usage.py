@@ -44,7 +44,9 @@ def test_people_see_sums_and_the_latest_requests(llmaas: Cli) -> None:
         *("MODEL", "REQUESTS", "INPUT", "CACHED", "INPUT", "OUTPUT", "REASONING", "TOKENS", "ESTIMATED", "WH"),
         *("COST", "CURRENCY"),
     ]
-    assert sums.splitlines()[2].split() == ["granite", "2", "20", "2", "200", "14", "236", "0.0", "0.00", "EUR"]
+    assert sums.splitlines()[2].split() == [
+        *("granite", "2", "20", "2", "200", "14", "236", "0.0", "no", "price", "EUR"),
+    ]
     head, first, *_ = latest.splitlines()
     assert "TTFT MS" in head
     assert first.split()[:9] == [
@@ -251,3 +253,32 @@ def test_json_is_one_object_a_line(llmaas: Cli) -> None:
     lines = llmaas.good("usage", "--rows", "--json").out.splitlines()
     assert (lines[0], lines[-1]) == ("[", "]")
     assert [json.loads(line.rstrip(","))["key_id"] for line in lines[1:-1]] == ["k1", "k2", "k1", "k1"]
+
+
+def test_what_had_no_price_is_told_from_what_is_free(llmaas: Cli) -> None:
+    """`free` was billed by a version whose prices are 0, `forgotten` by none; a request that failed costs nothing anyway."""
+    failed = {"outcome": "engine_failed", "billing_reason": "failed_before_output"}
+    record(
+        llmaas.data_dir,
+        [
+            usage_row(1, model_id="free", price_version=1),
+            usage_row(2, model_id="forgotten"),
+            usage_row(3, model_id="forgotten"),
+            usage_row(4, model_id="forgotten", **failed),
+            usage_row(5, model_id="broken", **failed),
+        ],
+    )
+    ran = llmaas.good("usage")
+    sums, latest = ran.out.split("Latest requests\n")
+    cost = {line.split()[0]: line for line in sums.splitlines()[2:] if line}
+    assert ("no price" in cost["forgotten"], "no price" in cost["free"], "no price" in cost["broken"]) == (
+        True,
+        False,
+        False,
+    )
+    assert latest.count("no price") == 2
+    assert [line for line in ran.err.splitlines() if line.startswith("no price")] == [
+        "no price: 2 requests of forgotten cost nothing; give it one in the fleet file (0 where it is meant to be free)"
+    ]
+    by_day = llmaas.good("usage", "--by", "day").err
+    assert "2 requests of forgotten" in by_day
