@@ -71,7 +71,9 @@ def amounts(fields: Fields, names: Iterable[str], prefix: str = "") -> dict[str,
 
 
 def asking(t: Words, text: str, unclear: Unclear) -> str:
-    larger, smaller = (shown(reading, t.point) for reading in unclear.readings)
+    larger, smaller = unclear.readings
+    whole, _, places = smaller.partition(".")
+    smaller = shown(f"{whole}.{places.rstrip('0').ljust(2, '0')}", t.point)
     return t("frame.unclear", typed=text, larger=larger, smaller=smaller)
 
 

@@ -26,6 +26,15 @@ new MutationObserver((changes) => {
 
 for (const button of document.querySelectorAll("[data-copy], [data-reveal]")) button.hidden = false;
 
+// What scrolls sideways can be scrolled by keyboard, and is no stop on the way when it does not.
+const boxes = new ResizeObserver((seen) => {
+  for (const { target } of seen) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+for (const box of document.querySelectorAll(".table-box, table.as-is, .tabs")) boxes.observe(box);
+
 // Who sent a form that was refused goes on at what is wrong with it.
 const refused = document.querySelector("#faults, main form .notice.bad");
 if (refused) {
