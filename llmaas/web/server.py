@@ -44,6 +44,9 @@ _LEAST_BYTES_PER_S = 1024
 _LINGER_S = 2.0
 _SWEEP_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_EVENTS = b"text/event-stream"
+_COMMENT = b": ping\n\n"
+_RESET_LOOKS_S = (0.01, 0.1, 0.5)
 _MALFORMED = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
 _TOO_LARGE = b"The head of the request is too large."
 _FULL = b'{"error":{"message":"Too many connections.","type":"server_error","param":null,"code":"saturated"}}'
@@ -184,6 +187,7 @@ class HttpConnection(asyncio.Protocol):
         self._current: HttpChannel | None = None
         self._waiting: deque[HttpChannel] = deque()
         self._deaf = False
+        self.half_closed = False
         self._writable: asyncio.Future[None] | None = None
         self.since_s = server.now_s
         self._mark_bytes = 0
@@ -271,6 +275,36 @@ class HttpConnection(asyncio.Protocol):
     def _head_is_too_large(self) -> bool:
         """By what the parser gave: it may have come in one packet, together with what stands before and behind it."""
         return len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _MAX_HEAD_BYTES
+
+    def eof_received(self) -> bool:
+        """The caller sends no more. One that has closed and one that has only shut its sending side down both say just that, so
+        we say something that the second one passes over: the kernel of the first one answers with a reset.
+        """
+        channel = self._current
+        if channel is None or channel.over or self._receiving is not None or not channel.asks_whether_gone():
+            return False
+        self.half_closed = True
+        self._look_for_reset()
+        return True
+
+    def _look_for_reset(self) -> None:
+        for after_s in _RESET_LOOKS_S:
+            self.loop.call_later(after_s, self._abort_if_reset)
+
+    def _abort_if_reset(self) -> None:
+        """Nothing is read any more, so nothing else tells."""
+        if not self.lost:
+            peer: socket.socket = self.transport.get_extra_info("socket")
+            if peer.fileno() < 0 or peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.abort()
+
+    def _ask_again(self) -> None:
+        """Who has shut one side down can close the other one later without a word."""
+        if self._current is not None and not self._current.over:
+            if self._current.asks_whether_gone():
+                self._look_for_reset()
+            else:
+                self.abort()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -365,6 +399,8 @@ class HttpConnection(asyncio.Protocol):
     def check_deadline(self, now_s: float) -> None:
         waited_s = now_s - self.since_s
         receiving = self._receiving
+        if self.half_closed:
+            self._ask_again()
         if self.write_paused and self._reads_too_slowly(now_s):
             self.abort()
         elif receiving is not None:
@@ -416,9 +452,11 @@ class HttpConnection(asyncio.Protocol):
             self._close(unread=not channel.complete)
         elif self._waiting:
             following = self._waiting.popleft()
-            if not self._waiting:
+            if not self._waiting and not self.half_closed:
                 self.transport.resume_reading()
             self._run(following)
+        elif self.half_closed:
+            self.transport.close()
 
     def _run(self, channel: HttpChannel) -> None:
         self._current = channel
@@ -503,6 +541,7 @@ class HttpChannel:
     """Implements `web.channel.Channel`."""
 
     __slots__ = (
+        "_begun_with",
         "_broken",
         "_callback",
         "_chunked",
@@ -552,6 +591,7 @@ class HttpChannel:
         self.received = 0
         self._parts: list[bytes] = []
         self._broken = False
+        self._begun_with: Sequence[Header] | None = None
         self._held_bytes = 0
         self._holders: tuple[str, ...] = ()
         self._too_much: Saturated | None = None
@@ -615,6 +655,7 @@ class HttpChannel:
         if self.gone:
             return
         self._chunked = self.version == "1.1"
+        self._begun_with = headers
         head = self._head(status, headers, b"transfer-encoding: chunked\r\n" if self._chunked else b"")
         connection = self._connection
         connection.transport.write(head + self._framed(data) if data and self.method != "HEAD" else head)
@@ -677,6 +718,18 @@ class HttpChannel:
         self._wake()
         if self.gone and self._callback is not None and not self.over:
             self._callback()
+
+    def asks_whether_gone(self) -> bool:
+        """Write what changes nothing for a caller who still reads; False where there is no such thing."""
+        if self.version != "1.1":
+            return False
+        if self._begun_with is None:
+            self._connection.transport.write(_CONTINUE)  # may come at any time before the answer (RFC 9110, 15.2)
+        elif any(name == b"content-type" and value.startswith(_EVENTS) for name, value in self._begun_with):
+            self.send(_COMMENT)
+        else:
+            return False
+        return True
 
     def let_go(self) -> None:
         """Leave no cycle behind: a collector that finds nothing need not run."""

@@ -215,3 +215,27 @@ async def test_B05_the_ledger_stays_clean_and_nothing_is_left_behind(
     assert heard.complete
     assert await gateway.ledger_faults() == []
     assert all(record.outcome != "open" for record in upstream.requests)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stops", [False, True])
+async def test_B05_half_a_close_is_no_hang_up(
+    gateway: GatewayProcess, upstream: FakeUpstream, *, stream: bool, stops: bool
+) -> None:
+    """A caller that has sent its body and shuts its sending side down still reads."""
+    before = {row.id for row in await gateway.rows()}
+    model = model_of("openai", stops=stops)
+    upstream.script(Behaviour(tokens=TOKENS, pieces=PIECES, flavour="openai", pause_at=(4,)), model=model)
+    async with await RawConnection.open(gateway.url) as connection:
+        await connection.send(wire(gateway, chat(model, stream=stream)))
+        asked_s = time.monotonic()
+        await upstream.wait_paused()
+        connection.end_of_request()
+        await until(lambda: time.monotonic() > asked_s + 1.2, "a caller who is gone would have been noticed")
+        await upstream.release()
+        answer = await connection.response()
+    assert answer.status == 200
+    assert "🚀" in answer.body.decode()
+    rows = await gateway.wait_rows(len(before) + 1)
+    (row,) = (row for row in rows if row.id not in before)
+    assert (row.outcome, row.output_tokens) == ("completed", TOKENS)

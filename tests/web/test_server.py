@@ -218,6 +218,56 @@ async def test_A19_no_client_sends_thousands_of_requests_in_a_packet(offer: byte
             assert (await other.response()).status == 200
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_B05_who_only_shuts_the_sending_side_down_gets_the_whole_answer(*, streamed: bool) -> None:
+    go_on, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(channel: Channel) -> None:
+        channel.on_gone(gone.set)
+        if streamed:
+            await channel.begin(200, [(b"content-type", b"text/event-stream")], b"data: 1\n\n")
+        await go_on.wait()
+        await (channel.end(b"data: 2\n\n") if streamed else channel.whole(200, [], b"whole"))
+
+    async with serving(answer) as running, await running.open() as raw:
+        await raw.send(GET)
+        await until(lambda: any(one.busy for one in running.server.connections), "it is heard")
+        raw.end_of_request()
+        await until(lambda: any(one.half_closed for one in running.server.connections), "the end is heard")
+        await asyncio.sleep(0.7)  # longer than it is looked for a reset
+        go_on.set()
+        answer_ = await raw.response()
+        if streamed:
+            assert answer_.events() == ["1", "2"]
+        else:
+            assert answer_.body == b"whole"
+        assert await raw.read_to_end() == b""
+        assert not gone.is_set()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("first_half", [False, True])
+async def test_B05_who_closes_is_gone_at_once_also_after_half_a_close(*, streamed: bool, first_half: bool) -> None:
+    gone = asyncio.Event()
+
+    async def answer(channel: Channel) -> None:
+        channel.on_gone(gone.set)
+        if streamed:
+            await channel.begin(200, [(b"content-type", b"text/event-stream")], b"data: 1\n\n")
+        await gone.wait()
+
+    async with serving(answer) as running:
+        raw = await running.open()
+        await raw.send(GET)
+        await until(lambda: any(one.busy for one in running.server.connections), "it is heard")
+        if first_half:
+            raw.end_of_request()
+            await until(lambda: any(one.half_closed for one in running.server.connections), "the end is heard")
+            assert not gone.is_set()
+        await raw.close()
+        await asyncio.wait_for(gone.wait(), 2 if first_half else 0.9)
+
+
 async def test_B05_a_hang_up_is_heard_behind_a_request_that_waits() -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
