@@ -97,7 +97,7 @@ def read_usage(raw: msgspec.Raw) -> Reported | None:
         return None
     try:
         plain = _plain_decoder.decode(raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Odd(raw).read()
     prompt, completion = plain.prompt_tokens, plain.completion_tokens
     if plain.total_tokens != prompt + completion and plain.total_tokens is not None:
@@ -232,8 +232,8 @@ def _members(raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
     if not given(raw):
         return {}
     try:
-        return _members_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _members_decoder.decode(bytes(raw).decode("utf-8", "replace"))
+    except (msgspec.MsgspecError, RecursionError):
         return {}
 
 

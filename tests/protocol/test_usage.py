@@ -45,6 +45,10 @@ def raw(value: Any) -> msgspec.Raw:
         (5, Reported(None, None)),
         (b'{"x":"\xff"}', Reported(None, None)),
         (b"[" * 100_000, Reported(None, None)),
+        (b'{"prompt_tokens":3,"completion_tokens":5,"x\xff":2}', Reported(3, 5)),
+        (b'{"prompt_tokens":3,"completion_tokens":5,"prompt_tokens_details":{"\xff":1}}', Reported(3, 5)),
+        (b'{"prompt_tokens":3,"completion_tokens":"\xff"}', Reported(3, None, suspect=True)),
+        (b'{"prompt_tokens":3,"completion_tokens\xff":5}', Reported(3, None)),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -13,8 +13,11 @@ from llmaas.clock import ManualClock
 from llmaas.domain.access import Caller
 from llmaas.domain.limits import Limits
 from llmaas.domain.ports import Claim, Hold, Limiter, Standing, Used
+from llmaas.domain.prices import Price
 from llmaas.domain.tiers import Tier
 from llmaas.errors import QuotaExceeded, RateLimited
+from llmaas.inference.admission import Bounds
+from llmaas.inference.allowance import first_hold
 from tests.state.worlds import NOTHING, ONE, Money, Sums, caller, memory_limiter, shared_limiter
 
 NOON_MS = 1_793_620_800_000
@@ -300,3 +303,20 @@ async def test_the_room_of_a_caller_is_what_its_tightest_limit_has_left(world: W
     assert world.limiter.room(who, None, claim, 1, 600, NOON_MS) == 0
     for hold in (held, second):
         hold.settle(NOTHING)
+
+
+async def test_B02_a_first_step_takes_what_is_left_and_no_less_than_will_do(world: World) -> None:
+    price = Price(0, "m", 0, output=1_000_000)  # a nano-unit each
+    bounds = Bounds(100, None, 4_096, flexible=True, choices=1, made=1)
+    for limits, held in (
+        (Limits(tokens_per_minute=1_000), 900),
+        (Limits(output_tokens_per_hour=700), 700),
+        (Limits(budget_total=600), 600),
+        (Limits(tokens_per_minute=1_000, budget_total=600, output_tokens_per_day=500), 500),
+    ):
+        who = caller(limits, key=f"k{held}")
+        allowance = await first_hold(world.limiter, who, None, price, bounds, NOON_MS)
+        assert (allowance.output_tokens, allowance.charged_at_most, allowance.cap()) == (held, held, held)
+        with pytest.raises((RateLimited, QuotaExceeded)):
+            await first_hold(world.limiter, who, None, price, bounds, NOON_MS)
+        allowance.hold.settle(NOTHING)
