@@ -138,9 +138,8 @@ class OllamaUpstream:
             if demands_call(request):
                 asked = as_schema(request, "auto")
                 return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
-            return _Lines(
-                self._send(target, "/api/chat", _with(_chat_body(target, request), extra)), Asked("messages", own=True)
-            )
+            exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), extra))
+            return _Lines(exchange, Asked("messages", own=True), one_call=request.parallel_tool_calls is False)
         prompts = prompt_list(request.prompt)
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
         told = Asked("prompt", own=True)
@@ -238,7 +237,8 @@ class _Lines:
 
     complete = False
 
-    def __init__(self, exchange: Exchange, asked: Asked) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked, *, one_call: bool = False) -> None:
+        self._one_call = one_call
         self._exchange = exchange
         self._asked = asked
         self._rest = bytearray()
@@ -346,9 +346,11 @@ class _Lines:
             return None
         calls = []
         for call in message.tool_calls:
+            if self._one_call and self._calls:
+                break  # Ollama can't be told `parallel_tool_calls: false`, so the caller gets the first call only
             calls.append(EngineToolCall(self._calls, None, EngineFunction(call.function.name, call.function.arguments)))
             self._calls += 1
-        return calls
+        return calls or None
 
 
 def _lenient_line(raw: bytes) -> _Line:

@@ -191,3 +191,15 @@ async def test_what_a_model_cannot_do_is_named(service: Service, said: str, para
     answer = await service.chat(MODEL, tools=[TOOL], reasoning_effort="low", response_format=schema)
     assert (answer.status, error_of(answer)["param"]) == (400, param)
     assert "registry" not in answer.body.decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_call_only_where_calls_may_not_be_parallel(service: Service, stream: bool) -> None:
+    for parallel, names in ((False, ["get_weather"]), (True, ["get_weather", "get_time"])):
+        answer = await service.chat("ollama/fake-tools", tools=[TOOL], parallel_tool_calls=parallel, stream=stream)
+        if stream:
+            deltas = [c["delta"] for part in chunks(answer) for c in part["choices"]]
+            calls = [call for delta in deltas for call in delta.get("tool_calls", ()) if "id" in call]
+        else:
+            calls = answer.json()["choices"][0]["message"]["tool_calls"]
+        assert [call["function"]["name"] for call in calls] == names
