@@ -86,6 +86,7 @@ class HttpServer:
         self.proxies = proxies or Proxies()
         self.bodies = bodies or Bodies()
         self._most_connections = most_connections
+        self._came = 0
         self.connections: set[HttpConnection] = set()
         self.stopping = False
         self.date = b""
@@ -135,12 +136,14 @@ class HttpServer:
         """Whether there is room for it. Where there is none, those go that wait for a request, first the ones that never had
         an answer, then the ones that wait longest: several at once, since looking for them takes a look at all.
         """
+        self._came += 1
+        newcomer.number = self._came  # the clock is slow, and many come between two of its ticks
         self.connections.add(newcomer)
         most = self._most_connections
         if most is None or len(self.connections) <= most:
             return True
         idle = [one for one in self.connections if one is not newcomer and not one.busy and not one.holds_back]
-        idle.sort(key=lambda one: (one.served, one.since_s))
+        idle.sort(key=lambda one: (one.served, one.since_s, one.number))
         for one in idle[: 1 + most // 16]:
             self.connections.discard(one)
             one.abort()
@@ -174,6 +177,7 @@ class HttpConnection(asyncio.Protocol):
         self.write_paused = False
         self.lost = False
         self.served = False
+        self.number = 0
         self.task: asyncio.Task[None] | None = None
         self._wanted: asyncio.Future[None] | None = None
         self._parser = httptools.HttpRequestParser(self)
