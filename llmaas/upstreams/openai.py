@@ -5,6 +5,7 @@ A request to an engine is built new: the typed fields of ours, the engine's own 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -47,9 +48,10 @@ from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
+from llmaas.upstreams.habits import Habits
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
-from llmaas.upstreams.refusals import Asked, from_error_body, refusal
+from llmaas.upstreams.refusals import Asked, error_body, from_error_body, refusal
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMPTY = (b"", b"null")
@@ -98,6 +100,7 @@ class OpenAiUpstream:
         self._locate = locate
         self._timeouts = timeouts
         self._posts = Posts()
+        self._habits = Habits(time.monotonic)
         own = not self._is_foreign
         self._asked_chat, self._asked_text, self._asked_input = (
             Asked(param, own) for param in ("messages", "prompt", "input")
@@ -126,11 +129,29 @@ class OpenAiUpstream:
             body = _LLAMA_CPP + body[1:]
         if extra:
             body = _json.encode(extra)[:-1] + b"," + body[1:]
-        told = self._asked_chat if chat else self._asked_text
-        exchange = self._send(target, "/chat/completions" if chat else "/completions", body)
+        if self._habits.known:
+            body = self._habits.adapted((target.backend.id, target.deployment.root), body)
+        path = "/chat/completions" if chat else "/completions"
+        asked_for = _Asking(self, target, path, body, self._asked_chat if chat else self._asked_text)
+        exchange = self._send(target, path, body)
         if not stream:
-            return _Whole(exchange, told)
-        return _Stream(exchange, told, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
+            return _Whole(exchange, asked_for)
+        return _Stream(exchange, asked_for, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
+
+    def send_otherwise(
+        self, target: Target, path: str, status: int, said: bytes, body: bytes
+    ) -> tuple[Exchange, bytes] | None:
+        """The request again in another form, when it was refused for something that we added to it."""
+        other = self._habits.learn((target.backend.id, target.deployment.root), status, said, body)
+        if other is None:
+            return None
+        _log.warning(
+            "engine_takes_another_form",
+            backend=target.backend.id,
+            model=target.deployment.model_id,
+            hint="it does not know a member that llmaas adds; the other form is remembered for an hour",
+        )
+        return self._send(target, path, other), other
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
@@ -163,6 +184,30 @@ class OpenAiUpstream:
         return self._transport.send(origin, self._posts.build(origin, base, path, body, credential), self._timeouts)
 
 
+class _Asking(Struct, frozen=True):
+    """A request as it was sent, for when it is refused."""
+
+    _upstream: OpenAiUpstream
+    _target: Target
+    _path: str
+    _body: bytes
+    asked: Asked
+
+    async def again(self, exchange: Exchange, status: int, keep: Callable[[Exchange], None]) -> None:
+        """Send it in another form after a refusal, and wait until that is accepted; `keep` gets each exchange as it begins. Raises
+        what the last refusal means.
+        """
+        body = self._body
+        while status != 200:
+            said = await error_body(exchange)
+            other = self._upstream.send_otherwise(self._target, self._path, status, said, body)
+            if other is None:
+                raise from_error_body(status, said, self.asked, exchange.headers)
+            exchange, body = other
+            keep(exchange)
+            status = await exchange.head()
+
+
 class _Stream:
     """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself.
 
@@ -174,9 +219,9 @@ class _Stream:
 
     complete = False
 
-    def __init__(self, exchange: Exchange, asked: Asked, *, counts_each_choice: bool) -> None:
+    def __init__(self, exchange: Exchange, asking: _Asking, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
-        self._asked = asked
+        self._asking = asking
         self._sse = SseDecoder()
         self._reports = ChoiceReports() if counts_each_choice else None
         self._counted = False
@@ -187,7 +232,7 @@ class _Stream:
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()
         if status != 200:
-            raise await refusal(self._exchange, status, self._asked)
+            await self._asking.again(self._exchange, status, self._keep)
         if not self._exchange.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             error = EngineFailed("The engine did not answer with a stream.")
             self._exchange.abort(error)
@@ -199,6 +244,9 @@ class _Stream:
             if any(says_something(answer) for answer in answers):
                 return held
         raise EngineFailed("The engine ended its answer before it began.")
+
+    def _keep(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     async def each(self, take: Take) -> bool:
         wanted = True
@@ -284,7 +332,7 @@ class _Stream:
     def _is_sound(self, answer: EngineAnswer) -> bool:
         """Whether it is no error; takes note of that, or of its usage."""
         if answer.error is not NOTHING and is_fault(answer.error):
-            self._failure = self._failure or from_error_body(0, bytes(answer.error), self._asked)
+            self._failure = self._failure or from_error_body(0, bytes(answer.error), self._asking.asked)
             return False
         if given(answer.usage) and not answer.choices:
             self._counted = True
@@ -319,14 +367,14 @@ class _Whole(Struct, eq=False):
     """
 
     _exchange: Exchange
-    _asked: Asked
+    _asking: _Asking
     complete: bool = True
 
     async def first(self) -> Sequence[EngineAnswer]:
-        exchange = self._exchange
-        status = await exchange.head()
+        status = await self._exchange.head()
         if status != 200:
-            raise await refusal(exchange, status, self._asked)
+            await self._asking.again(self._exchange, status, self._keep)
+        exchange = self._exchange
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
         except EngineFailed as broken:
@@ -339,10 +387,13 @@ class _Whole(Struct, eq=False):
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer = Halves().join(lenient_answer(body), whole=True)
         if answer.error is not NOTHING and is_fault(answer.error):
-            raise from_error_body(0, bytes(answer.error), self._asked)
+            raise from_error_body(0, bytes(answer.error), self._asking.asked)
         if not answer.choices:
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]
+
+    def _keep(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     async def each(self, take: Take) -> bool:
         return True  # all of it came at first

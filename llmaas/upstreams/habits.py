@@ -1,0 +1,100 @@
+"""What single servers do not take of the members that we add to a request, or under which name they take one.
+
+It is learnt from a refusal that names the member: the request is sent again in the other form, at once, and that form is
+remembered for the model on that backend for a while. A caller must not be told of a member that he did not send.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+REMEMBERED_S: Final = 3600.0
+_MOST_PLACES = 10_000
+_FORMS: Mapping[str, str | None] = {
+    "continuous_usage_stats": "include_usage",
+    "stream_options": None,
+    "timings_per_token": None,
+    "return_progress": None,
+    "max_completion_tokens": "max_tokens",
+    "max_tokens": "max_completion_tokens",
+}
+"""A member that a server may not know, and what it is sent in its place."""
+_REFUSED = re.compile(
+    r"unsupported|not supported|n[o']t support|unrecognized|unrecognised|unknown|unexpected|not (?:permitted|allowed)"
+    r"|extra (?:inputs|fields)|extra_forbidden|additional propert|no such|not accepted|not a valid (?:parameter|field)"
+    r"|invalid (?:parameter|argument|field)|use '?max_(?:completion_)?tokens"
+)
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
+Place = tuple[str, str]
+"""A backend, and its own name of the model."""
+
+
+class _Habit(Struct, frozen=True):
+    members: tuple[str, ...]
+    until_s: float
+
+
+class Habits:
+    """`known` is False as long as no server is known to have one, which costs a request nothing."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._of: dict[Place, _Habit] = {}
+
+    @property
+    def known(self) -> bool:
+        return bool(self._of)
+
+    def adapted(self, place: Place, body: bytes) -> bytes:
+        """The body of a request as this place takes it."""
+        habit = self._of.get(place)
+        if habit is None:
+            return body
+        if self._now_s() > habit.until_s:
+            del self._of[place]  # it may have been taught meanwhile
+            return body
+        for member in habit.members:
+            body = _without(member, body) or body
+        return body
+
+    def learn(self, place: Place, status: int, said: bytes, body: bytes) -> bytes | None:
+        """The same request in a form that may be taken, when the refusal of this `body` names a member that we added."""
+        if status not in {400, 404, 422}:
+            return None
+        text = said.decode("utf-8", "replace").lower()
+        if _REFUSED.search(text) is None:
+            return None
+        for member in _FORMS:
+            if re.search(rf"\b{member}\b", text) and (other := _without(member, body)) is not None:
+                habit = self._of.get(place)
+                members = (*(habit.members if habit is not None else ()), member)
+                if len(members) > len(_FORMS):
+                    return None
+                if len(self._of) >= _MOST_PLACES:
+                    self._of.clear()
+                self._of[place] = _Habit(members, self._now_s() + REMEMBERED_S)
+                return other
+        return None
+
+
+def _without(member: str, body: bytes) -> bytes | None:
+    """The body with another form of that member; None when it does not have it."""
+    fields = _decoder.decode(body)
+    other = _FORMS[member]
+    if member == "continuous_usage_stats":
+        if member.encode() not in bytes(fields.get("stream_options", b"")):
+            return None
+        fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
+        return _encoder.encode(fields)
+    value = fields.pop(member, None)
+    if value is None:
+        return None
+    if other is not None:
+        fields.setdefault(other, value)
+    return _encoder.encode(fields)

@@ -1,0 +1,147 @@
+"""Members that we add and a server does not take are its business and ours, never the caller's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmaas.domain.models import ProviderKind
+from llmaas.upstreams.habits import REMEMBERED_S, Habits
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import GatewayProcess, fleet_of
+from tests.service import CHAT, chunks, error_of, text_of
+
+PLACE, OTHER = ("b", "m"), ("b", "n")
+OPTIONS = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+
+
+class Time:
+    now_s = 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "sent"),
+    [
+        ("Unrecognized request argument supplied: stream_options", OPTIONS, {}),
+        ('[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]', OPTIONS, {}),
+        ("unknown field continuous_usage_stats", OPTIONS, {"stream_options": {"include_usage": True}}),
+        ("unexpected keyword argument 'timings_per_token'", {"timings_per_token": True, "a": 1}, {"a": 1}),
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            {"max_tokens": 5},
+            {"max_completion_tokens": 5},
+        ),
+        (
+            "Unrecognized request argument supplied: max_completion_tokens",
+            {"max_completion_tokens": 5},
+            {"max_tokens": 5},
+        ),
+    ],
+)
+def test_a_member_that_a_server_does_not_know_is_sent_otherwise(said: str, asked: Any, sent: Any) -> None:
+    habits, request = Habits(lambda: Time.now_s), json.dumps(asked).encode()
+    assert not habits.known
+    other = habits.learn(PLACE, 400, said.encode(), request)
+    assert other is not None
+    assert json.loads(other) == sent
+    assert json.loads(habits.adapted(PLACE, request)) == sent, "it is remembered"
+    assert habits.adapted(OTHER, request) == request, "for this place alone"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "asked"),
+    [
+        (400, "max_tokens is too large: 100000", {"max_tokens": 100_000}),
+        (400, "temperature is not supported", OPTIONS),
+        (400, "unknown parameter stream_options", {"a": 1}),
+        (500, "unknown parameter stream_options", OPTIONS),
+        (429, "stream_options is not supported", OPTIONS),
+    ],
+)
+def test_other_refusals_teach_nothing(status: int, said: str, asked: Any) -> None:
+    habits = Habits(lambda: Time.now_s)
+    assert habits.learn(PLACE, status, said.encode(), json.dumps(asked).encode()) is None
+    assert not habits.known
+
+
+def test_a_habit_is_forgotten_after_a_while_and_no_refusal_goes_round_in_circles() -> None:
+    time = Time()
+    habits, request = Habits(lambda: time.now_s), b'{"max_tokens":5}'
+    assert habits.learn(PLACE, 400, b"unsupported max_tokens", request)
+    time.now_s = REMEMBERED_S + 1
+    assert habits.adapted(PLACE, request) == request
+    rounds = 0
+    sent: bytes | None = request
+    while sent is not None:
+        sent = habits.learn(PLACE, 400, b"unknown: max_tokens, max_completion_tokens", sent)
+        rounds += 1
+        assert rounds < 20
+
+
+@asynccontextmanager
+async def one_server(folder: Path, kind: ProviderKind) -> AsyncIterator[tuple[GatewayProcess, FakeUpstream]]:
+    """A gateway of its own, since it remembers."""
+    async with FakeUpstream(flavour="vllm" if kind is ProviderKind.VLLM else "openai") as up:
+        gateway = GatewayProcess(folder)
+        await gateway.apply(fleet_of(up.base_url, ["m"], kind=kind))
+        await gateway.start()
+        try:
+            yield gateway, up
+        finally:
+            await gateway.close()
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [
+        (ProviderKind.OPENAI, "stream_options"),
+        (ProviderKind.VLLM, "continuous_usage_stats"),
+        (ProviderKind.LLAMA_CPP, "timings_per_token"),
+    ],
+)
+async def test_callers_do_not_hear_of_what_they_did_not_send(tmp_path: Path, kind: ProviderKind, member: str) -> None:
+    async with one_server(tmp_path, kind) as (gateway, up):
+        up.script(Behaviour(status=400, body=f'{{"error":"Unrecognized argument supplied: {member}"}}'.encode()))
+        answer = await gateway.post(CHAT, body(stream=True))
+        assert (answer.status, text_of(chunks(answer))) == (200, "hello " * 5)
+        first, second = up.requests
+        assert member in first.body.decode()
+        assert member not in second.body.decode()
+        (row,) = await gateway.rows()
+        assert (row.outcome, row.output_tokens) == ("completed", 5)
+        assert (await gateway.post(CHAT, body(stream=True))).status == 200
+        assert len(up.requests) == 3, "it is asked in the right form at once"
+        assert member not in up.last.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"), [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")]
+)
+async def test_the_bound_on_an_answer_has_the_name_that_a_server_knows(tmp_path: Path, sent: str, taken: str) -> None:
+    said = f"Unsupported parameter: '{sent}' is not supported with this model. Use '{taken}' instead."
+    async with one_server(tmp_path, ProviderKind.OPENAI) as (gateway, up):
+        up.script(Behaviour(status=400, body=json.dumps({"error": {"message": said}}).encode()))
+        for stream in (False, True):
+            assert (await gateway.post(CHAT, body(stream=stream, **{sent: 3}))).status == 200
+            assert (up.last.json[taken], sent in up.last.json) == (3, False)
+        assert len(up.requests) == 3
+
+
+async def test_a_refusal_of_what_the_caller_sent_is_told_after_one_try(tmp_path: Path) -> None:
+    async with one_server(tmp_path, ProviderKind.OPENAI) as (gateway, up):
+        up.always(Behaviour(error="bad_parameter"))
+        answer = await gateway.post(CHAT, body(stream=True, temperature=0.2))
+        assert (answer.status, error_of(answer)["code"], len(up.requests)) == (400, "engine_refused", 1)
+        up.always(Behaviour(status=400, body=b'{"error":"unknown member stream_options"}'))
+        answer = await gateway.post(CHAT, body(stream=True))
+        assert (answer.status, error_of(answer)["code"], len(up.requests)) == (400, "engine_refused", 3)
