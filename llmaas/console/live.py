@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llmaas.domain.catalogue import Catalogue, Entry, Target
-from llmaas.domain.models import Backend, ProviderKind
+from llmaas.domain.models import Backend, Phase, ProviderKind
 from llmaas.domain.ports import Launcher, Preparation
 from llmaas.inference.service import CatalogueHolder
 from llmaas.routing.health import Health
@@ -18,15 +18,15 @@ from llmaas.routing.load import Load
 
 
 class State(StrEnum):
-    """Of a model, by its deployments that are in service."""
+    """Of a model, by its deployments that are in service; the better ones first."""
 
     OPERATIONAL = "operational"
     DEGRADED = "degraded"
     """Some failed when they were last asked."""
-    DOWN = "down"
-    """All did."""
     LOADING = "loading"
     """Embedded engines are pulling or loading it, and nothing else answers."""
+    DOWN = "down"
+    """All did."""
     UNSERVED = "unserved"
     """It has no deployment in service."""
 
@@ -49,6 +49,16 @@ class Live:
         if answering:
             return State.OPERATIONAL if answering == len(entry.targets) else State.DEGRADED
         return State.LOADING if any(self.works(target) for target in entry.targets) else State.DOWN
+
+    def working_first(self, entries: Iterable[Entry]) -> list[Entry]:
+        """For whoever has to pick one: those that answer and are meant to stay, then the others, each by name."""
+        ranks = {state: n for n, state in enumerate(State)}
+
+        def rank(entry: Entry) -> tuple[int, bool, str]:
+            state = self.state(entry)
+            return ranks[state], entry.model.lifecycle.phase == Phase.DEPRECATED, entry.model.id
+
+        return sorted(entries, key=rank)
 
     def works(self, target: Target) -> bool:
         """Whether it did not fail when it was last asked. What is still being loaded may work."""

@@ -26,7 +26,7 @@ _TIER_COUNTS = (
 _PRICED_LIKE = {"cached_input": "input", "reasoning": "output"}
 _DAYS = ("released", "deprecated", "retires")
 _MANY = 10**12
-_MAX_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
 
 
 def declare(root: Mapping[str, object], present: Fleet) -> tuple[Fleet, list[Mistake]]:
@@ -144,7 +144,7 @@ def _backend(table: Table, kinds: Mapping[str, ProviderKind]) -> Backend:
 
 def _model(table: Table) -> Model:
     model_id = table.name("id")
-    window, longest = (table.count(key, at_most=_MAX_TOKENS) for key in ("max_model_len", "max_output_tokens"))
+    window, longest = (table.count(key, at_most=MAX_TOKENS) for key in ("max_model_len", "max_output_tokens"))
     if window is not None and longest is not None and longest > window:
         table.refuse("max_output_tokens", f"max_output_tokens of `{model_id}` is more than its max_model_len")
     return Model(

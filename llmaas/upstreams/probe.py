@@ -9,10 +9,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from llmaas.domain.declarations import MAX_TOKENS
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.domain.values import url_fault
 from llmaas.names import HostNames
@@ -25,6 +26,9 @@ _QUICK_S = 1.5
 """For a whole answer, however slowly it comes."""
 _USUAL_PORTS = (11434, 8000, 8080, 1234, 30000)
 """Of Ollama, vLLM, llama.cpp, LM Studio, SGLang."""
+_WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
+"""Of vLLM and SGLang, OpenRouter and Ollama, Groq, Mistral and LM Studio, llama.cpp; the last is what a model was trained with."""
+_MOST_OWNER_CHARS = 200
 _KINDS = {"vllm": ProviderKind.VLLM, "llamacpp": ProviderKind.LLAMA_CPP}
 
 
@@ -61,11 +65,27 @@ class ProbeFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """One model of a server, by the server's own name. `window`: the tokens that it takes, None when it does not say so.
+    `owner`: as the server says, else "".
+    """
+
+    name: str
+    window: int | None = None
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """What a backend says about itself; `models` are its own names."""
+    """What a backend says about itself."""
 
     server: str
-    models: tuple[str, ...]
+    served: tuple[Served, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Its own names."""
+        return tuple(one.name for one in self.served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +141,19 @@ class Prober:
 
     def _ollama(self, root: str, credential: Secret | None) -> Found:
         version = self._get(f"{root}/api/version", credential).get("version")
-        models = _names(self._get(f"{root}/api/tags", credential).get("models"), "name")
-        return Found(f"Ollama {_text(version)}" if version else "Ollama", models)
+        served = _served(self._get(f"{root}/api/tags", credential).get("models"), "name")
+        windows = {one.name: one.window for one in self._loaded(root, credential)}
+        known = tuple(replace(one, window=windows.get(one.name)) for one in served)
+        return Found(f"Ollama {_text(version)}" if version else "Ollama", known)
+
+    def _loaded(self, root: str, credential: Secret | None) -> tuple[Served, ...]:
+        """What it has in memory. Only of that it tells the window that it runs with; what a model was trained with would be
+        asked for with each request, and may be more than its memory holds.
+        """
+        try:
+            return _served(self._get(f"{root}/api/ps", credential).get("models"), "name")
+        except ProbeFailed:
+            return ()  # an old one
 
     def _compatible(self, base_url: str, credential: Secret | None) -> tuple[Found, frozenset[str]]:
         data = self._get(f"{base_url}/models", credential).get("data")
@@ -131,7 +162,7 @@ class Prober:
             raise ProbeFailed("no_list", text)
         owners = sorted({_text(item["owned_by"]) for item in data if isinstance(item, dict) and item.get("owned_by")})
         server = f"OpenAI-compatible ({', '.join(owners)})" if owners else "OpenAI-compatible"
-        return Found(server, _names(data, "id")), frozenset(owners)
+        return Found(server, _served(data, "id")), frozenset(owners)
 
     def _get(self, url: str, credential: Secret | None) -> dict[str, Any]:
         return _document(url, credential, *get_json(url, credential, self._timeout_s, self._permits, self._names))
@@ -227,10 +258,25 @@ def _roots(address: str) -> Iterator[str]:
         yield f"http://{text}:{usual}"
 
 
-def _names(items: object, key: str) -> tuple[str, ...]:
+def _served(items: object, key: str) -> tuple[Served, ...]:
     if not isinstance(items, list):
         return ()
-    return tuple(_text(item[key]) for item in items if isinstance(item, dict) and item.get(key))
+    return tuple(
+        Served(_text(item[key]), _window(item), _text(item.get("owned_by") or "")[:_MOST_OWNER_CHARS])
+        for item in items
+        if isinstance(item, dict) and item.get(key)
+    )
+
+
+def _window(item: dict[str, Any]) -> int | None:
+    """The tokens of context that a server says it takes; llama.cpp tells it in `meta`."""
+    meta = item.get("meta")
+    for told in (item, meta if isinstance(meta, dict) else {}):
+        for name in _WINDOWS:
+            value = told.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_TOKENS:
+                return value
+    return None
 
 
 def _text(value: object) -> str:

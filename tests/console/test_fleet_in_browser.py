@@ -58,3 +58,17 @@ async def test_a_second_machine_is_added_and_takes_its_share(console: Console, w
         await tab.go(f"/admin/fleet/machines/{name}/remove")
         await tab.click("main button.danger")
         assert tab.path == "/admin/fleet"
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+async def test_all_that_a_machine_serves_is_chosen_at_once(console: Console, width: int) -> None:
+    async with FakeUpstream(models=("one", "two", "three")) as server, console.tab("root", width=width) as tab:
+        await tab.go("/admin/fleet/add")
+        await tab.page.fill("#address", server.base_url.removeprefix("http://").removesuffix("/v1"))
+        await tab.click("main button.primary")
+        boxes, every = tab.page.locator("tbody input[type=checkbox]"), tab.page.locator("[data-check-all]")
+        for wanted in (True, False):
+            await every.click()
+            assert {await box.is_checked() for box in await boxes.all()} == {wanted}
+        assert await tab.severe_findings() == []
+        assert await tab.all_faults() == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from typing import Any
+import json
+from typing import Any, Self
 
 import pytest
 
@@ -111,7 +113,7 @@ async def test_a_credential_goes_from_form_to_form_sealed(lab: Lab) -> None:
         for path in ("/api/version", "/v1/models"):
             upstream.script(Behaviour(status=401), model=path)
         refused = await reader.send(start, address=_address(upstream), secret="wrong")
-        assert (refused.status, "credential" in refused.fault("address")) == (422, True)
+        assert (refused.status, "credential" in refused.fault("secret")) == (422, True)
         page = await reader.send(start, address=_address(upstream), secret="s3cret-of-the-machine")
         assert page.status == 200
         sealed = values_of(page.form())["sealed"]
@@ -350,3 +352,65 @@ async def test_dates_of_a_model_are_checked_and_take_effect(lab: Lab) -> None:
     services.live.holder.current = (await SqlCatalogueStore(lab.admin.database).load()).on("2025-06-15")
     shown = await reader.get("/projects/lab/models/granite3.3:8b")
     assert "Retired" in shown.text or "retired" in shown.text
+
+
+class Listing:
+    """A compatible server that is nothing but its list of models."""
+
+    def __init__(self, *models: dict[str, Any]) -> None:
+        self._body = json.dumps({"object": "list", "data": models}).encode()
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        status, body = (b"200 OK", self._body) if b"/v1/models" in head else (b"404 Not Found", b"{}")
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (status, len(body), body))
+        await writer.drain()
+        writer.close()
+
+
+async def test_a_published_model_takes_window_and_owner_that_the_server_tells(lab: Lab) -> None:
+    told = {"id": "told", "max_model_len": 32_768, "owned_by": "vllm"}
+    async with Listing(told, {"id": "silent"}, {"id": "granite3.3:8b", "max_model_len": 9, "owned_by": "x"}) as server:
+        reader = await lab.reader("root")
+        page = await reader.send(await reader.get("/admin/fleet/add"), address=server.address)
+        assert "32,768 tokens · vllm" in page.text
+        made = await reader.send(page, id="ma10", take_0="on", take_1="on", take_2="on")
+        assert made.status == 200
+        assert ((await _model(lab, "told")).max_model_len, (await _model(lab, "told")).owned_by) == (32_768, "vllm")
+        assert ((await _model(lab, "silent")).max_model_len, (await _model(lab, "silent")).owned_by) == (None, "lab")
+        assert (await _model(lab, "granite3.3:8b")).max_model_len == 60_000  # that of a known model stays
+    async with Listing(told, {"id": "later", "context_length": 4_096}) as server:
+        found = await reader.browser.call("POST", "/discover", {"address": server.address})
+        assert found.json()["served"][1] == {"name": "later", "max_model_len": 4_096, "owned_by": None}
+
+
+@pytest.mark.parametrize("name", ["ma 10!", "ma10!", " ", "a/b", "ñ", "<b>"])
+async def test_a_name_of_a_machine_that_could_stand_in_no_address_is_refused(lab: Lab, name: str) -> None:
+    async with FakeUpstream(models=("m",)) as upstream:
+        reader = await lab.reader("root")
+        page = await reader.send(await reader.get("/admin/fleet/add"), address=_address(upstream))
+        refused = await reader.send(page, id=name, take_0="on")
+        assert refused.status == 422
+        assert refused.fault("id")
+        assert not [one for one in (await _fleet(lab)).backends if one.id == name]
+
+
+async def test_a_credential_that_a_server_asks_for_is_asked_for_beside_its_field(lab: Lab) -> None:
+    async with FakeUpstream(api_key="s3cret-of-the-machine") as upstream:
+        reader = await lab.reader("root")
+        for path in ("/api/version", "/v1/models"):
+            upstream.script(Behaviour(status=401), Behaviour(status=401), model=path)
+        asked = await reader.send(await reader.get("/admin/fleet/add"), address=_address(upstream))
+        assert asked.fault("secret") == "This server asks for a credential (401). Type it here."
+        assert "with its provider" not in asked.text
+        refused = await reader.send(asked, secret="wrong")
+        assert refused.fault("secret") == "This server refuses the credential (401). Type another one."

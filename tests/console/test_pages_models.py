@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 
 from llmaas.domain.fleet import Fleet
-from llmaas.domain.models import Backend, Deployment, Provider, ProviderKind
+from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.ports import Preparation
 from llmaas.storage.catalogue import SqlCatalogueStore
 from tests.console.lab import FLEET, HOSTILE, Lab
+from tests.console.reading import Reader
 from tests.console.site import TEST, Engines
 
 MODELS = "/projects/lab/models"
@@ -145,3 +146,24 @@ async def test_a_model_that_is_being_loaded_says_how_far(
         ]
         assert in_project in shown, place
     assert (await reader.get("/admin/fleet")).row("idle")["State"] == in_fleet
+
+
+async def test_programs_name_a_model_that_answers(lab: Lab) -> None:
+    services = lab.admin.services
+    await SqlCatalogueStore(lab.admin.database).apply(
+        Fleet(models=(Model("aa-down", ModelKind.CHAT, 0),), deployments=(Deployment("aa-down", "ma01", "aa-down"),)),
+        now_ms=2,
+        prune=False,
+        by=TEST,
+    )
+    services.live.holder.current = await SqlCatalogueStore(lab.admin.database).load()
+    (target,) = services.live.catalogue.entries["aa-down"].targets
+    for _ in range(5):
+        services.live.health.failed(target)
+    reader = await lab.reader("owner")
+    made = await reader.send(await reader.get("/projects/lab/keys/new"), name="bot-2")
+    assert "granite3.3:8b" in made.text
+    assert "aa-down" not in made.text
+    assert "granite3.3:8b" in (await (await lab.reader("root")).get("/welcome/answer?project=lab")).text
+    landing = await Reader(lab.admin.client()).get("/")
+    assert 'model="granite3.3:8b"' in landing.text

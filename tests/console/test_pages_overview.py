@@ -7,7 +7,7 @@ import pytest
 from llmaas.domain.prices import NANO
 from llmaas.storage.tables import budget_shares
 from tests.console.lab import Lab
-from tests.console.reading import parse, words
+from tests.console.reading import Shown, parse, words
 
 OVERVIEW = "/projects/lab/overview"
 
@@ -89,3 +89,14 @@ async def test_a_new_project_is_told_how_to_begin(lab: Lab, language: str) -> No
 async def test_A01_only_members_see_it(lab: Lab) -> None:
     assert (await (await lab.reader("stranger")).get(OVERVIEW)).status == 404
     assert (await (await lab.reader("root")).get(OVERVIEW)).status == 200
+
+
+async def test_what_is_used_most_stands_first_and_what_works_before_what_does_not(lab: Lab) -> None:
+    def listed(page: Shown) -> list[str]:
+        return [words(link) for link in page.main.iter("a") if "/models/" in link.get("href", "")]
+
+    await lab.asked(*(lab.row(n, model_id="org/coder:1.5b") for n in range(3)), lab.row(9, model_id="embed"))
+    page = await (await lab.reader("viewer")).get(OVERVIEW)
+    assert listed(page) == ["org/coder:1.5b", "embed", "granite3.3:8b", "idle"]
+    empty = await (await lab.reader("viewer")).get("/projects/empty/overview")
+    assert listed(empty) == ["embed", "granite3.3:8b", "org/coder:1.5b", "idle"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,8 +13,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llmaas.console.passwords import Passwords
+from llmaas.domain.models import Backend, ProviderKind
 from llmaas.upstreams.probe import ProbeFailed, Prober, get_json
 
+_BAD_COUNTS: tuple[object, ...] = (0, -1, "32768", 1.5, True, 10**30, [], {})
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -81,3 +85,38 @@ async def test_passwords_are_checked_while_all_other_threads_wait() -> None:
     finally:
         release.set()
         await asyncio.gather(*waiting)
+
+
+@pytest.mark.parametrize(
+    ("told", "window", "owner"),
+    [
+        ({"max_model_len": 32_768, "owned_by": "vllm"}, 32_768, "vllm"),
+        ({"context_length": 200_000}, 200_000, ""),
+        ({"context_window": 8_192, "owned_by": "Meta"}, 8_192, "Meta"),
+        ({"max_context_length": 32_000}, 32_000, ""),
+        ({"n_ctx": 4_096}, 4_096, ""),
+        ({"owned_by": "llamacpp", "meta": {"n_ctx_train": 131_072}}, 131_072, "llamacpp"),
+        ({"meta": {"n_ctx_train": 131_072, "n_ctx": 8_192}}, 8_192, ""),
+        ({"max_model_len": None, "context_length": 512}, 512, ""),
+        *(({"max_model_len": bad}, None, "") for bad in _BAD_COUNTS),
+        ({"meta": [1], "owned_by": None}, None, ""),
+        ({"owned_by": "x" * 10_000}, None, "x" * 200),
+    ],
+)
+async def test_a_server_is_believed_what_its_models_take_and_whose_they_are(
+    told: dict[str, object], window: int | None, owner: str
+) -> None:
+    body = json.dumps({"data": [{"id": "m", **told}]}).encode()
+    backend = Backend("b", "p", "", "b", "vllm")
+    async with serving(whole(body)) as url:
+        there = dataclasses.replace(backend, base_url=f"{url}/v1")
+        found = await asyncio.to_thread(Prober().look_at, there, ProviderKind.OPENAI, None)
+    assert [(one.name, one.window, one.owner) for one in found.served] == [("m", window, owner)]
+
+
+async def test_ollama_is_believed_the_window_that_a_model_runs_with() -> None:
+    loaded = {"models": [{"name": "a:1b", "context_length": 16_384}, {"name": "b:1b"}]}
+    async with serving(whole(json.dumps({"version": "1", **loaded}).encode())) as url:
+        backend = Backend("b", "p", url, "b", "ollama")
+        found = await asyncio.to_thread(Prober().look_at, backend, ProviderKind.OLLAMA, None)
+    assert {one.name: one.window for one in found.served} == {"a:1b": 16_384, "b:1b": None}

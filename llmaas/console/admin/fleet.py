@@ -5,6 +5,7 @@ Every change is put over the present fleet, judged as a whole, and done as a who
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,9 @@ from llmaas.errors import ConfigurationError, Conflict, InvalidRequest, NotFound
 
 _LONGEST_SECRET = 16 * 1024
 _SHOWN_MISTAKES = 50
+_NAME = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9:._-]*")
+_BAD_NAME = "A name has letters, digits, dots, colons, dashes and underscores, and no spaces."
+"""For tiers, providers and machines that are new: what is there already, or in a fleet file, may be called anything."""
 Plural = Annotated[
     Literal["tiers", "providers", "backends", "models", "deployments"], PathParameter(description="A kind of thing.")
 ]
@@ -192,6 +196,12 @@ async def put_values(
 async def put_new(services: Services, principal: Principal, values: dict[str, list[dict[str, Any]]]) -> None:
     """Add all these things, or none of them. Raises Conflict when one is there already, InvalidRequest that names a field."""
     declared = _declared(values, (await services.fleet.state()).fleet, within=2)
+    ids = [*(one.id for one in declared.tiers), *(one.id for one in declared.providers)]
+    if not all(_NAME.fullmatch(name) for name in (*ids, *(one.id for one in declared.backends))):
+        raise InvalidRequest(_BAD_NAME, param="id")
+    for model in declared.models:
+        if any(c.isspace() or not c.isprintable() for c in model.id):
+            raise InvalidRequest("A model's name has no spaces.", param="model")
 
     def still_new(state: FleetState) -> None:
         for noun in PLURALS:

@@ -17,11 +17,20 @@ from llmaas.domain.models import Backend, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
 from llmaas.errors import InvalidRequest, NotFound
 from llmaas.settings import Secret
-from llmaas.upstreams.probe import ProbeFailed
+from llmaas.upstreams.probe import Found, ProbeFailed
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """`name`: the server's own. `max_model_len`, `owned_by`: as the server says; null when it does not."""
+
+    name: str
+    max_model_len: int | None = None
+    owned_by: str | None = None
 
 
 class BackendTest(msgspec.Struct, frozen=True):
-    """`models`: the backend's own names. `error`: what is wrong and what to do; null when it answers as it should.
+    """`models`: the backend's own names; `served`: the same with what it says of each. `error`: what is wrong and what to
+    do; null when it answers as it should.
     `reason`: the same as a name, with its `facts`.
     """
 
@@ -29,6 +38,7 @@ class BackendTest(msgspec.Struct, frozen=True):
     ok: bool
     server: str | None = None
     models: list[str] = []
+    served: list[ServedModel] = []
     error: str | None = None
     reason: str | None = None
     facts: dict[str, str] = {}
@@ -48,6 +58,7 @@ class DiscoveredView(msgspec.Struct, frozen=True):
     kind: ProviderKind
     server: str
     models: list[str]
+    served: list[ServedModel]
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -79,7 +90,8 @@ async def discover(services: TheServices, data: JSONBody[Address]) -> Discovered
         there = await services.discover(data.address, Secret(data.secret) if data.secret else None)
     except ProbeFailed as error:
         raise InvalidRequest(f"The address {error}.", param="address") from error
-    return DiscoveredView(there.base_url, there.kind, there.found.server, list(there.found.models))
+    found = there.found
+    return DiscoveredView(there.base_url, there.kind, found.server, list(found.models), served_by(found))
 
 
 @get("/api/v1/workers", opt={"permission": Permission.FLEET_READ})
@@ -105,7 +117,11 @@ async def ask(services: Services, provider: Provider, backend: Backend) -> Backe
     except NotFound as error:
         return BackendTest(backend.id, ok=False, error=str(error), reason="no_credential")
     services.live.found(backend, answers=True)
-    return BackendTest(backend.id, ok=True, server=found.server, models=list(found.models))
+    return BackendTest(backend.id, ok=True, server=found.server, models=list(found.models), served=served_by(found))
+
+
+def served_by(found: Found) -> list[ServedModel]:
+    return [ServedModel(one.name, one.window, one.owner or None) for one in found.served]
 
 
 ROUTES: tuple[HTTPRouteHandler, ...] = (check_provider, discover, list_workers)

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.fleet import check_secret, put_new, store_secret
-from llmaas.console.admin.machines import BackendTest, ask
+from llmaas.console.admin.machines import BackendTest, ask, served_by
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import PathId
 from llmaas.console.pages.fields import Fields, read_fields
@@ -54,7 +54,10 @@ async def add_machine(
     try:
         there = await services.discover(fields.value("address"), Secret(secret) if secret else None)
     except ProbeFailed as error:
-        fields.faults["address"] = page.t(f"probe.{error.reason}", **error.facts)
+        # What other pages say of a credential names the provider that has it; here the field for it stands below.
+        of_secret = error.reason in {"asks_credential", "refuses_credential"}
+        where = "secret" if of_secret else "address"
+        fields.faults[where] = page.t(f"fleet.{error.reason}" if of_secret else f"probe.{error.reason}", **error.facts)
         return page.render("fleet/find.html", status=422, fields=fields)
     state = await services.fleet.state()
     fleet = state.fleet
@@ -62,7 +65,7 @@ async def add_machine(
     sealed = urlsafe_b64encode(services.sealer.seal(_OWNER, secret)).decode() if secret else ""
     found = {"base_url": there.base_url, "kind": there.kind.value, "server": there.found.server, "sealed": sealed}
     fields = Fields(page.t, {**found, "id": name, "provider": "" if secret else _likely_provider(state, there.kind)})
-    return _offer(page, fields, fleet, offers_of(there.found.models, fleet))
+    return _offer(page, fields, fleet, offers_of(served_by(there.found), fleet))
 
 
 @get("/admin/fleet/machines/{backend_id:str}/publish", opt=_ASK)
@@ -72,8 +75,8 @@ async def offer_more(page: ThePage, services: TheServices, backend_id: PathId) -
     backend, provider = _machine(fleet, backend_id)
     tested = await ask(services, provider, backend)
     published = {one.root for one in fleet.deployments if one.backend_id == backend_id}
-    roots = [name for name in tested.models if name not in published]
-    return _more(page, Fields(page.t), backend, offers_of(roots, fleet), tested)
+    served = [one for one in tested.served if one.name not in published]
+    return _more(page, Fields(page.t), backend, offers_of(served, fleet), tested)
 
 
 @post("/admin/fleet/machines/{backend_id:str}/publish", opt=_CHANGE)
@@ -82,14 +85,14 @@ async def publish_more(
 ) -> Response[Any]:
     fields = await read_fields(request, page.t)
     fleet = (await services.fleet.state()).fleet
-    backend, _ = _machine(fleet, backend_id)
+    backend, provider = _machine(fleet, backend_id)
     offers = read_offers(fields, fleet)
     chosen = [offer for offer in offers if offer.is_chosen]
     if not chosen:
         fields.faults[""] = page.t("fleet.choose_one")
     if fields.good:
         with fields.noting():
-            await put_new(services, principal, declared_by(offers, backend_id))
+            await put_new(services, principal, declared_by(offers, backend_id, provider.id))
             path = f"/admin/fleet/machines/{backend_id}"
             return page.redirect(
                 path, flash=page.t.form("fleet.models_published", len(chosen)), n=len(chosen), name=backend_id
@@ -112,10 +115,10 @@ async def _publish(page: Page, services: Services, principal: Principal, fields:
     values: dict[str, list[dict[str, Any]]] = {
         "providers": [{"id": provider_id, "kind": fields.value("kind")}] if is_new else [],
         "backends": [backend],
-        **declared_by(offers, backend_id),
+        **declared_by(offers, backend_id, provider_id),
     }
     if fields.good:
-        with fields.noting():
+        with fields.noting("id"):
             await put_new(services, principal, values)
             if secret:
                 await store_secret(services, principal, provider_id, secret)

@@ -8,8 +8,10 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.access import PUBLIC
+from llmaas.console.admin.services import TheServices
 from llmaas.console.oidc import local_path
 from llmaas.console.pages.frame import FORM, LANGUAGE_COOKIE, THEME_COOKIE, THEMES, ThePage
+from llmaas.console.pages.model_views import playable
 from llmaas.console.texts import LANGUAGES
 
 _PROGRAM = """from openai import OpenAI
@@ -19,16 +21,18 @@ client = OpenAI(
     api_key="llmaas_…",
 )
 answer = client.chat.completions.create(
-    model="default",
+    model="{model}",
     messages=[{{"role": "user", "content": "Hello!"}}],
 )
 print(answer.choices[0].message.content)"""
 
 
 @get("/", opt={"permission": PUBLIC})
-async def home(page: ThePage) -> Response[Any]:
+async def home(page: ThePage, services: TheServices) -> Response[Any]:
     if page.principal is None:
-        return page.render("home/landing.html", program=_PROGRAM.format(base_url=page.api_base_url))
+        models = [entry.model.id for entry in playable(services.live)]
+        program = _PROGRAM.format(base_url=page.api_base_url, model=models[0] if models else "MODEL")
+        return page.render("home/landing.html", program=program)
     if page.principal.user.must_change_password:
         return page.redirect("/welcome")
     places = page.project_links

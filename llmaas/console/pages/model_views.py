@@ -162,6 +162,5 @@ def _text(value: object) -> str:
 
 
 def playable(live: Live) -> Sequence[Entry]:
-    """What can be talked with, those in service first."""
-    chats = [entry for entry in live.catalogue.listed() if entry.model.kind is ModelKind.CHAT]
-    return sorted(chats, key=lambda entry: live.state(entry) is State.UNSERVED)
+    """What can be talked with, those that answer first."""
+    return live.working_first(entry for entry in live.catalogue.listed() if entry.model.kind is ModelKind.CHAT)

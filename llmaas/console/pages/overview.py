@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,10 @@ class ModelLine:
 
 @dataclass(frozen=True, slots=True)
 class OverviewView:
-    """`balance` None: the project pays afterwards and has no credit. `is_new`: nothing was asked in 30 days."""
+    """`balance` None: the project pays afterwards and has no credit. `is_new`: nothing was asked in 30 days.
+
+    `models`: what it uses most comes first.
+    """
 
     project: Project
     today: Line
@@ -85,7 +89,11 @@ async def _view(page: Page, services: Services, project: Project) -> OverviewVie
     first = str(month.first)
     this_month = _sum([line for day, line in days.items() if day >= first], services.currency)
     live = services.live
-    entries = live.catalogue.listed()
+    used = await services.usage.sums(UsageFilter(project_id=project.id, from_ms=lately.from_ms), [Grouping.MODEL])
+    requests: Counter[str | None] = Counter()
+    for part in used:
+        requests[part.group[0]] += part.requests
+    entries = sorted(live.working_first(live.catalogue.listed()), key=lambda entry: -requests[entry.model.id])
     return OverviewView(
         project=project,
         today=days.get(str(today), Line(None, services.currency)),
@@ -93,10 +101,7 @@ async def _view(page: Page, services: Services, project: Project) -> OverviewVie
         balance=balance if is_prepaid else None,
         energy=shown_energy(page, this_month.energy_uwh),
         chart=_chart(page, lately.days, days),
-        models=sorted(
-            (ModelLine(e, live.state(e), live.in_flight(e), live.percent(e)) for e in entries),
-            key=lambda line: (line.state is State.OPERATIONAL, line.entry.model.id),
-        )[:_MODELS],
+        models=[ModelLine(e, live.state(e), live.in_flight(e), live.percent(e)) for e in entries[:_MODELS]],
         failures=await latest_failures(services.usage, project.id, now_ms, _FAILURES),
         is_new=not days,
     )

@@ -61,14 +61,14 @@ def marked(text: str) -> Markup:
 
 
 def _body(operation: Operation, services: Services) -> str:
-    """An example that works here: with a model that is listed."""
+    """An example that works here: with a model of the right kind that answers, if there is one."""
     if operation.example is None:
         return ""
     example: Mapping[str, Any] = operation.example
     if example.get("model") == "":
         kind = _KINDS.get(operation.id, ModelKind.CHAT)
-        listed = sorted(entry.model.id for entry in services.live.catalogue.listed() if entry.model.kind is kind)
-        example = {**example, "model": listed[0] if listed else "MODEL"}
+        fitting = services.live.working_first(e for e in services.live.catalogue.listed() if e.model.kind is kind)
+        example = {**example, "model": fitting[0].model.id if fitting else "MODEL"}
     return json.dumps(example, indent=2, ensure_ascii=False)
 
 

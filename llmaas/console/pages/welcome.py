@@ -15,7 +15,7 @@ from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import checked_name
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
-from llmaas.domain.models import ModelKind
+from llmaas.console.pages.model_views import playable
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
 
@@ -93,8 +93,7 @@ async def show_answer(page: ThePage) -> Response[Any]:
 
 
 def _chat_models(services: Services) -> list[str]:
-    listed = services.live.catalogue.listed()
-    return [entry.model.id for entry in listed if entry.model.kind is ModelKind.CHAT and entry.targets]
+    return [entry.model.id for entry in playable(services.live) if entry.targets]
 
 
 def _is_first(page: Page) -> bool:

@@ -24,7 +24,7 @@ new MutationObserver((changes) => {
     for (const node of change.addedNodes) if (node.nodeType === Node.ELEMENT_NODE) tellLocally(node);
 }).observe(document.body, { childList: true, subtree: true });
 
-for (const button of document.querySelectorAll("[data-copy], [data-reveal]")) button.hidden = false;
+for (const button of document.querySelectorAll("[data-copy], [data-reveal], [data-check-all]")) button.hidden = false;
 
 // What scrolls sideways can be scrolled by keyboard, and is no stop on the way when it does not.
 const boxes = new ResizeObserver((seen) => {
@@ -52,6 +52,13 @@ document.addEventListener("click", async (event) => {
     const shown = input.type === "password";
     input.type = shown ? "text" : "password";
     eye.setAttribute("aria-pressed", shown);
+  }
+  const all = event.target.closest("[data-check-all]");
+  if (all) {
+    const boxes = [...document.querySelectorAll(`#${all.dataset.checkAll} input[type=checkbox]`)];
+    const wanted = boxes.some((box) => !box.checked);
+    for (const box of boxes) box.checked = wanted;
+    all.setAttribute("aria-pressed", wanted);
   }
   const button = event.target.closest("[data-copy]");
   if (button) {
