@@ -92,3 +92,34 @@ async def test_an_invitation_in_a_browser_names_what_it_is_for_and_a_dead_one_as
         assert "This invitation cannot be used" in await tab.text()
         assert await tab.page.locator("main form").count() == 0
         assert await tab.severe_findings() == []
+
+
+_BROKEN = """
+() => {
+  const broken = [];
+  const walker = document.createTreeWalker(document.querySelector("main table tbody"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.parentElement.checkVisibility()) continue;
+    for (const word of node.data.matchAll(/[^\\s@._:\\/-]{2,}/g)) {
+      if (word[0].length > 16) continue;  // an id
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+}
+"""
+
+
+@pytest.mark.parametrize("width", [DESKTOP, 1024, PHONE])
+async def test_no_word_is_broken_in_the_audit_log_and_the_settings(console: Console, width: int) -> None:
+    async with console.tab("root", width=PHONE if width == PHONE else DESKTOP) as tab:
+        await tab.page.set_viewport_size({"width": width, "height": 844})
+        for path in ("/admin/audit?by=user-root", "/admin/settings"):
+            await tab.go(path)
+            assert await tab.page.evaluate(_BROKEN) == [], path
+            assert await tab.overflow_px() <= 0, path

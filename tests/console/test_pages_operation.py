@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from llmaas.console.configured import setting_lines
+from llmaas.console.pages import audit
 from llmaas.console.pages.audit import differences
 from llmaas.console.system import System
 from llmaas.domain.audit import Act, Actor, Line
@@ -16,7 +19,7 @@ from llmaas.domain.workers import Worker
 from llmaas.errors import Unavailable
 from llmaas.settings import Secret, Settings
 from tests.console.lab import DAY_MS, HOSTILE, Lab
-from tests.console.reading import Reader
+from tests.console.reading import Reader, values_of, words
 from tests.console.site import Admin, make_system
 
 AUDIT, HEALTH, SETTINGS = "/admin/audit", "/admin/health", "/admin/settings"
@@ -52,7 +55,7 @@ async def test_acts_are_listed_newest_first_with_what_changed(lab: Lab) -> None:
     await reader.send(form, id="support", name="Support", tier="basic")
     rows = (await reader.get(AUDIT)).rows()
     assert (rows[0]["Act"], rows[0]["By"]) == ("project.create", "root@example.org")
-    assert rows[0]["To"].startswith("support")
+    assert rows[0]["To"].startswith("Support")
     assert "Support" in rows[0]["What changed"]
     assert rows[-1]["By"] == "The service"
 
@@ -73,7 +76,7 @@ async def test_acts_are_listed_newest_first_with_what_changed(lab: Lab) -> None:
 async def test_acts_are_found_by_filters(lab: Lab, query: str, acts: set[str]) -> None:
     page = await (await lab.reader("root")).get(f"{AUDIT}?{query}")
     assert {row["Act"] for row in page.rows()} == acts
-    filled = {part.get("name"): part.get("value") for part in page.form("get").iter("input")}
+    filled = values_of(page.form("get"))
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         assert filled[name] == value
@@ -261,3 +264,37 @@ async def test_they_speak_the_language_of_the_reader(admin: Admin, language: str
     for path in (AUDIT, HEALTH, SETTINGS, f"{SETTINGS}?only=set", f"{AUDIT}?by=nobody"):
         page = await Reader(browser, language).get(path)
         assert (page.status, page.root.get("lang")) == (200, language)
+
+
+def test_details_of_an_act_are_written_for_people() -> None:
+    before = {"expires_ms": None, "cost_nano": 1_500_000_000, "timeout_ms": 5_000}
+    after = {"expires_ms": 1_767_225_600_000, "cost_nano": 2_000_000_000, "timeout_ms": 6_000}
+    act = Act(Actor("user", "u", ""), "key.change", "key", "k", None, before, after)
+    found = {one.name: (one.before, one.after) for one in differences(Line(1, 0, act, b"", b""))}
+    assert found["timeout"] == ("5000", "6000")
+    assert found["cost"] == ("1.50", "2.00")
+    assert "2026-01-01 00:00:00 UTC" in str(found["expires"][1])
+
+
+async def test_the_log_is_filtered_by_names_that_are_chosen(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    page = await reader.get(AUDIT)
+    choices = {
+        select.get("name"): {words(option): option.get("value") for option in select.iter("option")}
+        for select in page.main.iter("select")
+    }
+    assert choices["action"]["API keys"] == "key"
+    assert choices["by"]["dev@example.org"] == "user-dev"
+    assert choices["project"]["Lab"] == "lab"
+    named = await reader.get(f"{AUDIT}?project=lab&action=member")
+    assert {row["To"] for row in named.rows()} >= {"dev@example.org Lab"}
+    assert "user-dev" not in named.text
+    one = await reader.get(named.links["dev@example.org"])
+    assert {row["To"].split()[0] for row in one.rows()} == {"dev@example.org"}
+
+
+def test_every_act_that_is_recorded_can_be_chosen() -> None:
+    source = "".join(path.read_text() for path in Path(audit.__file__).parents[2].rglob("*.py"))
+    recorded = set(re.findall(r'Act\([^)]*?"([a-z_-]+)\.[a-z-]+"', source))
+    assert recorded
+    assert recorded - set(audit.NOUNS) == set()
