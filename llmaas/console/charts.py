@@ -51,6 +51,8 @@ class Chart:
     ticks: tuple[str, ...]
     labels: tuple[str, ...]
     legend: tuple[Legend, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """The same as a table: for each column its label, and its values in the order of `legend`."""
 
     @property
     def is_empty(self) -> bool:
@@ -58,22 +60,30 @@ class Chart:
 
 
 def stacked_bars(title: str, labels: Sequence[str], series: Sequence[Series], show: Show) -> Chart:
-    """Series without a value in any column are left out. What is below zero takes no room, and is told all the same."""
+    """Series without a value in any column are left out. What is below zero takes no room, and is told all the same. A column
+    too small to be drawn has a mark below the axis instead, which is no bar.
+    """
     shown = [one for one in series if not one.is_empty]
     totals = [sum(max(0, one.values[n] or 0) for one in shown) for n in range(len(labels))]
     top = round_up(max(totals, default=0))
     parts = []
     for n, label in enumerate(labels):
         floor, bars = _HEIGHT, []
+        so_far = 0
         for colour, one in enumerate(shown):
-            height = _bar_height(one.values[n] or 0, top)
+            # Heights are differences of rounded sums, so a column is as high as its total and no part looks larger than it is.
+            so_far += max(0, one.values[n] or 0)
+            height = floor - (_HEIGHT - so_far * _HEIGHT // top)
             floor -= height
             if height:
                 bars.append(
                     f'<rect class="{_css(colour)}" x="{n * _COLUMN + _GAP // 2}" y="{floor}" '
                     f'width="{_COLUMN - _GAP}" height="{height}"/>'
                 )
-        parts.append(_column(n, _told(label, shown, n, show), "".join(bars)))
+        told = _told(label, shown, n, show, total=totals[n] if len(shown) > 1 else None)
+        if totals[n] and floor == _HEIGHT:
+            bars.append(_trace(n))
+        parts.append(_column(n, told, "".join(bars)))
     return _chart(title, labels, shown, "".join(parts), top, show)
 
 
@@ -136,11 +146,15 @@ def _chart(title: str, labels: Sequence[str], shown: Sequence[Series], inner: st
         f'<path class="grid" d="M0 {y}H{width}"/>' for y in (0, _HEIGHT // 4, _HEIGHT // 2, _HEIGHT * 3 // 4, _HEIGHT)
     )
     svg = Markup(  # noqa: S704 - numbers, and words that are escaped
-        f'<svg class="chart-drawing" viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'<svg class="chart-drawing" viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" tabindex="0" '
         f'aria-label="{escape(title)}">{grid}{inner}</svg>'
     )
     legend = tuple(Legend(one.name, _css(colour)) for colour, one in enumerate(shown))
-    return Chart(title, svg, (show(top), show(top // 2), show(0)), _some(labels), legend)
+    rows = tuple(
+        (label, tuple("–" if (value := one.values[n]) is None else show(value) for one in shown))
+        for n, label in enumerate(labels)
+    )
+    return Chart(title, svg, (show(top), show(top // 2), show(0)), _some(labels), legend, rows)
 
 
 def _column(n: int, told: str, bars: str) -> str:
@@ -149,9 +163,25 @@ def _column(n: int, told: str, bars: str) -> str:
     return f'<g class="column"><title>{escape(told)}</title>{hover}{bars}</g>'
 
 
-def _told(label: str, shown: Sequence[Series], n: int, show: Show) -> str:
+def _told(label: str, shown: Sequence[Series], n: int, show: Show, total: int | None = None) -> str:
+    """`total`: stands beside the label. A name has its own direction: one from right to left turns nothing else around."""
     values = [(one.name, one.values[n]) for one in shown]
-    return "\n".join([label, *(f"{name}: {show(value)}" for name, value in values if value)])
+    head = label if total is None else f"{label}: {show(total)}"
+    return "\n".join(
+        [
+            head,
+            *(
+                f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}: {show(value)}"
+                for name, value in values
+                if value
+            ),
+        ]
+    )
+
+
+def _trace(n: int) -> str:
+    """Says that there is something, without a height that could be read."""
+    return f'<rect class="trace" x="{n * _COLUMN + _COLUMN // 2 - 1}" y="{_HEIGHT - 2}" width="2" height="2"/>'
 
 
 def _some(labels: Sequence[str]) -> tuple[str, ...]:
@@ -162,13 +192,8 @@ def _some(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels[n * last // (_MOST_LABELS - 1)] for n in range(_MOST_LABELS))
 
 
-def _bar_height(value: int, top: int) -> int:
-    """What is there at all can be seen."""
-    return max(1, value * _HEIGHT // top) if value > 0 else 0
-
-
 def _spark_height(value: int, top: int) -> int:
-    return max(2, value * _SPARK_HEIGHT // top) if value > 0 else 0
+    return max(1, value * _SPARK_HEIGHT // top) if value > 0 else 0
 
 
 def _css(colour: int) -> str:

@@ -33,7 +33,8 @@ def test_bars_stand_on_each_other_and_reach_as_high_as_their_sum() -> None:
     ]
     assert [(bar.get("class"), bar.get("y")) for bar in _bars(second)] == [("series-2", "100")]
     assert chart.ticks == ("100", "50", "0")
-    assert _told(first) == "1\na: 30\nb: 70"
+    assert _told(first) == "1: 100\n\u2068a\u2069: 30\n\u2068b\u2069: 70"
+    assert chart.rows == (("1", ("30", "70")), ("2", ("0", "50")))
 
 
 def test_series_without_a_value_are_not_there() -> None:
@@ -43,9 +44,20 @@ def test_series_without_a_value_are_not_there() -> None:
     assert stacked_bars("Tokens", [], [], str).is_empty
 
 
-def test_a_small_value_beside_a_large_one_can_still_be_seen() -> None:
-    (column,) = _columns(stacked_bars("Tokens", ["1"], [Series("big", [10**9]), Series("small", [1])], str))
-    assert [int(bar.get("height") or 0) for bar in _bars(column)][1] == 1
+def test_a_small_value_beside_a_large_one_looks_no_larger_than_it_is() -> None:
+    days = [10**9, 1, 0]
+    chart = stacked_bars("Tokens", ["1", "2", "3"], [Series("big", days), Series("small", [1, 1, 0])], str)
+    large, small, nothing = _columns(chart)
+    assert [bar.get("class") for bar in _bars(large)] == ["series-1"]
+    assert _bars(small) == []
+    assert [part.get("class") for part in small if part.tag.endswith("rect")] == ["hover", "trace"]
+    assert [part.get("class") for part in nothing if part.tag.endswith("rect")] == ["hover"]
+
+
+def test_many_small_parts_come_to_no_more_than_their_sum() -> None:
+    parts = [Series(str(n), [1, 0]) for n in range(8)]
+    (column, _) = _columns(stacked_bars("Tokens", ["1", "2"], [*parts, Series("day", [0, 1_000])], str))
+    assert sum(int(bar.get("height") or 0) for bar in _bars(column)) == 200 * 8 // 1_000
 
 
 def test_a_line_is_broken_where_nothing_is_known() -> None:

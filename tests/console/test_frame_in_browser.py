@@ -93,3 +93,29 @@ async def test_times_of_rows_have_seconds_and_say_their_zone(console: Console, s
         await tab.go(f"{PROJECT}/usage/requests")
         await tab.click("tbody th a >> nth=0")
         assert re.search(r"\d\d?:\d\d:\d\d", await tab.text("dl.facts"))
+
+
+async def test_a_chart_is_read_by_keyboard_and_as_a_table(console: Console) -> None:
+    async with console.tab("owner") as tab:
+        await tab.go(f"{PROJECT}/usage")
+        drawing, tip = tab.page.locator(".chart-drawing").first, tab.page.locator(".chart-tip")
+        await tab.page.focus(".segments a:last-child")
+        await tab.page.keyboard.press("Tab")
+        await expect(tip).to_be_visible()
+        last = await tip.inner_text()
+        await tab.page.keyboard.press("ArrowLeft")
+        before = await tip.inner_text()
+        assert before != last
+        day, _, total = before.splitlines()[0].partition(": ")
+        numbers = [int(line.rpartition(": ")[2].replace(",", "")) for line in before.splitlines()[1:]]
+        assert int(total.replace(",", "")) == sum(numbers)
+        await expect(tab.page.locator("main > [role=status]").last).to_contain_text(day)
+        await tab.page.keyboard.press("Escape")
+        await expect(tip).to_be_hidden()
+        assert await drawing.evaluate("e => e === document.activeElement")
+        await tab.page.click("details.more:has(table) > summary")
+        row = tab.page.locator("details.more tbody tr", has_text=day)
+        shown = await row.inner_text()
+        assert all(f"{number:,}" in shown for number in numbers)
+        assert await tab.severe_findings() == []
+        assert await tab.all_faults() == []
