@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from llmaas.domain.audit import SYSTEM
+from llmaas.domain.audit import SYSTEM, AuditFilter
 from llmaas.domain.usage import UsageRow
-from tests.console.browser import DESKTOP, PHONE, Console, Tab
-from tests.console.demo import PROJECT
+from tests.console.browser import DESKTOP, PHONE, Console, Tab, sign_in
+from tests.console.demo import PASSWORD, PROJECT
 from tests.fakes.behaviour import Behaviour, Call
 from tests.fakes.upstream import FakeUpstream
 
@@ -32,7 +32,6 @@ async def tab(console: Console) -> AsyncIterator[Tab]:
         await opened.go(f"{PLAYGROUND}?model={GRANITE}")
         yield opened
         assert await opened.all_faults() == []
-        await opened.go("/profile")  # leaving revokes the key
 
 
 @pytest.fixture
@@ -92,16 +91,121 @@ async def test_an_answer_streams_and_is_metered_as_any_other(
     assert key.expires_ms is not None
 
 
-async def test_the_key_of_the_page_is_revoked_on_leaving(console: Console) -> None:
-    async with console.tab("dev") as opened:
+async def test_a_tab_has_one_key_until_its_reader_signs_out(console: Console) -> None:
+    async with console.tab() as opened:
+        await sign_in(opened, "dev@example.org")
+        for turn in range(2):
+            await opened.go(PLAYGROUND)
+            await ask(opened.page)
+            await answered(opened.page, turn=turn)
+        rows = await console.process.rows()
+        assert rows[0].key_id == rows[1].key_id
+        await opened.go(f"/projects/{PROJECT}/keys")
+        assert rows[0].key_id not in await opened.text()
+        await opened.click('form[action="/sign-out"] button')
+        await revoked(console, rows[0].key_id)
+        assert await opened.page.evaluate("sessionStorage.length") == 0
+        installation = await console.process.installation()
+        acts = await installation.audit.page(AuditFilter(subject_id=rows[0].key_id), before=None, limit=10)
+        assert [line.act.action for line in acts] == ["key.revoke", "key.create"]
+
+
+async def test_leaving_keeps_the_conversation(tab: Tab, upstream: FakeUpstream) -> None:
+    page = tab.page
+    await page.fill("[name=system]", "Be short.")
+    await ask(page, "First?")
+    await answered(page)
+    await page.fill("#playground-text", "half a")
+    await tab.go("/profile")
+    await tab.go(f"{PLAYGROUND}")
+    assert await page.input_value("#playground-text") == "half a"
+    assert await page.input_value("[name=system]") == "Be short."
+    await expect(page.locator("[data-turn=user] [data-text]")).to_have_text("First?")
+    await expect(page.locator("[data-prose]")).to_contain_text("gateway")
+    await ask(page, "Second?")
+    await answered(page, turn=1)
+    assert [message["role"] for message in upstream.last.json["messages"]] == ["system", "user", "assistant", "user"]
+    await page.click("[data-clear]")
+    await tab.go("/profile")
+    await tab.go(PLAYGROUND)
+    assert await page.locator("[data-turn]").count() == 0
+
+
+async def test_a_question_without_an_answer_goes_along_with_no_other(tab: Tab, upstream: FakeUpstream) -> None:
+    upstream.script(*[Behaviour(status=500, body=b"{}")] * 3)
+    await ask(tab.page, "Lost?")
+    await expect(tab.page.locator("[data-fault]").first).to_be_visible(timeout=15_000)
+    await ask(tab.page, "Found?")
+    await answered(tab.page, turn=1)
+    assert [message["content"] for message in upstream.last.json["messages"]] == ["Found?"]
+
+
+@pytest.mark.parametrize(
+    ("said", "thought", "answer"),
+    [
+        (("<think>", "Hm, ", "well.", "</think>", "\n\nYes."), "Hm, well.", "Yes."),
+        (("Hm, ", "well.\n", "</think>", "\n\nYes."), "Hm, well.", "Yes."),
+        (("<thinking>Hm", "</thinking>Yes."), "Hm", "Yes."),
+        (("[THINK]Hm[/THINK]", "Yes."), "Hm", "Yes."),
+        (("The tag `<think>` ", "is a tag."), "", "The tag `<think>` is a tag."),
+    ],
+)
+async def test_thoughts_between_tags_stand_apart(
+    tab: Tab, upstream: FakeUpstream, said: tuple[str, ...], thought: str, answer: str
+) -> None:
+    upstream.script(Behaviour(tokens=len(said), pieces=said, flavour="vllm"))
+    await ask(tab.page)
+    await answered(tab.page)
+    await expect(tab.page.locator("[data-prose]")).to_have_text(answer)
+    assert (await tab.page.locator("[data-reasoning] [data-text]").text_content() or "").strip() == thought
+    await ask(tab.page)
+    await answered(tab.page, turn=1)
+    assert upstream.last.json["messages"][1]["content"] == answer
+
+
+async def test_no_rate_is_told_of_a_burst(tab: Tab, upstream: FakeUpstream) -> None:
+    upstream.script(Behaviour(tokens=5, burst=True, flavour="vllm"))
+    await ask(tab.page)
+    figures = await answered(tab.page)
+    assert figures["Output"] == "5"
+    assert "Tokens/s" not in figures
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+async def test_the_line_of_figures_and_what_follows_it_are_in_sight(console: Console, width: int) -> None:
+    async with console.tab("dev", width=width) as opened:
         await opened.go(PLAYGROUND)
-        await ask(opened.page)
-        await answered(opened.page)
-        kid = (await console.process.rows())[0].key_id
-        await opened.go(f"/projects/{PROJECT}/keys")
-        await revoked(console, kid)
-        await opened.go(f"/projects/{PROJECT}/keys")
-        assert kid not in await opened.text()
+        for turn in range(3):
+            await ask(opened.page)
+            await answered(opened.page, turn=turn)
+        end = opened.page.locator("[data-actions]").last
+        await expect(end).to_be_visible()
+        bottom = "e => e.getBoundingClientRect().bottom"
+        thread = opened.page.locator("[data-thread]").first
+        assert await end.evaluate(bottom) <= await thread.evaluate(bottom)
+
+
+async def test_who_is_signed_out_is_told_so_with_a_way_back(console: Console) -> None:
+    async with console.tab() as opened:
+        await sign_in(opened, "dev@example.org")
+        await opened.go(PLAYGROUND)
+        await opened.page.context.clear_cookies()
+        await ask(opened.page, "Am I here?")
+        fault = opened.page.locator("[data-fault]").first
+        await expect(fault).to_contain_text("You are signed out.")
+        await opened.click("[data-fault] a")
+        await opened.page.fill("#email", "dev@example.org")
+        await opened.page.fill("#password", PASSWORD)
+        await opened.click("main button.primary")
+        assert opened.path == PLAYGROUND
+
+
+async def test_a_model_that_is_not_there_is_said_to_be_missing(console: Console) -> None:
+    async with console.tab("dev") as opened:
+        await opened.go(f"{PLAYGROUND}?model=nosuch")
+        assert "There is no chat model nosuch." in await opened.text()
+        await opened.go(f"{PLAYGROUND}?model=granite")
+        assert "There is no chat model" not in await opened.text()
 
 
 async def test_A12_what_a_model_writes_is_only_text(tab: Tab, upstream: FakeUpstream) -> None:

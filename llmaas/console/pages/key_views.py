@@ -72,7 +72,7 @@ def may_make(principal: Principal) -> bool:
 
 
 def is_playground(key: Key) -> bool:
-    """Keys that the playground made for itself, one for each visit: they stand together. Anybody may call a key so, but
+    """Keys that the playground made for itself, one for each tab: they stand together. Anybody may call a key so, but
     only one that ends soon is left out of lists.
     """
     lives_ms = None if key.expires_ms is None else key.expires_ms - key.created_ms

@@ -28,6 +28,8 @@ from llmaas.errors import NotFound
 
 _MOST_KEYS = 200
 _ROWS = 50
+_LEAST_RATE_MS = 500
+"""Within less a rate says nothing: pieces come in bursts."""
 _MOST_ROWS = 25_000
 
 
@@ -101,7 +103,7 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
         raise NotFound(page.t("usage.not_found"))
     names = await _Names.read(page, services, project_id)
     made, took_ms = row.output_tokens + row.reasoning_tokens, row.duration_ms - (row.ttft_ms or 0)
-    rate = made * 1000 // took_ms if made > 1 and took_ms > 0 else None
+    rate = (made - 1) * 1000 // took_ms if made > 1 and took_ms >= _LEAST_RATE_MS else None
     return page.render(
         "usage/request.html", row=row, key_names=names.keys, rate=rate, energy=shown_energy(page, row.energy_uwh)
     )

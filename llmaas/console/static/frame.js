@@ -85,6 +85,18 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Who signs out leaves nothing in this tab: no conversation, and no key of the playground that works.
+document.addEventListener("submit", (event) => {
+  if (event.target.getAttribute("action") !== "/sign-out") return;
+  const headers = { "x-csrf-token": event.target.elements.csrf.value };
+  for (const [name, text] of Object.entries(sessionStorage)) {
+    if (!name.startsWith("llmaas-key ")) continue;
+    const { project, id } = JSON.parse(text);
+    fetch(`/api/v1/projects/${project}/keys/${id}`, { method: "DELETE", headers, keepalive: true }).catch(() => {});
+  }
+  sessionStorage.clear();
+});
+
 // A form that is on its way is not sent twice.
 document.addEventListener("submit", (event) => {
   for (const button of event.target.querySelectorAll("button[data-once]")) {

@@ -10,7 +10,7 @@ const part = (name) => root.querySelector(`[data-${name}]`);
 const words = JSON.parse(root.dataset.words);
 const fill = (name) => document.getElementById(`playground-${name}`).content.firstElementChild.cloneNode(true);
 
-const access = new Access(root.dataset.project, root.dataset.csrf);
+const access = new Access(root.dataset.project, root.dataset.reader, root.dataset.csrf);
 const settings = new Settings(part("settings"), words);
 const request = (messages) => settings.request(messages);
 const boxes = [...root.querySelectorAll("[data-column]")];
@@ -98,6 +98,27 @@ part("show-export").addEventListener("click", () => {
 });
 dialog.addEventListener("change", showProgram);
 
+// Conversations are kept with this tab, so that leaving the page, or having to sign in, loses nothing.
+const place = `llmaas-chat ${root.dataset.reader} ${root.dataset.project}`;
+function keep() {
+  const fields = [...part("settings").elements].filter((field) => field.name).map((field) => [field.name, field.value]);
+  const kept = { columns: columns.map((column) => column.kept), compared: !boxes[1].hidden, text: text.value, fields };
+  sessionStorage.setItem(place, JSON.stringify(kept));
+}
+function bringBack() {
+  const kept = JSON.parse(sessionStorage.getItem(place) ?? "null");
+  if (!kept) return;
+  const asked = new URLSearchParams(location.search).get("model");
+  kept.columns.forEach(({ model, messages }, n) => columns[n].restore(n || !asked ? model : columns[n].model, messages));
+  for (const [name, value] of kept.fields) part("settings").elements.namedItem(name).value = value;
+  part("settings").dispatchEvent(new Event("input"));
+  if (kept.compared && part("compare")) part("compare").click();
+  text.value = kept.text;
+  grow();
+}
+window.addEventListener("pagehide", keep);
+
 composer.querySelector("fieldset").disabled = false;
+bringBack();
 changed();
 if (window.matchMedia("(min-width: 900px)").matches) text.focus();

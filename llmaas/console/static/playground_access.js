@@ -1,19 +1,25 @@
-// How the playground may call: a key of the project made for this page. It is kept in memory only, and revoked on leaving.
+// How the playground may call: a key of the project made for this tab. It is kept with the tab, so that coming back makes no
+// other one; signing out revokes it (frame.js), and it ends by itself within a day.
+
+export const KEPT_KEY = "llmaas-key ";
 
 export class Access {
   #project;
   #csrf;
+  #place;
   #made = null;
 
-  constructor(project, csrf) {
+  // `reader`: whose key it is; another reader of this browser has another one.
+  constructor(project, reader, csrf) {
     this.#project = encodeURIComponent(project);
     this.#csrf = csrf;
-    window.addEventListener("pagehide", () => this.#revoke());
+    this.#place = `${KEPT_KEY}${reader} ${this.#project}`;
   }
 
-  // The key, made at the first call. Throws an Error with what the service said.
+  // The key, made at the first call. Throws an Error with what the service said; `code`: `signed_out` for who has to sign in.
   async key() {
-    this.#made ??= this.#make();
+    const kept = sessionStorage.getItem(this.#place);
+    this.#made ??= kept ? Promise.resolve(JSON.parse(kept)) : this.#make();
     try {
       return (await this.#made).key;
     } catch (error) {
@@ -24,6 +30,7 @@ export class Access {
 
   // The key stopped working: the next call makes another one.
   forget() {
+    sessionStorage.removeItem(this.#place);
     this.#made = null;
   }
 
@@ -44,21 +51,13 @@ export class Access {
       method: "POST",
       headers: { "content-type": "application/json", "x-csrf-token": this.#csrf },
       body: JSON.stringify({ name: "playground", expires_days: 1 }),
+    }).catch(() => {
+      throw Object.assign(new Error(), { code: "network" });
     });
+    if (answer.status === 401) throw Object.assign(new Error(), { code: "signed_out" });
     const body = await answer.json();
     if (!answer.ok) throw new Error(body.error.message);
+    sessionStorage.setItem(this.#place, JSON.stringify({ id: body.id, key: body.key, project: this.#project }));
     return body;
-  }
-
-  #revoke() {
-    const made = this.#made;
-    this.#made = null;
-    made?.then(({ id }) =>
-      fetch(`/api/v1/projects/${this.#project}/keys/${id}`, {
-        method: "DELETE",
-        headers: { "x-csrf-token": this.#csrf },
-        keepalive: true,
-      }),
-    ).catch(() => {}); // it expires by itself
   }
 }

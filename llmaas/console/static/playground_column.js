@@ -3,8 +3,10 @@
 import { copyText } from "./copying.js";
 import { ChatError, streamChat } from "./chat_stream.js";
 import { showProse } from "./prose.js";
+import { splitThoughts } from "./thoughts.js";
 
 const LONGEST_WAIT_S = 10;
+const LEAST_RATE_MS = 500; // within less a rate says nothing: pieces come in bursts
 
 export class Column {
   #root;
@@ -13,6 +15,7 @@ export class Column {
   #messages = [];
   #abort = null;
   #unanswered = null; // the form for results of functions that the model called
+  #failed = null; // a question that had no answer: it goes along with no other, and can be asked again
 
   // `tools`: { access, words, fill(name) -> element of a template, request() -> parameters, changed() }.
   constructor(root, tools) {
@@ -40,10 +43,9 @@ export class Column {
 
   async ask(text) {
     this.#skipResults();
+    this.#failed = null;
     this.#messages.push({ role: "user", content: text });
-    const turn = this.#tools.fill("user");
-    turn.querySelector("[data-text]").textContent = text;
-    this.#thread.append(turn);
+    this.#showQuestion(text);
     this.#thread.scrollTop = this.#thread.scrollHeight;
     await this.#answer();
   }
@@ -51,7 +53,9 @@ export class Column {
   // Make the last answer anew.
   async again() {
     this.#unanswered = null;
-    if (this.#messages.at(-1)?.role === "assistant") this.#messages.pop();
+    if (this.#failed) this.#messages.push(this.#failed);
+    else if (this.#messages.at(-1)?.role === "assistant") this.#messages.pop();
+    this.#failed = null;
     if (this.#thread.lastElementChild?.dataset.turn === "assistant") this.#thread.lastElementChild.remove();
     await this.#answer();
   }
@@ -63,8 +67,38 @@ export class Column {
   clear() {
     this.stop();
     this.#unanswered = null;
+    this.#failed = null;
     this.#messages = [];
     this.#thread.replaceChildren();
+  }
+
+  // A conversation as `messages` had it before the page was left.
+  restore(model, messages) {
+    const select = this.#root.querySelector("select");
+    if ([...select.options].some((option) => option.value === model)) select.value = model;
+    this.#messages = messages;
+    messages.forEach((message, n) => {
+      if (message.role === "user") this.#showQuestion(message.content);
+      if (message.role !== "assistant") return;
+      const turn = this.#tools.fill("assistant");
+      this.#thread.append(turn);
+      const answer = new Answer(turn, this.#tools.words, this.#thread);
+      answer.restore(message);
+      if (n === messages.length - 1) this.#offer(turn, answer);
+    });
+    this.#thread.scrollTop = this.#thread.scrollHeight;
+  }
+
+  // What would be kept of it if the page were left now.
+  get kept() {
+    const whole = this.#messages.at(-1)?.role === "user" ? this.#messages.slice(0, -1) : this.#messages;
+    return { model: this.model, messages: whole };
+  }
+
+  #showQuestion(text) {
+    const turn = this.#tools.fill("user");
+    turn.querySelector("[data-text]").textContent = text;
+    this.#thread.append(turn);
   }
 
   async #answer() {
@@ -86,8 +120,9 @@ export class Column {
       this.#abort = null;
       answer.close();
       if (answer.message) messages.push(answer.message);
+      else if (messages === this.#messages && messages.at(-1)?.role === "user") this.#failed = messages.pop();
       if (answer.id) answer.figures(await access.row(answer.id, wasCut ? 6 : 2).catch(() => null));
-      this.#offer(turn, answer);
+      answer.keepInView(() => this.#offer(turn, answer));
       changed();
     }
   }
@@ -117,8 +152,8 @@ export class Column {
   #offer(turn, answer) {
     const actions = turn.querySelector("[data-actions]");
     actions.hidden = false;
-    turn.querySelector("[data-copy-answer]").hidden = !answer.text;
-    turn.querySelector("[data-copy-answer]").addEventListener("click", () => copyText(answer.text));
+    turn.querySelector("[data-copy-answer]").hidden = !answer.message?.content;
+    turn.querySelector("[data-copy-answer]").addEventListener("click", () => copyText(answer.message.content));
     turn.querySelector("[data-again]").addEventListener("click", () => this.again());
     if (answer.calls.length) this.#askResults(turn, answer.calls);
   }
@@ -185,8 +220,9 @@ class Answer {
 
   // What goes into the conversation; null when nothing came.
   get message() {
-    if (!this.text && !this.calls.length) return null;
-    const message = { role: "assistant", content: this.text || null };
+    const { said } = splitThoughts(this.text);
+    if (!said && !this.calls.length) return null;
+    const message = { role: "assistant", content: said || null };
     return this.calls.length ? { ...message, tool_calls: this.calls } : message;
   }
 
@@ -213,11 +249,23 @@ class Answer {
     place.hidden = !text;
   }
 
+  restore(message) {
+    this.text = message.content ?? "";
+    this.calls = message.tool_calls ?? [];
+    this.close();
+  }
+
   fail(error) {
     this.note("");
     const place = this.#turn.querySelector("[data-fault]");
     const hint = error.status >= 500 || this.id ? ` ${this.#words.retry}` : "";
     place.textContent = this.#words.faults[error.code] ?? `${error.message}${hint}`;
+    if (error.code === "signed_out") {
+      const link = document.createElement("a");
+      link.href = `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+      link.textContent = this.#words.sign_in;
+      place.append(" ", link);
+    }
     place.hidden = false;
   }
 
@@ -237,9 +285,10 @@ class Answer {
     put("ttft", ttftMs === null ? null : `${whole.format(ttftMs)} ms`);
     if (row) {
       const made = row.output_tokens + row.reasoning_tokens;
-      const tookS = (row.duration_ms - (row.ttft_ms ?? 0)) / 1000;
-      const rate = new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format(made / tookS);
-      put("speed", made > 1 && tookS > 0 ? rate : null);
+      // Of the time from the first piece to the last, in which all but the first token came.
+      const tookMs = row.duration_ms - (row.ttft_ms ?? 0);
+      const rate = new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format(((made - 1) * 1000) / tookMs);
+      put("speed", made > 1 && tookMs >= LEAST_RATE_MS ? rate : null);
       put("input", whole.format(row.input_tokens + row.cached_input_tokens));
       put("output", whole.format(made));
       const money = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 9 });
@@ -247,10 +296,17 @@ class Answer {
       put("backend", row.machine_name && `${row.machine_name} · ${row.engine_type}`);
       put("routing", this.#words.routings[row.routing_reason] ?? row.routing_reason);
     }
+    this.keepInView(() => {
+      const list = this.#turn.querySelector("[data-figures]");
+      list.replaceChildren(...shown.map(([name, value]) => pair(name, value)));
+      list.hidden = !shown.length;
+    });
+  }
+
+  // Whatever is put at the end of the conversation can be seen by who looks at its end.
+  keepInView(change) {
     const near = this.#isNear();
-    const list = this.#turn.querySelector("[data-figures]");
-    list.replaceChildren(...shown.map(([name, value]) => pair(name, value)));
-    list.hidden = !shown.length;
+    change();
     if (near) this.#thread.scrollTop = this.#thread.scrollHeight;
   }
 
@@ -267,10 +323,12 @@ class Answer {
   #show() {
     this.#frame = 0;
     const near = this.#isNear();
-    const thoughts = this.#turn.querySelector("[data-reasoning]");
-    thoughts.hidden = !this.#reasoning;
-    thoughts.querySelector("[data-text]").textContent = this.#reasoning;
-    showProse(this.#turn.querySelector("[data-prose]"), this.text);
+    const { thoughts, said } = splitThoughts(this.text);
+    const reasoning = [this.#reasoning, thoughts].filter(Boolean).join("\n");
+    const box = this.#turn.querySelector("[data-reasoning]");
+    box.hidden = !reasoning;
+    box.querySelector("[data-text]").textContent = reasoning;
+    showProse(this.#turn.querySelector("[data-prose]"), said);
     const calls = this.#turn.querySelector("[data-calls]");
     calls.hidden = !this.calls.length;
     calls.textContent = this.calls.map((call) => `${call.function.name}(${call.function.arguments})`).join("\n");
