@@ -406,6 +406,8 @@ async def test_a_second_host_needs_the_master_key_of_the_first(serving: Serving,
 
 
 async def test_rows_that_a_process_left_behind_are_adopted_when_there_are_fewer(serving: Serving) -> None:
+    loaded = settings.load({"data_dir": str(serving.data_dir)}, {})
+    await (await Installation(loaded.settings).open()).close()
     left: list[UsageRow] = rows(3)
     spool = Spool(serving.data_dir / "spool" / "5")
     spool.write(left)
