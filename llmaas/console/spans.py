@@ -9,6 +9,8 @@ from llmaas.errors import InvalidRequest
 
 DAY_MS = 86_400_000
 MOST_DAYS = 366
+INVERTED = "The first day must not be after the last."
+TOO_LONG = f"At most {MOST_DAYS} days can be shown."
 _EPOCH = date(1970, 1, 1)
 
 
@@ -37,14 +39,6 @@ class Span:
     def query(self) -> dict[str, str]:
         """What names it in the address of a page."""
         return {"month": self.month} if self.month else {"from": str(self.first), "to": str(self.last)}
-
-
-class Inverted(InvalidRequest):
-    pass
-
-
-class TooLong(InvalidRequest):
-    pass
 
 
 def day_of(now_ms: int) -> date:
@@ -76,9 +70,9 @@ def read_span(today: date, *, month: str = "", first: str = "", last: str = "") 
         start = _day(first, "from") if first else today.replace(day=1)
         end = _day(last, "to") if last else today
         if end < start:
-            raise Inverted("The first day must not be after the last.", param="from")
+            raise InvalidRequest(INVERTED, param="from")
         if (end - start).days >= MOST_DAYS:
-            raise TooLong(f"At most {MOST_DAYS} days can be shown.", param="from")
+            raise InvalidRequest(TOO_LONG, param="from")
         return Span(start, end)
     return month_of(_day(f"{month}-01", "month")) if month else month_of(today)
 

@@ -58,3 +58,15 @@ async def test_days_in_the_wrong_order_stay_in_their_fields(console: Console, la
         told = await tab.text(".flash")
         assert "2026-11-20" in told
         assert "2026-11-01" in told
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", "miembro"), ("es", "No existe ese miembro"), ("fr", "Ce membre n’existe pas")],
+)
+async def test_a_refusal_is_said_in_the_readers_language(console: Console, language: str, said: str) -> None:
+    async with console.tab("owner", language=language) as tab:
+        await tab.go("/projects/assistants/members/user-nobody")
+        told = await tab.text()
+        assert (said in told) == (language != "en")
+        assert "`" not in told

@@ -280,3 +280,21 @@ async def test_the_old_and_the_new_key_of_a_rotation_are_told_apart(lab: Lab) ->
     assert f"Replaces {masked(old.id)}" in new[""]
     assert (new["Expires"], stopping["Expires"]) == ("Never", "2025-06-15")
     assert (await reader.get(f"{KEYS}/{old.id}")).facts()["Expires"] == "2025-06-15 16:06 UTC"
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "There is no model nothing. There are"),
+        ("es", "No hay ningún modelo nothing. Hay"),
+        ("fr", "Il n’y a pas de modèle nothing. Il y a"),
+    ],
+)
+async def test_what_a_service_refuses_is_said_in_the_readers_language(lab: Lab, language: str, said: str) -> None:
+    reader = await lab.reader("dev", language)
+    page = await reader.send(await reader.get(f"{KEYS}/new"), name="x", models=["nothing"])
+    assert page.fault("models").startswith(said)
+    missing = await reader.get("/projects/lab/keys/nokey")
+    assert "`" not in missing.text
+    if language != "en":
+        assert "There is" not in missing.text

@@ -84,7 +84,7 @@ async def remove_model(
     try:
         await take_away(services, principal, "model", line.model.id, also=deployments)
     except Conflict as error:
-        return page.render("fleet/remove_model.html", status=422, line=line, fault=error.message)
+        return page.render("fleet/remove_model.html", status=422, line=line, fault=page.t.said(error.message))
     return page.redirect("/admin/fleet", flash="fleet.model_removed", name=line.model.id)
 
 

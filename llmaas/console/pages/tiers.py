@@ -119,7 +119,9 @@ async def remove_tier(page: ThePage, services: TheServices, principal: ThePrinci
     try:
         await take_away(services, principal, "tier", tier_id)
     except Conflict as error:
-        return page.render("administration/remove_tier.html", status=422, tier_id=tier_id, fault=error.message)
+        return page.render(
+            "administration/remove_tier.html", status=422, tier_id=tier_id, fault=page.t.said(error.message)
+        )
     return page.redirect("/admin/tiers", flash="tiers.removed", name=tier_id)
 
 

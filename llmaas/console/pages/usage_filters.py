@@ -11,7 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from llmaas.console.reports import By, Measure
-from llmaas.console.spans import MOST_DAYS, Inverted, Span, TooLong, month_of, months_before, read_span
+from llmaas.console.spans import INVERTED, MOST_DAYS, TOO_LONG, Span, month_of, months_before, read_span
 from llmaas.domain.usage import Outcome, UsageFilter
 from llmaas.errors import InvalidRequest
 
@@ -106,7 +106,7 @@ def read_asked(query: Mapping[str, str], today: date) -> Asked:
         span = read_span(today, month=said["month"], first=said["from"], last=said["to"])
     except InvalidRequest as error:
         span = month_of(today)
-        fault = "inverted" if isinstance(error, Inverted) else "too_long" if isinstance(error, TooLong) else "span"
+        fault = {INVERTED: "inverted", TOO_LONG: "too_long"}.get(error.message, "span")
     if span == dataclasses.replace(month_of(span.first), month=""):
         span = month_of(span.first)
     by = _choice(By, said["by"], By.MODEL)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -14,7 +15,8 @@ from markupsafe import Markup, escape
 LANGUAGES = {"en": "English", "es": "Español", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
 _MESSAGES = "messages"
-"""The section without English file: what the services say, by their own English words."""
+"""The section whose keys are what services say, in their own English words, with `{placeholders}` for what varies."""
+_PLACE = re.compile(r"\\\{(\w+)\\\}")
 _SEPARATORS = {"en": ",", "es": ".", "fr": "\u202f"}
 _POINTS = {"en": ".", "es": ",", "fr": ","}
 
@@ -26,6 +28,8 @@ class Words:
     language: str
     texts: Mapping[str, str]
     messages: Mapping[str, str]
+    patterns: Sequence[tuple[re.Pattern[str], str]] = ()
+    """Messages with placeholders."""
 
     def __call__(self, key: str, **values: object) -> str:
         """The text with its `{placeholders}` filled. Raises KeyError for a key that is not there."""
@@ -44,8 +48,15 @@ class Words:
         return f"{key}.{'one' if is_one else 'other'}"
 
     def said(self, message: str) -> str:
-        """What a service says, in this language when it is one of the sentences that are translated."""
-        return self.messages.get(message, message)
+        """What a service says, in words for people of this language when it is one of the sentences that have such."""
+        known = self.messages.get(message)
+        if known is not None:
+            return known
+        for pattern, text in self.patterns:
+            if (found := pattern.fullmatch(message)) is not None:
+                # What varies may be such a sentence, as the fault is that "The address {fault}." ends with.
+                return text.format_map({name: self.said(value).strip("`") for name, value in found.groupdict().items()})
+        return message
 
     def number(self, value: float, places: int = 0) -> str:
         text = f"{value:,.{places}f}"
@@ -105,7 +116,12 @@ def _read(folder: Traversable, language: str) -> Words:
             messages = dict(_flat("", table))
         else:
             texts.update(_flat(f"{section}.", table))
-    return Words(language, texts, messages)
+    patterns = [(_pattern(said), text) for said, text in messages.items() if "{" in said]
+    return Words(language, texts, messages, patterns)
+
+
+def _pattern(said: str) -> re.Pattern[str]:
+    return re.compile(_PLACE.sub(r"(?P<\1>.*)", re.escape(said)), re.DOTALL)
 
 
 def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
