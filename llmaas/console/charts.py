@@ -80,7 +80,7 @@ def stacked_bars(title: str, labels: Sequence[str], series: Sequence[Series], sh
                     f'<rect class="{_css(colour)}" x="{n * _COLUMN + _GAP // 2}" y="{floor}" '
                     f'width="{_COLUMN - _GAP}" height="{height}"/>'
                 )
-        told = _told(label, shown, n, show, total=totals[n] if len(shown) > 1 else None)
+        told = _told(label, shown, n, show, total=totals[n] if sum(bool(one.values[n]) for one in shown) > 1 else None)
         if totals[n] and floor == _HEIGHT:
             bars.append(_trace(n))
         parts.append(_column(n, told, "".join(bars)))

@@ -106,11 +106,12 @@ class Shown:
         return {words(link): link.get("href", "") for link in self.main.iter("a")}
 
     def rows(self) -> list[dict[str, str]]:
-        """Of all tables: cells by the column that they say they are of; the one that names the row under ""."""
+        """Of all tables but those of charts: cells by the column that they say they are of; the one that names the row under ""."""
+        drawn = {id(part) for box in self.main.iter() if "chart-table" in box.get("class", "") for part in box.iter()}
         return [
             {cell.get("data-label", ""): words(cell) for cell in row if cell.tag in {"td", "th"}}
             for body in self.main.iter()
-            if body.tag in {"tbody", "tfoot"}
+            if body.tag in {"tbody", "tfoot"} and id(body) not in drawn
             for row in body.iter("tr")
         ]
 

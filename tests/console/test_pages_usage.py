@@ -203,7 +203,7 @@ async def test_of_thousands_the_largest_have_lines_and_all_others_one(used: Lab,
     assert shown == int(total["Requests"]) == 163
     assert int(others["Requests"]) > 50
     assert "and 52 more" in page.text
-    assert any("All others: " in text for text in _chart(page))
+    assert any("All others\u2069: " in text for text in _chart(page))
 
 
 async def test_A12_end_users_are_only_text(used: Lab) -> None:

@@ -103,7 +103,7 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
         raise NotFound(page.t("usage.not_found"))
     names = await _Names.read(page, services, project_id)
     made, took_ms = row.output_tokens + row.reasoning_tokens, row.duration_ms - (row.ttft_ms or 0)
-    rate = (made - 1) * 1000 // took_ms if made > 1 and took_ms >= _LEAST_RATE_MS else None
+    rate = made * 1000 // took_ms if made > 1 and took_ms >= _LEAST_RATE_MS else None
     return page.render(
         "usage/request.html", row=row, key_names=names.keys, rate=rate, energy=shown_energy(page, row.energy_uwh)
     )

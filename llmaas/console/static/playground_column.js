@@ -285,9 +285,9 @@ class Answer {
     put("ttft", ttftMs === null ? null : `${whole.format(ttftMs)} ms`);
     if (row) {
       const made = row.output_tokens + row.reasoning_tokens;
-      // Of the time from the first piece to the last, in which all but the first token came.
+      // Of the time from the first piece to the last.
       const tookMs = row.duration_ms - (row.ttft_ms ?? 0);
-      const rate = new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format(((made - 1) * 1000) / tookMs);
+      const rate = new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format((made * 1000) / tookMs);
       put("speed", made > 1 && tookMs >= LEAST_RATE_MS ? rate : null);
       put("input", whole.format(row.input_tokens + row.cached_input_tokens));
       put("output", whole.format(made));
