@@ -65,9 +65,21 @@ def add(
             metavar="VARIABLE", help="Environment variable that holds the credential, such as LLMAAS_PROVIDER_LAB_KEY."
         ),
     ] = None,
+    explain_refusals: Annotated[
+        bool | None,
+        typer.Option(
+            "--explain-refusals/--no-explain-refusals",
+            help="Tell callers in its engines' words why a request is refused; default: by kind, never for openai.",
+        ),
+    ] = None,
 ) -> None:
     """Add a provider with one backend of the same id. More backends and models come with `llmaas apply`."""
-    provider = {"id": provider_id, "kind": kind.value, "api_key_env": api_key_env}
+    provider = {
+        "id": provider_id,
+        "kind": kind.value,
+        "api_key_env": api_key_env,
+        "explain_refusals": explain_refusals,
+    }
     backend = {"id": provider_id, "provider": provider_id, "base_url": base_url, "machine_name": machine_name}
 
     async def work(installation: Installation) -> None:
@@ -173,6 +185,7 @@ def _record(provider: Provider, backends: list[Backend], sealed: bool) -> dict[s
         "credential": credential,
         "cancel_stops_billing": provider.cancel_stops_billing,
         "extra_parameters": sorted(provider.extra_parameters),
+        "explain_refusals": provider.explains_refusals,
         "backends": [
             {
                 "id": b.id,

@@ -116,12 +116,22 @@ def _tier(table: Table) -> Tier:
 
 
 def _provider(table: Table) -> Provider:
+    provider_id = table.name("id")
+    kind = table.choice("kind", ProviderKind, None)
+    explain = table.flag("explain_refusals", default=None)
+    if explain and kind is ProviderKind.OPENAI:
+        table.refuse(
+            "explain_refusals",
+            "explain_refusals can't be true for a provider of kind openai: outside servers are never quoted; for a server"
+            " of your own, declare its kind",
+        )
     return Provider(
-        id=table.name("id"),
-        kind=table.choice("kind", ProviderKind, None),
+        id=provider_id,
+        kind=kind,
         cancel_stops_billing=table.flag("cancel_stops_billing", default=True),
         api_key_env=table.variable("api_key_env"),
         extra_parameters=frozenset(table.names("extra_parameters")),
+        explain_refusals=explain,
     )
 
 
@@ -219,6 +229,7 @@ def _describe_provider(provider: Provider) -> dict[str, Any]:
             "api_key_env": provider.api_key_env,
             "cancel_stops_billing": provider.cancel_stops_billing,
             "extra_parameters": sorted(provider.extra_parameters),
+            "explain_refusals": provider.explain_refusals,
         }
     )
 

@@ -46,6 +46,13 @@ class Provider:
     api_key_env: str | None = None
     extra_parameters: frozenset[str] = frozenset()
     """Request fields, beyond the common ones, that its engines may be sent as the caller gave them."""
+    explain_refusals: bool | None = None
+    """Whether callers are told in its engines' own words why these refuse a request; None: as is usual for its kind."""
+
+    @property
+    def explains_refusals(self) -> bool:
+        """Never for an outside provider, whose words may tell of others."""
+        return self.kind is not ProviderKind.OPENAI and self.explain_refusals is not False
 
 
 @dataclass(frozen=True)

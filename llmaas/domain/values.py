@@ -29,6 +29,7 @@ _ENDPOINT = re.compile(
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Choice = TypeVar("_Choice", bound=StrEnum)
+_Default = TypeVar("_Default", bound=bool | None)
 _Instead = TypeVar("_Instead")
 
 
@@ -100,7 +101,7 @@ class Table:
             self._wrong(key, f"must be one of {', '.join(known)}", value, None, suggestion=suggestion)
         return default or next(iter(choices))
 
-    def flag(self, key: str, *, default: bool) -> bool:
+    def flag(self, key: str, *, default: _Default) -> bool | _Default:
         value = self._take(key)
         if value is None or isinstance(value, bool):
             return default if value is None else value

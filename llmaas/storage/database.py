@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 5_000
 CHANGES_CHANNEL = "llmaas_changes"
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The version that this program works with: the newest migration (a test compares the two)."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

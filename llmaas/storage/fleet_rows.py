@@ -112,8 +112,14 @@ class _Reader:
         return dataclasses.replace(msgspec.convert({"id": _name(row["id"]), **limits}, Tier), prices=listed)
 
     def provider(self, row: Mapping[str, Any]) -> Provider:
-        values = {**row, "extra_parameters": json.loads(row["extra_parameters"])}
-        return msgspec.convert({**values, "cancel_stops_billing": bool(row["cancel_stops_billing"])}, Provider)
+        explain = row["explain_refusals"]
+        values = {
+            **row,
+            "cancel_stops_billing": bool(row["cancel_stops_billing"]),
+            "extra_parameters": json.loads(row["extra_parameters"]),
+            "explain_refusals": None if explain is None else bool(explain),
+        }
+        return msgspec.convert(values, Provider)
 
     def backend(self, row: Mapping[str, Any]) -> Backend:
         self._require("provider", row["provider_id"])

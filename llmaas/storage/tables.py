@@ -142,6 +142,7 @@ providers = Table(
     Column("api_key_env", String),
     Column("extra_parameters", JSON, nullable=False),
     Column("secret", LargeBinary),
+    Column("explain_refusals", Boolean),
 )
 
 backends = Table(

@@ -139,10 +139,14 @@ class OllamaUpstream:
                 asked = as_schema(request, "auto")
                 return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
             exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), extra))
-            return _Lines(exchange, Asked("messages", own=True), one_call=request.parallel_tool_calls is False)
+            return _Lines(
+                exchange,
+                Asked("messages", target.provider.explains_refusals),
+                one_call=request.parallel_tool_calls is False,
+            )
         prompts = prompt_list(request.prompt)
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
-        told = Asked("prompt", own=True)
+        told = Asked("prompt", target.provider.explains_refusals)
         starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body), told) for body in bodies]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
@@ -151,7 +155,8 @@ class OllamaUpstream:
         body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
-        return _EmbedCall(self._send(target, "/api/embed", body), Asked("input", own=True))
+        asked = Asked("input", target.provider.explains_refusals)
+        return _EmbedCall(self._send(target, "/api/embed", body), asked)
 
     def _send(self, target: Target, path: str, body: dict[str, Any]) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)

@@ -5,6 +5,7 @@ A request to an engine is built new: the typed fields of ours, the engine's own 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -101,10 +102,7 @@ class OpenAiUpstream:
         self._timeouts = timeouts
         self._posts = Posts()
         self._habits = Habits(time.monotonic)
-        own = not self._is_foreign
-        self._asked_chat, self._asked_text, self._asked_input = (
-            Asked(param, own) for param in ("messages", "prompt", "input")
-        )
+        self._asked_chat, self._asked_text = (Asked(param, explain=False) for param in ("messages", "prompt"))
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
@@ -155,7 +153,8 @@ class OpenAiUpstream:
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
-        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)), self._asked_input)
+        asked = Asked("input", target.provider.explains_refusals)
+        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)), asked)
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
@@ -202,7 +201,9 @@ class _Asking(Struct, frozen=True):
             said = await error_body(exchange)
             other = self._upstream.send_otherwise(self._target, self._path, status, said, body)
             if other is None:
-                raise from_error_body(status, said, self.asked, exchange.headers)
+                # Looked up only now: most requests are not refused.
+                asked = dataclasses.replace(self.asked, explain=self._target.provider.explains_refusals)
+                raise from_error_body(status, said, asked, exchange.headers)
             exchange, body = other
             keep(exchange)
             status = await exchange.head()

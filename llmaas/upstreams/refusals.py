@@ -1,7 +1,7 @@
 """What an engine's refusal or error means to us: the one table of foreign errors, in the words of the engines themselves.
 
-An engine's text is not relayed, with one exception: of the engines that one runs oneself, the sentence with which they refuse
-a request (400, 422) is passed on, made safe, because nothing else tells the caller what to change.
+An engine's text is not relayed, with one exception: where its provider may be quoted (`explain_refusals`), the sentence with
+which it refuses a request (400, 422) is passed on, made safe, because nothing else tells the caller what to change.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a refusal needs to know of its request. `param`: where its text stands. `own`: the engine is one's own."""
+    """What a refusal needs to know of its request. `param`: where its text stands. `explain`: the engine may be quoted."""
 
     param: str
-    own: bool
+    explain: bool
 
 
 async def refusal(exchange: Exchange, status: int, asked: Asked) -> LlmaasError:
@@ -124,7 +124,7 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
     if status in {429, 503}:
         return EngineBusy("The engine is busy.", retry_after_s=wait_s(headers or {}))
     if status in {400, 413, 415, 422}:
-        said = sentence(body) if asked.own and status in {400, 422} else None
+        said = sentence(body) if asked.explain and status in {400, 422} else None
         plain = "The engine can't take this request: one of its parameters is not supported or not valid."
         return EngineRefused(plain if said is None else f"The engine can't take this request: {said}")
     return EngineFailed("The engine failed.", hint=f"status {status}")

@@ -39,6 +39,19 @@ MISTAKES: list[tuple[str, list[str]]] = [
         '[[providers]]\nid="p"\nkind="vllm"\ncancel_stops_billing="no"',
         ['4: cancel_stops_billing in [[providers]] must be true or false, not "no"'],
     ),
+    (
+        '[[providers]]\nid="p"\nkind="vllm"\nexplain_refusals="no"',
+        ['4: explain_refusals in [[providers]] must be true or false, not "no"'],
+    ),
+    (
+        '[[providers]]\nid="p"\nkind="openai"\nexplain_refusals=true',
+        [
+            (
+                "4: explain_refusals can't be true for a provider of kind openai: outside servers are never quoted; for a"
+                " server of your own, declare its kind"
+            )
+        ],
+    ),
     # closed sets
     (
         '[[models]]\nid="m"\nkind="chatt"',

@@ -32,6 +32,7 @@ kind = "vllm"
 api_key_env = "LLMAAS_PROVIDER_LAB_KEY"
 cancel_stops_billing = true
 extra_parameters = ["top_k", "min_p"]
+explain_refusals = false
 
 [[providers]]
 id = "here"
@@ -227,7 +228,7 @@ def test_a_file_with_a_mistake_changes_nothing_and_leaves_with_3(llmaas: Cli, tm
     ran = llmaas("apply", str(file))
     assert ran.code == 3
     assert ran.out == ""
-    assert [error.split(": ")[0] for error in ran.errors] == [f"{file}:12", f"{file}:62"]
+    assert [error.split(": ")[0] for error in ran.errors] == [f"{file}:12", f"{file}:63"]
     assert llmaas.good("export").out == ""
 
 

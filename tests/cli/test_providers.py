@@ -34,6 +34,7 @@ def test_a_provider_is_added_with_its_backend(llmaas: Cli) -> None:
         "credential": "$LLMAAS_PROVIDER_LAB_KEY",
         "cancel_stops_billing": True,
         "extra_parameters": [],
+        "explain_refusals": True,
         "backends": [
             {
                 "id": "lab",
@@ -47,6 +48,33 @@ def test_a_provider_is_added_with_its_backend(llmaas: Cli) -> None:
     assert "$LLMAAS_PROVIDER_LAB_KEY" in llmaas.good("providers", "list").out
     again = llmaas("providers", "add", "lab", "--kind", "openai", "--base-url", "http://h/v1")
     assert (again.code, again.errors) == (1, ["There is a provider or backend `lab` already."])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "explained"),
+    [
+        ("ollama", [], True),
+        ("ollama", ["--explain-refusals"], True),
+        ("ollama", ["--no-explain-refusals"], False),
+        ("openai", [], False),
+        ("openai", ["--no-explain-refusals"], False),
+    ],
+)
+def test_a_provider_says_whether_its_engines_are_quoted(
+    llmaas: Cli, kind: str, options: list[str], explained: bool
+) -> None:
+    add(llmaas, "http://10.0.0.12:8000/v1", *options, kind=kind)
+    (provider,) = llmaas.good("providers", "list", "--json").json
+    assert provider["explain_refusals"] is explained
+    file = llmaas.good("export").out
+    assert ("explain_refusals" in file) is bool(options), "what was not declared is not exported"
+
+
+def test_an_outside_provider_is_not_added_with_explained_refusals(llmaas: Cli) -> None:
+    ran = llmaas(*("providers", "add", "p", "--kind", "openai", "--base-url", "http://h/v1", "--explain-refusals"))
+    assert ran.code == 1
+    assert "explain_refusals can't be true for a provider of kind openai" in ran.errors[0]
+    assert llmaas.good("providers", "list", "--json").json == []
 
 
 def test_vllm_has_its_api_below_v1(llmaas: Cli) -> None:

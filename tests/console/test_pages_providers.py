@@ -106,6 +106,27 @@ async def test_a_provider_is_changed_unless_somebody_else_did_meanwhile(lab: Lab
     assert (late.status, (await _provider(lab, "lab")).api_key_env) == (422, "LLMAAS_PROVIDER_LAB_KEY")
 
 
+async def test_callers_of_a_provider_are_told_why_they_are_refused_or_not(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    for word, declared, told in (("no", False, "No"), ("yes", True, "Yes"), ("", None, "Yes")):
+        page = await reader.send(await reader.get("/admin/providers/lab/edit"), explain_refusals=word)
+        assert (page.status, (await _provider(lab, "lab")).explain_refusals) == (200, declared)
+        assert told in page.facts()["Callers are told why a request is refused"]
+        assert values_of((await reader.get("/admin/providers/lab/edit")).form())["explain_refusals"] == word
+
+
+async def test_an_outside_provider_is_never_quoted_and_the_form_says_so(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    form = await reader.get("/admin/providers/new")
+    again = await reader.send(form, id="outside", kind="openai", explain_refusals="yes")
+    assert (again.status, again.fault("explain_refusals")) == (
+        422,
+        "An outside service is never quoted. For a server of your own, choose its kind.",
+    )
+    made = await reader.send(again, explain_refusals="")
+    assert (made.status, (await _provider(lab, "outside")).explains_refusals) == (200, False)
+
+
 async def test_a_provider_with_machines_stays(lab: Lab) -> None:
     reader = await lab.reader("root")
     kept = await reader.send(await reader.get("/admin/providers/lab/remove"))

@@ -23,7 +23,7 @@ FLEET = Fleet(
         Tier("b"),
     ),
     providers=(
-        Provider("p", ProviderKind.VLLM, False, "LLMAAS_PROVIDER_LAB_KEY", frozenset({"top_k", "min_p"})),
+        Provider("p", ProviderKind.VLLM, False, "LLMAAS_PROVIDER_LAB_KEY", frozenset({"top_k", "min_p"}), False),
         Provider("q", ProviderKind.EMBEDDED),
     ),
     backends=(Backend("b1", "p", "http://b1:8000/v1", "ma02", "vllm", 64), Backend("b2", "q", "", NASTY, "llama.cpp")),

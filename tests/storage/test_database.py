@@ -159,8 +159,20 @@ async def test_a_database_of_the_schema_before_is_migrated_with_what_is_in_it(em
     (key,) = await SqlKeyStore(database).list()
     assert key == Key("k" * 12, "p", "old", b"ha", 5, allowed_models=frozenset({"m"}), permissions=frozenset())
     async with database.connect() as connection:
-        for name, filled in (("usage", (0, 0)), ("backends", (True,)), ("prices", (None,)), ("users", ("",))):
-            columns = {"usage": "documents, energy_uwh", "backends": "in_service", "prices": "tier_id", "users": "name"}
+        for name, filled in (
+            ("usage", (0, 0)),
+            ("backends", (True,)),
+            ("prices", (None,)),
+            ("users", ("",)),
+            ("providers", (None,)),
+        ):
+            columns = {
+                "usage": "documents, energy_uwh",
+                "backends": "in_service",
+                "prices": "tier_id",
+                "users": "name",
+                "providers": "explain_refusals",
+            }
             found = (await connection.exec_driver_sql(f"SELECT {columns[name]} FROM {name}")).all()
             assert [tuple(row) for row in found] == [filled]
         assert (await connection.exec_driver_sql("SELECT cost_nano FROM usage")).scalar() == 9007199254740993

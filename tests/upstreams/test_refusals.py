@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,9 +13,11 @@ from llmaas.errors import ContextTooLong, EngineBusy, EngineFailed, EngineRefuse
 from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, from_error_body, sentence
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawResponse
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import GatewayProcess, fleet_of
 from tests.service import KINDS, Service, error_of, model_of
 
-CHAT, OUTSIDE = Asked("messages", own=True), Asked("messages", own=False)
+CHAT, OUTSIDE = Asked("messages", explain=True), Asked("messages", explain=False)
 
 TOO_LONG = [
     ("This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.", 8192),
@@ -190,6 +193,39 @@ async def test_callers_read_what_their_own_engine_finds_wrong(
     error = error_of(answer)
     assert (answer.status, error["code"]) == (400, "engine_refused")
     assert ("top_k must be positive" in error["message"]) is (kind is not ProviderKind.OPENAI)
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "quoted"),
+    [
+        (ProviderKind.VLLM, None, True),
+        (ProviderKind.VLLM, False, False),
+        (ProviderKind.LLAMA_CPP, False, False),
+        (ProviderKind.OLLAMA, True, True),
+        (ProviderKind.OLLAMA, False, False),
+        (ProviderKind.OPENAI, False, False),
+        (ProviderKind.OPENAI, True, False),  # which no declaration can say
+    ],
+)
+async def test_a_provider_says_whether_callers_read_why_its_engines_refuse(
+    gateway: GatewayProcess, kind: ProviderKind, declared: bool | None, quoted: bool
+) -> None:
+    async with FakeUpstream() as upstream:
+        upstream.always(Behaviour(body=b'{"error":{"message":"top_k must be positive"}}', status=400))
+        fleet = fleet_of(upstream.base_url, ["m"], kind=kind)
+        providers = tuple(dataclasses.replace(p, explain_refusals=declared) for p in fleet.providers)
+        await gateway.apply(dataclasses.replace(fleet, providers=providers))
+        await gateway.start()
+        for stream in (False, True):
+            answer = await gateway.post(
+                "/v1/chat/completions",
+                {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream},
+            )
+            error = error_of(answer)
+            assert (answer.status, error["code"]) == (400, "engine_refused")
+            assert ("top_k must be positive" in error["message"]) is quoted
+        answer = await gateway.post("/v1/completions", {"model": "m", "prompt": "hi"})
+        assert ("top_k must be positive" in error_of(answer)["message"]) is quoted
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -26,7 +26,9 @@ from llmaas.errors import Conflict, NotFound
 _READ = {"permission": Permission.FLEET_READ}
 _ASK = {"permission": Permission.FLEET_CHANGE}
 _CHANGE = {"permission": Permission.FLEET_CHANGE, **FORM}
-_NAMES = ("id", "kind", "api_key_env", "extra_parameters")
+_NAMES = ("id", "kind", "api_key_env", "extra_parameters", "explain_refusals")
+_EXPLAIN = {"": None, "yes": True, "no": False}
+"""What the field for explained refusals may hold; empty: by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ async def edit_provider(page: ThePage, services: TheServices, provider_id: PathI
     thing = view_of(await services.fleet.state(), "provider", provider_id)
     shown = {name: str(thing.values.get(name, "")) for name in ("id", "kind", "api_key_env")}
     shown["extra_parameters"] = ", ".join(thing.values.get("extra_parameters", []))
+    explain = thing.values.get("explain_refusals")
+    shown["explain_refusals"] = next(word for word, value in _EXPLAIN.items() if value is explain)
     shown["cancel_stops_billing"] = "on" if thing.values.get("cancel_stops_billing", True) else ""
     return _form(page, Fields(page.t, {**shown, "etag": etag(thing)}), provider_id)
 
@@ -155,6 +159,7 @@ def _values(fields: Fields) -> dict[str, Any]:
         "kind": fields.value("kind"),
         "api_key_env": fields.value("api_key_env").strip(),
         "extra_parameters": words(fields.value("extra_parameters")),
+        "explain_refusals": _EXPLAIN.get(fields.value("explain_refusals")),
     }
     return {**filled(typed), "cancel_stops_billing": fields.value("cancel_stops_billing") == "on"}
 
