@@ -21,7 +21,7 @@ from llmaas.console.pages.form_values import filled, words
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.domain.models import Backend, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
-from llmaas.errors import Conflict, NotFound
+from llmaas.errors import Conflict, InvalidRequest, NotFound
 
 _READ = {"permission": Permission.FLEET_READ}
 _ASK = {"permission": Permission.FLEET_CHANGE}
@@ -155,11 +155,14 @@ async def remove_provider(
 
 
 def _values(fields: Fields) -> dict[str, Any]:
+    explain = _EXPLAIN.get(fields.value("explain_refusals"))
+    if explain and fields.value("kind") == ProviderKind.OPENAI:
+        raise InvalidRequest(fields.t("providers.explain_never"), param="explain_refusals")
     typed = {
         "kind": fields.value("kind"),
         "api_key_env": fields.value("api_key_env").strip(),
         "extra_parameters": words(fields.value("extra_parameters")),
-        "explain_refusals": _EXPLAIN.get(fields.value("explain_refusals")),
+        "explain_refusals": explain,
     }
     return {**filled(typed), "cancel_stops_billing": fields.value("cancel_stops_billing") == "on"}
 
