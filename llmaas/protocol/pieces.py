@@ -1,7 +1,7 @@
 """From whatever an engine sends to one regular form: pieces of choices. Whole answers and streams go the same way.
 
 What engines get wrong is mended here: a missing or repeated role, finish reasons merged with text or given before its end,
-tool calls without an index, with repeated names or with the index of another, arguments that are objects, `<think>` in
+tool calls without an index, with late or repeated names or with the index of another, arguments that are objects, `<think>` in
 content. What cannot be mended, and choices that were not asked for, are an EngineFailed. Tool calls that the request did not
 allow, or of tools that it does not have, are passed on: they are what the model said, and clients know how to answer them.
 """
@@ -20,6 +20,8 @@ from llmaas.protocol.reasoning import ThinkSplitter
 
 _GAVE_UP = ""
 _MAX_TOOL_CALLS = 128
+_MOST_HELD = 16
+"""Pieces of calls that wait for a name. One that has not come by then does not come."""
 _json = msgspec.json.Encoder()
 
 
@@ -45,11 +47,12 @@ class Piece(Struct):
 
 
 class _Call(Struct):
-    """What was said of a tool call so far."""
+    """What was said of a tool call so far. Not `given`: it is held back, for its own name or that of a call before it."""
 
     id: str | None
     name: str | None
     arguments: list[str]
+    given: bool = False
 
 
 class _Choice(Struct):
@@ -148,10 +151,12 @@ class Pieces:
                 reasoning, content = state.splitter.finish()
                 if reasoning or content:
                     out.append(Piece(index, content=content or None, reasoning=reasoning or None))
-            if state.calls and state.finish != "length":
-                # A call without arguments has none to the end: an empty object, which callers can send back.
-                bare = [position for position, call in enumerate(state.calls) if not any(call.arguments)]
-                out += [Piece(index, tool=ToolPiece(position, None, None, "{}")) for position in bare]
+            if state.calls:
+                _give(index, state, out, nameless=True)
+                if state.finish != "length":
+                    # A call without arguments has none to the end: an empty object, which callers can send back.
+                    bare = [position for position, call in enumerate(state.calls) if not any(call.arguments)]
+                    out += [Piece(index, tool=ToolPiece(position, None, None, "{}")) for position in bare]
         begun = self._begun
         ended = begun if len(begun) == 1 else sorted(begun)
         out += [Piece(index, None, None, None, None, None, _finish_reason(begun[index])) for index in ended]
@@ -207,40 +212,65 @@ class Pieces:
         if content or reasoning or delta.refusal or logprobs is not None:
             out.append(Piece(index, content, reasoning, delta.refusal or None, None, logprobs))
         if delta.tool_calls:
-            out += [Piece(index, tool=self._tool(state, call)) for call in delta.tool_calls]
+            for call in delta.tool_calls:
+                _feed_call(index, state, call, out)
 
-    def _tool(self, state: _Choice, call: EngineToolCall) -> ToolPiece:
-        function = call.function
-        name = function.name if function is not None else None
-        arguments = function.arguments if function is not None else None
-        if arguments is None:
-            arguments = ""
-        elif not isinstance(arguments, str):
-            arguments = _json.encode(arguments).decode()
-        position = _continued(state, call.index, call.id, name)
-        if position is not None:
-            state.calls[position].arguments.append(arguments)
-            return ToolPiece(position, None, None, arguments)
+
+def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:
+    function = call.function
+    name = function.name if function is not None else None
+    arguments = function.arguments if function is not None else None
+    if arguments is None:
+        arguments = ""
+    elif not isinstance(arguments, str):
+        arguments = _json.encode(arguments).decode()
+    position = _continued(state, call.index, call.id, name)
+    if position is None:
         position = len(state.calls)
         if position >= _MAX_TOOL_CALLS:
             raise EngineFailed("The engine sent too many tool calls.")
-        known = {begun.id for begun in state.calls}
-        id_ = call.id if call.id and call.id not in known else f"call_{uuid.uuid4().hex[:24]}"
-        state.calls.append(_Call(call.id or None, name, [arguments]))
+        state.calls.append(_Call(None, None, []))
         for handle in (call.index, call.id):
             if handle is not None and handle != "":
                 state.positions[handle] = position
-        return ToolPiece(position, id_, name or "", arguments)
+    begun = state.calls[position]
+    begun.arguments.append(arguments)
+    if begun.given:
+        out.append(Piece(index, tool=ToolPiece(position, None, None, arguments)))
+        return
+    begun.id, begun.name = begun.id or call.id or None, begun.name or name or None
+    held = sum(len(waiting.arguments) for waiting in state.calls if not waiting.given)
+    _give(index, state, out, nameless=held > _MOST_HELD)
+
+
+def _give(index: int, state: _Choice, out: list[Piece], *, nameless: bool) -> None:
+    """Hand on what is held back of calls, up to the first whose name is not known; `nameless`: that one too.
+
+    Always in the order of their indexes: client libraries put a call where the one before it ends.
+    """
+    for position, call in enumerate(state.calls):
+        if call.given:
+            continue
+        if not call.name and not nameless:
+            return
+        call.given = True
+        known = {before.id for before in state.calls[:position]}
+        id_ = call.id if call.id and call.id not in known else f"call_{uuid.uuid4().hex[:24]}"
+        out.append(Piece(index, tool=ToolPiece(position, id_, call.name or "", "".join(call.arguments))))
 
 
 def _continued(state: _Choice, index: int | None, id_: str | None, name: str | None) -> int | None:
     """The place of the call that this is a part of; None: a call begins.
 
     An index says it, else an id. But some engines give each call the same index: then an id and a name of its own begin
-    another call, and so does a name after arguments that are whole. Without an index or an id, a name begins one.
+    another call, and so does a name after arguments that are whole. Without an index or an id, a name begins one, unless
+    the last one waits for its own.
     """
     if index is None and not id_:
-        return None if name or not state.calls else len(state.calls) - 1
+        last = len(state.calls) - 1
+        if last < 0 or (name and (state.calls[last].name or state.calls[last].given)):
+            return None
+        return last
     position = state.positions.get(index if index is not None else id_ or "")
     if position is None or not name:
         return position

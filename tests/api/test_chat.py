@@ -127,7 +127,10 @@ async def test_think_tags_stay_where_the_model_is_not_known_to_write_them(servic
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["fake-tools", "fake-tools-no-index", "fake-tools-repeated", "fake-tools-object"])
+@pytest.mark.parametrize(
+    "name",
+    ["fake-tools", "fake-tools-no-index", "fake-tools-repeated", "fake-tools-object", "fake-tools-late-name"],
+)
 async def test_tool_calls_carry_their_arguments_as_a_string(service: Service, kind: ProviderKind, name: str) -> None:
     choice = (await service.chat(model_of(kind, name), tools=[TOOL])).json()["choices"][0]
     assert choice["finish_reason"] == "tool_calls"

@@ -21,7 +21,15 @@ SKIPPED = {name for name in NAMED if name.startswith("fake-hang")} | {
 ENDS_WELL = {
     *("fake-long", "fake-utf8", "fake-cookie", "fake-sliced", "fake-crlf", "fake-comments", "fake-double-done"),
     *("fake-no-done", "fake-roles", "fake-no-role", "fake-merged-finish", "fake-tools", "fake-tools-no-index"),
-    *("fake-tools-repeated", "fake-tools-object", "fake-think", "fake-reasoning", "fake-cached", "fake-usage-missing"),
+    *(
+        "fake-tools-repeated",
+        "fake-tools-object",
+        "fake-tools-late-name",
+        "fake-think",
+        "fake-reasoning",
+        "fake-cached",
+        "fake-usage-missing",
+    ),
     *("fake-usage-null", "fake-usage-negative", "fake-usage-huge", "fake-usage-string", "fake-usage-twice"),
     *("fake-usage-every", "fake-extra", "fake-until-close", "fake-close-announced", "fake-close-idle"),
     *("fake-drop-next", "fake-drop-next-rst"),

@@ -54,7 +54,10 @@ async def test_3_the_role_comes_once_and_first(service: Service, kind: ProviderK
     assert roles == ["assistant", *[None] * (len(roles) - 1)]
 
 
-@pytest.mark.parametrize("name", ["fake-tools", "fake-tools-no-index", "fake-tools-repeated", "fake-tools-object"])
+@pytest.mark.parametrize(
+    "name",
+    ["fake-tools", "fake-tools-no-index", "fake-tools-repeated", "fake-tools-object", "fake-tools-late-name"],
+)
 async def test_3_nothing_of_a_tool_call_is_repeated(service: Service, kind: ProviderKind, name: str) -> None:
     parts = chunks(await service.chat(model_of(kind, name), stream=True))
     deltas = [c for p in parts for choice in p["choices"] for c in choice["delta"].get("tool_calls", ())]

@@ -32,7 +32,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     reasoning_tokens: int = 0  # come first and count as completion tokens
     reasoning_style: Literal["field", "tags"] = "field"
     calls: tuple[Call, ...] = ()
-    call_style: Literal["proper", "no_index", "repeated", "object"] = "proper"
+    call_style: Literal["proper", "no_index", "repeated", "object", "late_name"] = "proper"
     finish_reason: str | None = None
     prompt_tokens: int | None = None  # instead of the number of words
     cached_tokens: int = 0
@@ -129,6 +129,7 @@ NAMED: dict[str, Behaviour] = {
     "fake-tools-no-index": Behaviour(calls=_TWO_CALLS, call_style="no_index"),
     "fake-tools-repeated": Behaviour(calls=_TWO_CALLS, call_style="repeated"),
     "fake-tools-object": Behaviour(calls=_TWO_CALLS, call_style="object"),
+    "fake-tools-late-name": Behaviour(calls=_TWO_CALLS, call_style="late_name"),
     "fake-think": Behaviour(reasoning_tokens=3, reasoning_style="tags"),
     "fake-reasoning": Behaviour(reasoning_tokens=3),
     "fake-cached": Behaviour(prompt_tokens=100, cached_tokens=64),

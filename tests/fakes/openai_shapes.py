@@ -128,8 +128,9 @@ class OpenAiAnswer:
         if style == "object":
             return delta | identity | {"function": {"name": call.name, "arguments": json.loads(call.arguments)}}
         if step.kind == "call":
-            return delta | identity | {"function": {"name": call.name, "arguments": ""}}
-        if style == "repeated":
+            name = {} if style == "late_name" else {"name": call.name}
+            return delta | identity | {"function": name | {"arguments": ""}}
+        if style in {"repeated", "late_name"}:
             return delta | identity | {"function": {"name": call.name, "arguments": step.text}}
         return delta | {"function": {"arguments": step.text}}
 

@@ -66,6 +66,32 @@ WHOLE = [("a", "f", '{"x":1}'), ("b", "g", "{}")]
             [call(None, "f", index=0, id="a"), call('{"x":1}', index=0), call("{}", "g", index=1, id="b")],
             id="null arguments",
         ),
+        pytest.param(
+            [
+                *(call("", index=0, id="a"), call('{"x"', "f", index=0), call(":1}", index=0)),
+                *(call("", index=1, id="b"), call("{}", "g", index=1)),
+            ],
+            id="late names",
+        ),
+        pytest.param(
+            [
+                *(call("", index=0), call("", index=1)),
+                *(call("{}", "g", index=1, id="b"), call('{"x":1}', "f", index=0, id="a")),
+            ],
+            id="late names and ids, in another order",
+        ),
+        pytest.param(
+            [call('{"x"', id="a"), call("", "f"), call(":1}"), call("", id="b"), call("{}", "g")],
+            id="late names without index",
+        ),
+        pytest.param(
+            [
+                delta(tool_calls=[{"index": 0, "id": "a"}]),
+                call('{"x":1}', "f", index=0),
+                call("{}", "g", index=1, id="b"),
+            ],
+            id="no function at first",
+        ),
     ],
 )
 def test_tool_calls_become_regular(chunks: list[dict[str, Any]]) -> None:
@@ -186,6 +212,36 @@ def test_the_same_tool_twice_with_one_index_is_two_calls() -> None:
 def test_a_name_that_is_repeated_with_each_fragment_begins_no_call() -> None:
     made = calls_of(fed(call('{"a"', "f", index=0), call(":1}", "f", index=0), END)[0])
     assert [(name, arguments) for _, name, arguments in made] == [("f", '{"a":1}')]
+
+
+def test_a_call_is_told_when_its_name_is_known_and_from_then_on_as_it_comes() -> None:
+    pieces, told = Pieces(choices=1, split_thinking=False), []
+    for chunk in (call('{"x"', index=0, id="a"), call("", "f", index=0), call(":1}", index=0)):
+        out: list[Piece] = []
+        pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)), out)
+        told.append([(piece.tool.id, piece.tool.name, piece.tool.arguments) for piece in out if piece.tool])
+    assert told == [[], [("a", "f", '{"x"')], [(None, None, ":1}")]]
+    assert pieces.seen == 3
+
+
+@pytest.mark.parametrize("fragments", [1, 1000])
+def test_a_call_without_a_name_does_not_wait_for_ever(fragments: int) -> None:
+    chunks = [call("1", index=0, id="a") for _ in range(fragments)]
+    pieces, out = Pieces(choices=1, split_thinking=False), list[Piece]()
+    for chunk in chunks:
+        pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)), out)
+    assert bool(out) is (fragments > 20), "not held beyond its first pieces"
+    pieces.feed(answer_decoder.decode(msgspec.json.encode(call("{}", "g", index=1, id="b"))), out)
+    pieces.feed(answer_decoder.decode(msgspec.json.encode(END)), out)
+    assert calls_of(out + pieces.finish()) == [("a", "", "1" * fragments), ("b", "g", "{}")]
+
+
+def test_calls_behind_one_without_a_name_do_not_wait_for_ever() -> None:
+    chunks = [call("", index=0, id="a"), *(call("1", "g", index=1, id="b") for _ in range(100))]
+    pieces, out = Pieces(choices=1, split_thinking=False), list[Piece]()
+    for chunk in chunks:
+        pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)), out)
+    assert sum(len(piece.tool.arguments) for piece in out if piece.tool) == 100
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
