@@ -76,7 +76,9 @@ class HttpReply(Struct, eq=False):
 
     def whole(self, answer_id: str, backend: dict[str, str], body: bytes) -> Awaitable[None]:
         self._ended = True
-        return respond(self._request, 200, [JSON, (b"backend", _labels(backend))], body)
+        labels = _json.encode(backend)
+        head = [JSON, (b"backend", labels if labels.isascii() else _labels(backend))]
+        return respond(self._request, 200, head, body)
 
     async def fail(self, error: LlmaasError) -> None:
         """End a begun stream with an error event; before that, raise the error, so that it gets its own status."""

@@ -41,7 +41,10 @@ def may_use(allowed: Collection[str], catalogue: Catalogue, entry: Entry) -> boo
 def find_model(catalogue: Catalogue, caller: Caller, name: str) -> Entry:
     """Raises UnknownModel, with one text, for a model that is not there and for one that the key may not use."""
     entry = catalogue.resolve(name)
-    if entry is None or not caller.may_use(catalogue, entry):
+    if entry is None:
+        raise UnknownModel(name)
+    allowed = caller.key.allowed_models
+    if allowed and not may_use(allowed, catalogue, entry):  # a request's key mostly names no models
         raise UnknownModel(name)
     return entry
 

@@ -81,9 +81,13 @@ def admit_chat(request: ChatRequest, model: Model, *, body_bytes: int, remote_im
         or request.modalities is not None
         or request.audio is not None
         or request.web_search_options is not None
+        or request.stop is not None
+        or request.logit_bias is not None
+        or request.user is not None
+        or request.n is not None
+        or request.stream_options is not None
     ):
-        _settle_kind_of_answer(request)
-    _settle_options(request, needs)
+        _settle_options(request, needs)
     asked = request.max_completion_tokens or request.max_tokens
     cap = _output_cap(asked, model)
     if request.max_completion_tokens is not None:
@@ -159,6 +163,8 @@ def _wrong_kind(model: Model, kind: ModelKind) -> InvalidRequest:
 
 def _settle_options(request: ChatRequest | CompletionRequest, needs: dict[Need, str]) -> None:
     """Empty options are no wishes: engines take them for some, such as for an end of the answer at once."""
+    if isinstance(request, ChatRequest):
+        _settle_kind_of_answer(request)
     if request.stop is not None:
         stop = request.stop if isinstance(request.stop, str) else [text for text in request.stop if text]
         request.stop = stop or None

@@ -66,18 +66,15 @@ class Meter(Struct, eq=False):
                 raise EngineFailed("The engine went on after its end.")
         return out
 
-    def begin(self, answers: Sequence[EngineAnswer]) -> str | list[Piece]:
-        """Take what an engine gave first, of which nothing was relayed yet: the text of an answer that is whole and plain, or
-        else the pieces, with the last ones when it is whole. Raises EngineFailed for what is not what was asked for.
+    def begin(self, answers: Sequence[EngineAnswer]) -> list[Piece]:
+        """Take what an engine gave first, of which nothing was relayed yet: the pieces, with the last ones when it is whole. Raises
+        EngineFailed for what is not what was asked for.
         """
         if not self.whole:
             out = self.feed(answers)
             if not self.pieces.seen:
                 self.pieces.check()
             return out
-        text = self.plain_text(answers)
-        if text is not None:
-            return text
         out = self.feed(answers)
         if not self.pieces.finished and not self.pieces.seen:
             raise EngineFailed("The engine's answer is empty.")

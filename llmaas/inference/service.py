@@ -351,8 +351,10 @@ class _Start(Struct, eq=False):
 
     def take(self, first: Sequence[EngineAnswer]) -> str | list[Piece]:
         """Holds what a generation gave first against the request."""
-        assert self.meter is not None  # noqa: S101 - it was asked
-        return self.meter.begin(first)
+        meter = self.meter
+        assert meter is not None  # noqa: S101 - it was asked
+        text = meter.plain_text(first) if meter.whole else None
+        return meter.begin(first) if text is None else text
 
 
 def _name_schema(error: EngineRefused, request: ChatRequest | CompletionRequest) -> None:

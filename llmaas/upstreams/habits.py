@@ -44,12 +44,9 @@ class Habits:
     """`known` is False as long as no server is known to have one, which costs a request nothing."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
+        self.known = False
         self._now_s = now_s
         self._of: dict[Place, _Habit] = {}
-
-    @property
-    def known(self) -> bool:
-        return bool(self._of)
 
     def adapted(self, place: Place, body: bytes) -> bytes:
         """The body of a request as this place takes it."""
@@ -58,6 +55,7 @@ class Habits:
             return body
         if self._now_s() > habit.until_s:
             del self._of[place]  # it may have been taught meanwhile
+            self.known = bool(self._of)
             return body
         for member in habit.members:
             body = _without(member, body) or body
@@ -79,6 +77,7 @@ class Habits:
                 if len(self._of) >= _MOST_PLACES:
                     self._of.clear()
                 self._of[place] = _Habit(members, self._now_s() + REMEMBERED_S)
+                self.known = True
                 return other
         return None
 

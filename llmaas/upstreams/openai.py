@@ -102,7 +102,8 @@ class OpenAiUpstream:
         self._timeouts = timeouts
         self._posts = Posts()
         self._habits = Habits(time.monotonic)
-        self._asked_chat, self._asked_text = (Asked(param, explain=False) for param in ("messages", "prompt"))
+        self._chat = "/chat/completions", Asked("messages", explain=False)
+        self._text = "/completions", Asked("prompt", explain=False)
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
         if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
@@ -129,8 +130,8 @@ class OpenAiUpstream:
             body = _json.encode(extra)[:-1] + b"," + body[1:]
         if self._habits.known:
             body = self._habits.adapted((target.backend.id, target.deployment.root), body)
-        path = "/chat/completions" if chat else "/completions"
-        asked_for = _Asking(self, target, path, body, self._asked_chat if chat else self._asked_text)
+        path, asked_in = self._chat if chat else self._text
+        asked_for = _Asking(self, target, path, body, asked_in)
         exchange = self._send(target, path, body)
         if not stream:
             return _Whole(exchange, asked_for)

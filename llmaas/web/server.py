@@ -248,11 +248,12 @@ class HttpConnection(asyncio.Protocol):
         size = len(data)
         receiving = self._receiving
         if receiving is None:
-            self._head_bytes += size
+            size_of_head = self._head_bytes = self._head_bytes + size
             had = 0
         else:
+            size_of_head = size
             had = receiving.received
-        if size > _LARGE_READ_BYTES:
+        if size_of_head > _LARGE_READ_BYTES:
             self._reads_much = True
         try:
             self._parser.feed_data(data)
@@ -345,7 +346,7 @@ class HttpConnection(asyncio.Protocol):
         if len(self._headers) > _MAX_HEADERS:
             raise _MalformedError
         # No other head can be too large, and this is cheaper to know.
-        if (self._reads_much or self._head_bytes > _LARGE_READ_BYTES) and self._head_is_too_large():
+        if self._reads_much and self._head_is_too_large():
             raise _MalformedError
         if self._parser.should_upgrade():
             return  # the parser stops behind this head
@@ -553,7 +554,6 @@ class HttpChannel:
         "_held_bytes",
         "_holders",
         "_parts",
-        "_too_much",
         "_waiter",
         "address",
         "complete",
@@ -594,30 +594,31 @@ class HttpChannel:
         self.pieces = 0
         self.received = 0
         self._parts: list[bytes] = []
-        self._broken = False
+        self._broken: InvalidRequest | Saturated | None = None
         self._begun_with: Sequence[Header] | None = None
         self._held_bytes = 0
-        self._holders: tuple[str, ...] = ()
-        self._too_much: Saturated | None = None
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
         self._callback: Callable[[], None] | None = None
 
     async def part(self) -> bytes | None:
         if not self._parts and not self.complete:
-            if self._broken:
-                raise self._too_much or _broken_off()
+            if self._broken is not None:
+                raise self._broken
             await self._wait()
         if not self._parts:
             if self.complete:
                 return None
-            raise self._too_much or _broken_off()
+            raise self._broken or _broken_off()
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         return data
 
     def body_at_hand(self) -> bytes | None:
         return self._parts.pop() if self.complete and len(self._parts) == 1 else None
+
+    _holders: tuple[str, ...]
+    """Who answers for the bytes that are held; set with the first of them."""
 
     def expect(self, size: int, key_id: str) -> None:
         if size > SMALL_BYTES:
@@ -690,12 +691,12 @@ class HttpChannel:
     def feed(self, data: bytes) -> None:
         self._parts.append(data)
         self.pieces += 1
-        self.received += len(data)
-        if self.received > SMALL_BYTES and self.received > self._held_bytes:
+        received = self.received = self.received + len(data)
+        if received > SMALL_BYTES and received > self._held_bytes:
             self._hold_more()
         if self._waiter is not None:
             self._wake()
-        elif self.received > (_MAX_BUFFERED_BYTES if self._connection.answers(self) else _MAX_WAITING_BYTES):
+        elif received > (_MAX_BUFFERED_BYTES if self._connection.answers(self) else _MAX_WAITING_BYTES):
             self.held_back = True
             self._connection.transport.pause_reading()
 
@@ -707,7 +708,7 @@ class HttpChannel:
             self._connection.server.bodies.hold(self._holders, self.received - self._held_bytes)
             self._held_bytes = self.received
         except Saturated as error:
-            self._too_much = error
+            self._broken = error
             self._parts.clear()
             self._connection.give_up_reading()
 
@@ -717,7 +718,7 @@ class HttpChannel:
 
     def hang_up(self) -> None:
         """Nothing more comes."""
-        self._broken = True
+        self._broken = self._broken or _broken_off()
         self.gone = self._connection.lost
         self._wake()
         if self.gone and self._callback is not None and not self.over:
