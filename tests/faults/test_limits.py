@@ -35,8 +35,10 @@ PRICES = {
     "five": Price(0, "five", 0, request=5 * NANO),
     "long": Price(0, "long", 0, output=1_000 * NANO),
     "counted": Price(0, "counted", 0, output=1_000 * NANO),
+    "bounded": Price(0, "bounded", 0, output=1_000 * NANO),
     "slow": None,
 }
+BOUNDED_TOKENS = 300
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,7 +53,10 @@ async def gateway(
 ) -> AsyncIterator[GatewayProcess]:
     fleet = fleet_of(upstream.base_url, [name for name in PRICES if name != "counted"])
     counting = fleet_of(vllm.base_url, ["counted"], kind=ProviderKind.VLLM)
-    models = tuple(Model(name, ModelKind.CHAT, 0, price=price) for name, price in PRICES.items())
+    models = tuple(
+        Model(name, ModelKind.CHAT, 0, price=price, max_output_tokens=BOUNDED_TOKENS if name == "bounded" else None)
+        for name, price in PRICES.items()
+    )
     tiers = (Tier("prepaid", prepaid_credit=100 * NANO), Tier("capped", monthly_cap=7 * NANO))
     upstream.always(Behaviour(tokens=20_000, burst=True), "long")
     upstream.always(Behaviour(pause_at=("before_head",)), "slow")
@@ -203,6 +208,41 @@ async def test_B02_credit_and_a_cap_have_what_is_left_too(gateway: GatewayProces
 async def test_several_answers_share_what_is_left_of_a_budget(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
     told, _ = await told_to_end(gateway, upstream, Limits(budget_total=6 * NANO), n=3)
     assert told == 2_000
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("limits", [Limits(), Limits(budget_total=NANO), Limits(tokens_per_minute=2_000)])
+@pytest.mark.parametrize("model", ["long", "bounded"])
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "max_tokens"),
+        ({"max_tokens": 310}, "max_tokens"),
+        ({"max_completion_tokens": 310}, "max_completion_tokens"),
+        ({"max_tokens": 310, "max_completion_tokens": 310}, "max_completion_tokens"),
+        ({"max_completion_tokens": 310, "n": 2}, "max_completion_tokens"),
+    ],
+)
+async def test_the_bound_on_an_answer_has_one_name_which_is_the_callers(
+    gateway: GatewayProcess,
+    upstream: FakeUpstream,
+    *,
+    model: str,
+    limits: Limits,
+    stream: bool,
+    fields: dict[str, int],
+    name: str,
+) -> None:
+    """Some servers refuse a request that has both names."""
+    answer = await post(gateway, await key_with(gateway, limits), model, stream=stream, **fields)
+    assert answer.status == 200, answer.body
+    asked = upstream.last.json
+    assert isinstance(asked, dict)
+    told = {key: asked[key] for key in ("max_tokens", "max_completion_tokens") if key in asked}
+    if fields or model == "bounded":
+        assert told == {name: BOUNDED_TOKENS if model == "bounded" else 310}
+    else:
+        assert set(told) == ({name} if limits != Limits() else set())
 
 
 async def test_too_little_for_an_answer_is_refused_and_a_small_max_tokens_gets_through(gateway: GatewayProcess) -> None:
