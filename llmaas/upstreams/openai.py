@@ -217,6 +217,8 @@ class _Stream:
     with the usage that comes after the last choice, even if the connection breaks behind it; and where a finish reason is
     missing, any two of the other three. One sign alone is none: a server that dies may well end its body properly, and a
     finish reason may be followed by an error.
+
+    A whole JSON answer is taken too, as one that came in one piece.
     """
 
     complete = False
@@ -235,7 +237,10 @@ class _Stream:
         status = await self._exchange.head()
         if status != 200:
             await self._asking.again(self._exchange, status, self._keep)
-        if not self._exchange.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+        kind = self._exchange.headers.get(b"content-type", b"").lower()
+        if not kind.startswith(b"text/event-stream"):
+            if kind.startswith(b"application/json"):
+                return await self._in_one_piece()
             error = EngineFailed("The engine did not answer with a stream.")
             self._exchange.abort(error)
             raise error
@@ -246,6 +251,16 @@ class _Stream:
             if any(says_something(answer) for answer in answers):
                 return held
         raise EngineFailed("The engine ended its answer before it began.")
+
+    async def _in_one_piece(self) -> Sequence[EngineAnswer]:
+        """The answer of a server that does not stream. Without its usage it is none: a stream's output is counted by its events,
+        of which there are none here.
+        """
+        answers = await _Whole(self._exchange, self._asking).first()
+        if not given(answers[0].usage):
+            raise EngineFailed("The engine did not answer with a stream.", hint="nor did it tell its usage")
+        self._done = self._counted = True
+        return answers
 
     def _keep(self, exchange: Exchange) -> None:
         self._exchange = exchange

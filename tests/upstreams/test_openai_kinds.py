@@ -6,12 +6,13 @@ import asyncio
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmaas.domain.models import ProviderKind
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection, request_bytes
-from tests.service import CHAT, KINDS, PROVIDER_KEY, Service, model_of
+from tests.service import CHAT, KINDS, PROVIDER_KEY, Service, chunks, error_of, model_of, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -137,3 +138,74 @@ async def test_other_errors_of_engines(service: Service, shape: Any) -> None:
     answer = await service.chat()
     assert answer.status == (400 if shape == "context_llamacpp_batch" else 503)
     assert "org-secret" not in answer.body.decode()
+
+
+def in_one_piece(*choices: dict[str, Any], **more: Any) -> Behaviour:
+    usage = {"prompt_tokens": 3, "completion_tokens": 40, "total_tokens": 43}
+    answer = {
+        "object": "chat.completion",
+        "choices": [{"index": at, **c} for at, c in enumerate(choices)],
+        "usage": usage,
+    }
+    return Behaviour(body=msgspec.json.encode({**answer, **more}))
+
+
+SAID = {"message": {"role": "assistant", "content": "all at once"}, "finish_reason": "stop"}
+CALLED = {
+    "message": {"content": None, "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}]},
+    "finish_reason": "tool_calls",
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", SPEAKING)
+async def test_a_server_that_does_not_stream_is_answered_for_in_one_piece(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
+    service.fake(kind).script(in_one_piece(SAID))
+    wishes: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    answer = await service.chat(model_of(kind, "plain"), **wishes)
+    assert answer.status == 200
+    if stream:
+        *parts, counted = chunks(answer)
+        assert text_of(parts) == "all at once"
+        assert parts[-1]["choices"][0]["finish_reason"] == "stop"
+        assert counted["usage"]["completion_tokens"] == 40
+    else:
+        assert answer.json()["choices"][0]["message"]["content"] == "all at once"
+    row = await service.row(answer)
+    assert (row.outcome, row.input_tokens, row.output_tokens, row.usage_suspect) == ("completed", 3, 40, False)
+
+
+@pytest.mark.parametrize("kind", SPEAKING)
+async def test_several_choices_texts_and_calls_come_in_one_piece_too(service: Service, kind: ProviderKind) -> None:
+    service.fake(kind).script(in_one_piece(SAID, SAID))
+    parts = chunks(await service.chat(model_of(kind, "plain"), stream=True, n=2))
+    assert [text_of([p for p in parts if p["choices"][0]["index"] == at]) for at in (0, 1)] == ["all at once"] * 2
+    service.fake(kind).script(in_one_piece(CALLED))
+    parts = chunks(await service.chat(model_of(kind, "plain"), stream=True))
+    (call,) = [c for p in parts for choice in p["choices"] for c in choice["delta"].get("tool_calls", ())]
+    assert call["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert parts[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    service.fake(kind).script(in_one_piece({"text": "all at once", "finish_reason": "stop"}))
+    parts = chunks(await service.complete("a", model_of(kind, "plain"), stream=True))
+    assert "".join(choice["text"] for part in parts for choice in part["choices"]) == "all at once"
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        in_one_piece(SAID, usage=None),
+        in_one_piece(),
+        in_one_piece(SAID, SAID),
+        in_one_piece(SAID, error={"message": "no"}),
+        Behaviour(body=b'{"choices":[{"message":{"content":"a'),
+        Behaviour(body=b"[]"),
+        Behaviour(body=in_one_piece(SAID).body, content_type="text/html"),
+    ],
+    ids=["no usage", "no choices", "too many choices", "error", "half", "list", "another type"],
+)
+async def test_what_is_no_whole_answer_is_none_in_place_of_a_stream(service: Service, behaviour: Behaviour) -> None:
+    service.fake(ProviderKind.OPENAI).script(behaviour)
+    answer = await service.chat(model_of(ProviderKind.OPENAI, "plain"), stream=True)
+    assert (answer.status, error_of(answer)["code"]) == (502, "engine_failed")
