@@ -48,6 +48,11 @@ class Habits:
         self._now_s = now_s
         self._of: dict[Place, _Habit] = {}
 
+    def members(self, place: Place) -> tuple[str, ...]:
+        """What this place is sent otherwise."""
+        habit = self._of.get(place)
+        return () if habit is None else habit.members
+
     def adapted(self, place: Place, body: bytes) -> bytes:
         """The body of a request as this place takes it."""
         habit = self._of.get(place)

@@ -141,14 +141,16 @@ class OpenAiUpstream:
         self, target: Target, path: str, status: int, said: bytes, body: bytes
     ) -> tuple[Exchange, bytes] | None:
         """The request again in another form, when it was refused for something that we added to it."""
-        other = self._habits.learn((target.backend.id, target.deployment.root), status, said, body)
+        place = (target.backend.id, target.deployment.root)
+        other = self._habits.learn(place, status, said, body)
         if other is None:
             return None
         _log.warning(
             "engine_takes_another_form",
             backend=target.backend.id,
             model=target.deployment.model_id,
-            hint="it does not know a member that llmaas adds; the other form is remembered for an hour",
+            members=", ".join(self._habits.members(place)),
+            hint="it does not take these members as llmaas sends them; the other form is remembered for an hour",
         )
         return self._send(target, path, other), other
 

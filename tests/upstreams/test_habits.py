@@ -116,6 +116,8 @@ async def test_callers_do_not_hear_of_what_they_did_not_send(tmp_path: Path, kin
         assert (answer.status, text_of(chunks(answer))) == (200, "hello " * 5)
         first, second = up.requests
         assert member in first.body.decode()
+        (told,) = [line for line in gateway.log.splitlines() if "engine_takes_another_form" in line]
+        assert member in told
         assert member not in second.body.decode()
         (row,) = await gateway.rows()
         assert (row.outcome, row.output_tokens) == ("completed", 5)
