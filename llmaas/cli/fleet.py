@@ -17,6 +17,7 @@ from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from llmaas.domain.declarations import Forbidden
     from llmaas.domain.fleet import Change, Fleet
     from llmaas.installation import Installation
 
@@ -39,7 +40,12 @@ def apply(
 
     async def work(installation: Installation) -> tuple[list[Change], list[str]]:
         present = await installation.catalogue.fleet()
-        declared = read_fleet(text, called, over=Fleet() if prune else present)
+        declared = read_fleet(
+            text,
+            called,
+            over=Fleet() if prune else present,
+            forbidden=lambda wanted: installation.catalogue.forbidden(present, wanted),
+        )
         now_ms = installation.clock.now_ms()
         changes = await installation.catalogue.apply(
             declared, now_ms=now_ms, prune=prune, dry_run=dry_run, by=operator()
@@ -80,8 +86,8 @@ def export(place: Place) -> None:
     print(write_fleet(place.run(work)), end="")
 
 
-def read_fleet(text: str, called: str, *, over: Fleet) -> Fleet:
-    """The fleet that a file declares.
+def read_fleet(text: str, called: str, *, over: Fleet, forbidden: Forbidden = lambda _: ()) -> Fleet:
+    """The fleet that a file declares. `forbidden`: what the settings do not allow of it.
 
     Raises ConfigurationError with all its mistakes and their lines, also those that only show over the present fleet.
     """
@@ -90,7 +96,7 @@ def read_fleet(text: str, called: str, *, over: Fleet) -> Fleet:
 
     document = parse(text, called)
     try:
-        fleet, mistakes = declare(document.values, over)
+        fleet, mistakes = declare(document.values, over, forbidden)
     except RecursionError:
         raise ConfigurationError([f"{called}: is nested too deeply"]) from None
     if mistakes:

@@ -88,7 +88,11 @@ def add(
         present = await installation.catalogue.fleet()
         if any(p.id == provider_id for p in present.providers) or any(b.id == provider_id for b in present.backends):
             raise Conflict(f"There is a provider or backend `{provider_id}` already.", param="id")
-        declared, mistakes = declare({"providers": [provider], "backends": [backend]}, present)
+        declared, mistakes = declare(
+            {"providers": [provider], "backends": [backend]},
+            present,
+            lambda wanted: installation.catalogue.forbidden(present, wanted),
+        )
         if mistakes:
             raise InvalidRequest("; ".join(dict.fromkeys(mistake.message for mistake in mistakes)))
         await installation.catalogue.apply(declared, now_ms=installation.clock.now_ms(), prune=False, by=operator())

@@ -6,6 +6,7 @@ So only what was put there to be sent may be named, and never one of this servic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,8 @@ OWN_VARIABLES = "LLMAAS_"
 """How the environment variables of our own settings begin."""
 PROVIDER_VARIABLES = "LLMAAS_PROVIDER_"
 """How those begin that any provider may name. No setting of ours does."""
+_LIKE_A_VARIABLE = re.compile(r"(?=[A-Z0-9]*_|[A-Z]+\Z)[A-Z][A-Z0-9_]{0,59}")
+_BEGINNING = re.compile(r"LLMAAS_(PROVIDERS?(_|\Z))?")
 
 
 def is_own(variable: str) -> bool:
@@ -33,3 +36,13 @@ class CredentialVariables:
         if variable.startswith(PROVIDER_VARIABLES) or any(fnmatchcase(variable, one) for one in self._patterns):
             return None
         return f"must begin with {PROVIDER_VARIABLES}, or be allowed by the setting credential_variables"
+
+
+def quoted(variable: str) -> str:
+    """What a message adds about a name that is refused: the name and the likely right one. Nothing when the text may be a credential
+    that stands in the wrong place: it has small letters, other signs or digits without a `_`, or it is long.
+    """
+    if not _LIKE_A_VARIABLE.fullmatch(variable):
+        return ""
+    rest = _BEGINNING.sub("", variable, count=1)
+    return f', not "{variable}"' + (f'; did you mean "{PROVIDER_VARIABLES}{rest}"?' if rest else "")

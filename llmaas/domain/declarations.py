@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmaas.domain.fleet import NOUNS, Fleet, Noun, Thing, check, duplicates
+from llmaas.domain.fleet import NOUNS, Fleet, Noun, Problem, Thing, check, duplicates
 from llmaas.domain.models import Backend, Deployment, Lifecycle, Model, ModelKind, Phase, Provider, ProviderKind
 from llmaas.domain.prices import PRICE_CLASSES, Price, format_amount
 from llmaas.domain.tiers import Tier
@@ -27,9 +27,13 @@ _PRICED_LIKE = {"cached_input": "input", "reasoning": "output"}
 _DAYS = ("released", "deprecated", "retires")
 _MANY = 10**12
 MAX_TOKENS = 2**31 - 1
+Forbidden = Callable[[Fleet], Iterable[Problem]]
+"""What the settings do not allow of a fleet."""
 
 
-def declare(root: Mapping[str, object], present: Fleet) -> tuple[Fleet, list[Mistake]]:
+def declare(
+    root: Mapping[str, object], present: Fleet, forbidden: Forbidden = lambda _: ()
+) -> tuple[Fleet, list[Mistake]]:
     """The fleet that `root` declares, and all that is wrong with it once it is put over `present`.
 
     When there are mistakes the fleet is fit for nothing but looking at.
@@ -49,7 +53,7 @@ def declare(root: Mapping[str, object], present: Fleet) -> tuple[Fleet, list[Mis
         models=tuple(_model(t) for t in _tables(root, "model", mistakes)),
         deployments=tuple(_deployment(t) for t in _tables(root, "deployment", mistakes)),
     )
-    return declared, [*mistakes, *_contradictions(declared, present, mistakes)]
+    return declared, [*mistakes, *_contradictions(declared, present, mistakes, forbidden)]
 
 
 def describe(fleet: Fleet) -> dict[str, list[dict[str, Any]]]:
@@ -85,17 +89,18 @@ def _tables(root: Mapping[str, object], noun: Noun, mistakes: list[Mistake]) -> 
         table.refuse_unknown()
 
 
-def _contradictions(declared: Fleet, present: Fleet, mistakes: Sequence[Mistake]) -> Iterator[Mistake]:
+def _contradictions(
+    declared: Fleet, present: Fleet, mistakes: Sequence[Mistake], forbidden: Forbidden
+) -> Iterator[Mistake]:
     """What does not hold among the declarations, without what only follows from a mistake that is known already."""
     known = {m.path[:3] for m in mistakes}
     kinds_known = not any(path[0] == "providers" and path[-1] == "kind" for path in known)
     wanted = present.merged_with(declared)
     places = {noun: {thing.id: index for index, thing in enumerate(declared.of(noun))} for noun in NOUNS}
     found = [(p.noun, p.index, p) for p in duplicates(declared)]
-    found += [(p.noun, places[p.noun].get(wanted.of(p.noun)[p.index].id, -1), p) for p in check(wanted)]
+    held = [p for p in check(wanted) if kinds_known or p.keys != ("base_url",)]
+    found += [(p.noun, places[p.noun].get(wanted.of(p.noun)[p.index].id, -1), p) for p in [*held, *forbidden(wanted)]]
     for noun, index, problem in found:
-        if problem.keys == ("base_url",) and not kinds_known:
-            continue
         if index < 0:
             yield Mistake((), problem.message)
         elif not any((PLURALS[noun], index, key) in known for key in problem.keys):

@@ -131,6 +131,10 @@ class FleetStore(Protocol):
         """
         ...
 
+    def forbidden(self, present: Fleet, wanted: Fleet) -> Iterable[Problem]:
+        """What the settings do not allow of what is new or changed; `apply` refuses it."""
+        ...
+
     async def price_versions(self) -> dict[int, Price]:
         """Every price that ever held, by its version."""
         ...

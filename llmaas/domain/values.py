@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llmaas.domain.credentials import PROVIDER_VARIABLES, CredentialVariables, is_own
+from llmaas.domain.credentials import PROVIDER_VARIABLES, CredentialVariables, is_own, quoted
 from llmaas.domain.prices import parse_amount
 
 Path = tuple[str | int, ...]
@@ -154,7 +154,7 @@ class Table:
                 key, f"must be the name of an environment variable such as {PROVIDER_VARIABLES}LAB_KEY", None, None
             )
         if is_own(value):
-            return self._wrong(key, CredentialVariables().fault(value) or "", None, None)
+            return self._wrong(key, f"{CredentialVariables().fault(value)}{quoted(value)}", None, None)
         return value
 
     def day(self, key: str) -> str | None:

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmaas.domain.addresses import AddressRules
 from llmaas.domain.audit import SYSTEM, Act, Actor
 from llmaas.domain.catalogue import Catalogue
-from llmaas.domain.credentials import CredentialVariables
+from llmaas.domain.credentials import CredentialVariables, quoted
 from llmaas.domain.declarations import describe_thing
 from llmaas.domain.fleet import NOUNS, Change, Fleet, FleetState, Noun, Problem, changes, check, duplicates
 from llmaas.domain.prices import PRICE_CLASSES, Price
@@ -89,15 +89,11 @@ class SqlCatalogueStore:
                 wanted = wanted.without(noun, thing_id)
             todo = changes(present, wanted)
             problems: list[Problem] = [*duplicates(declared), *check(wanted)]
-            refused = {
-                "base_url": list(_denied(wanted, todo, self._rules)),
-                "api_key_env": list(_unreadable(wanted, todo, self._variables)),
-            }
-            more = [line for lines in refused.values() for line in lines]
-            more += await _tiers_in_use(connection, todo)
-            if problems or more:
-                param = next((name for name, lines in refused.items() if lines), None)
-                raise ConfigurationError([*(p.message for p in problems), *more], param=param)
+            refused = list(self.forbidden(present, wanted))
+            more = await _tiers_in_use(connection, todo)
+            if problems or refused or more:
+                param = refused[0].keys[0] if refused else None
+                raise ConfigurationError([*(p.message for p in [*problems, *refused]), *more], param=param)
             poisoned = [p for p in stored.poisoned if prune]
             if (todo or poisoned) and not dry_run:
                 for row in poisoned:
@@ -109,6 +105,21 @@ class SqlCatalogueStore:
                 await _record(connection, present, wanted, todo, by, now_ms)
                 await bump(connection, "catalogue")
         return todo
+
+    def forbidden(self, present: Fleet, wanted: Fleet) -> Iterator[Problem]:
+        """Which addresses and variables the settings do not allow. Only of what is new or changed: rules that became stricter do not
+        stand in the way of other changes.
+        """
+        touched = {(change.noun, change.id) for change in changes(present, wanted)}
+        for index, backend in enumerate(wanted.backends):
+            host = urlsplit(backend.base_url).hostname or ""
+            if ("backend", backend.id) in touched and backend.base_url and (fault := self._rules.host_fault(host)):
+                yield Problem("backend", index, f"backend `{backend.id}`: base_url {fault}", ("base_url",))
+        for index, provider in enumerate(wanted.providers):
+            named = provider.api_key_env
+            if ("provider", provider.id) in touched and named and (fault := self._variables.fault(named)):
+                message = f"provider `{provider.id}`: api_key_env {fault}{quoted(named)}"
+                yield Problem("provider", index, message, ("api_key_env",))
 
     async def price_versions(self) -> dict[int, Price]:
         async with self._database.connect() as connection:
@@ -152,25 +163,6 @@ def _keep_created(present: Fleet, wanted: Fleet, now_ms: int) -> Fleet:
     born = {m.id: m.created_ms for m in present.models}
     dated = tuple(dataclasses.replace(m, created_ms=born.get(m.id, now_ms)) for m in wanted.models)
     return dataclasses.replace(wanted, models=dated)
-
-
-def _denied(wanted: Fleet, todo: Sequence[Change], rules: AddressRules) -> Iterator[str]:
-    """Only what is new or changed: rules that became stricter do not stand in the way of other changes."""
-    touched = {change.id for change in todo if change.noun == "backend"}
-    for backend in wanted.backends:
-        if backend.id in touched and backend.base_url:
-            fault = rules.host_fault(urlsplit(backend.base_url).hostname or "")
-            if fault is not None:
-                yield f"backend `{backend.id}`: base_url {fault}"
-
-
-def _unreadable(wanted: Fleet, todo: Sequence[Change], variables: CredentialVariables) -> Iterator[str]:
-    touched = {change.id for change in todo if change.noun == "provider"}
-    for provider in wanted.providers:
-        if provider.id in touched and provider.api_key_env:
-            fault = variables.fault(provider.api_key_env)
-            if fault is not None:
-                yield f"provider `{provider.id}`: api_key_env {fault}"
 
 
 async def _tiers_in_use(connection: AsyncConnection, todo: Sequence[Change]) -> list[str]:

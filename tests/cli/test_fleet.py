@@ -109,6 +109,35 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines() -> None:
     assert len(problems) > 60
 
 
+def test_what_the_settings_forbid_is_told_with_its_line_among_all_other_mistakes(llmaas: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        '[[providers]]\nid="p"\nkind="vllm"\napi_key_env="OUTSIDE_KEY"\n'
+        '[[providers]]\nid="q"\nkind="vllm"\napi_key_env="sk_live_4711"\n'
+        '[[providers]]\nid="r"\nkind="vlm"\napi_key_env="LLMAAS_KEY"\n'
+        '[[backends]]\nid="b"\nprovider="p"\nbase_url="http://169.254.169.254/v1"\n'
+    )
+    names = "must begin with LLMAAS_PROVIDER_, or be allowed by the setting credential_variables"
+    for options in ([], ["--prune"]):
+        refused = llmaas("apply", str(file), *options)
+        assert refused.code == 3
+        assert "4711" not in "".join(refused.errors)
+        expected = [
+            f'4: provider `p`: api_key_env {names}, not "OUTSIDE_KEY"; did you mean "LLMAAS_PROVIDER_OUTSIDE_KEY"?',
+            f"8: provider `q`: api_key_env {names}",
+            '11: kind in [[providers]] must be one of embedded, llama.cpp, ollama, openai, vllm, not "vlm"',
+            (
+                "12: api_key_env in [[providers]] must not begin with LLMAAS_, except for LLMAAS_PROVIDER_: those are this service's own"
+                ', not "LLMAAS_KEY"; did you mean "LLMAAS_PROVIDER_KEY"?'
+            ),
+            "16: backend `b`: base_url leads to 169.254.169.254, which is denied",
+        ]
+        told = [line for line in refused.errors if str(file) in line]
+        assert len(told) == len(expected)
+        for line, words in zip(told, expected, strict=True):
+            assert f"{file}:{words}" in line
+
+
 def test_a_credential_in_a_wrong_place_is_not_shown() -> None:
     text = f'{BACKEND}base_url="http://u:hunter2@h/v1"\n[[providers]]\nid="q"\nkind="vllm"\napi_key_env="sk-hunter2"'
     assert "hunter2" not in "".join(problems_of(text))

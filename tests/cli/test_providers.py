@@ -102,8 +102,11 @@ def test_an_embedded_provider_needs_no_address(llmaas: Cli) -> None:
         ),
         (
             ["--kind", "vllm", "--base-url", "http://h", "--api-key-env", "AWS_SECRET_ACCESS_KEY"],
-            3,
-            "provider `lab`: api_key_env must begin with LLMAAS_PROVIDER_, or be allowed by the setting credential_variables",
+            1,
+            (
+                "provider `lab`: api_key_env must begin with LLMAAS_PROVIDER_, or be allowed by the setting credential_variables,"
+                ' not "AWS_SECRET_ACCESS_KEY"; did you mean "LLMAAS_PROVIDER_AWS_SECRET_ACCESS_KEY"?'
+            ),
         ),
         (
             ["--kind", "vllm", "--base-url", "http://h", "--machine-name", "a\nb"],

@@ -64,7 +64,7 @@ async def test_A22_no_provider_names_a_variable_of_the_host(root: Browser, varia
         message = answer.json()["error"]["message"]
         assert answer.json()["error"]["param"].endswith("api_key_env")
         assert "LLMAAS_PROVIDER_" in message
-        assert variable not in message
+        assert f'not "{variable}"; did you mean "LLMAAS_PROVIDER_{variable.removeprefix("LLMAAS_")}"?' in message
         assert ("credential_variables" in message) != variable.startswith("LLMAAS_")
     assert (await root.call("GET", "/fleet")).json()["fleet"] == {}
     allowed = {**provider, "api_key_env": "LLMAAS_PROVIDER_LAB_KEY"}

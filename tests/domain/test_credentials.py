@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from llmaas.domain.credentials import OWN_VARIABLES, PROVIDER_VARIABLES, CredentialVariables
+from llmaas.domain.credentials import OWN_VARIABLES, PROVIDER_VARIABLES, CredentialVariables, quoted
 from llmaas.errors import ConfigurationError
 from llmaas.settings import PREFIX, PROVIDERS, Settings, load
 
@@ -52,3 +52,23 @@ def test_a_pattern_of_another_form_is_refused(pattern: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load({}, {"LLMAAS_CREDENTIAL_VARIABLES": pattern})
     assert "credential_variables" in str(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("OUTSIDE_KEY", "LLMAAS_PROVIDER_OUTSIDE_KEY"),
+        ("OPENAIKEY", "LLMAAS_PROVIDER_OPENAIKEY"),
+        ("LLMAAS_KEY", "LLMAAS_PROVIDER_KEY"),
+        ("LLMAAS_PROVIDERS_KEY", "LLMAAS_PROVIDER_KEY"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_likely_right_one(name: str, right: str) -> None:
+    assert quoted(name) == f', not "{name}"; did you mean "{right}"?'
+
+
+@pytest.mark.parametrize(
+    "text", ["sk-live-4711", "sk_live_4711", "AKIAIOSFODNN7EXAMPLE", "Key", "A" * 61, "A_" * 40, "1_A", "LAB_KEY\n", ""]
+)
+def test_what_may_be_a_credential_is_not_shown(text: str) -> None:
+    assert quoted(text) == ""

@@ -19,7 +19,7 @@ from llmaas.console.admin.access import Principal, ThePrincipal
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, IfMatch, PathId, check_match, tagged
 from llmaas.domain.declarations import PLURALS, declare, describe, describe_price, describe_thing
-from llmaas.domain.fleet import Change, Fleet, FleetState, Noun
+from llmaas.domain.fleet import Change, Fleet, FleetState, FleetStore, Noun
 from llmaas.domain.permissions import Permission
 from llmaas.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, Outdated
 
@@ -107,7 +107,7 @@ async def apply_fleet(
             raise Outdated("The fleet was changed meanwhile. Read it again.")
 
     state = await services.fleet.state()
-    declared = _declared(data, Fleet() if prune else state.fleet)
+    declared = _declared(services.fleet, state.fleet, data, prune=prune)
     changes = await _apply(services, principal, declared, prune=prune, dry_run=dry_run, if_still=still)
     revision = (await services.fleet.state()).revision
     return ApplyView(revision, [ChangeView(change.action, change.noun, change.id) for change in changes])
@@ -186,7 +186,7 @@ async def put_values(
 ) -> ThingView:
     """Add or replace one thing; gives it as it is then. InvalidRequest names the field of `values` that is wrong."""
     state = await services.fleet.state()
-    declared = _declared({PLURALS[noun]: [values]}, state.fleet, within=2)
+    declared = _declared(services.fleet, state.fleet, {PLURALS[noun]: [values]}, within=2)
     if declared.of(noun)[0].id != named:
         raise InvalidRequest("The body declares another thing than the address names.", param="id")
     await _apply(services, principal, declared, if_still=_unchanged(noun, named, if_match))
@@ -195,7 +195,7 @@ async def put_values(
 
 async def put_new(services: Services, principal: Principal, values: dict[str, list[dict[str, Any]]]) -> None:
     """Add all these things, or none of them. Raises Conflict when one is there already, InvalidRequest that names a field."""
-    declared = _declared(values, (await services.fleet.state()).fleet, within=2)
+    declared = _declared(services.fleet, (await services.fleet.state()).fleet, values, within=2)
     ids = [*(one.id for one in declared.tiers), *(one.id for one in declared.providers)]
     if not all(_NAME.fullmatch(name) for name in (*ids, *(one.id for one in declared.backends))):
         raise InvalidRequest(_BAD_NAME, param="id")
@@ -267,9 +267,12 @@ async def _apply(
         raise InvalidRequest(f"{_told(error.problems)}.", param=error.param) from error
 
 
-def _declared(values: dict[str, Any], over: Fleet, within: int = 0) -> Fleet:
+def _declared(
+    store: FleetStore, present: Fleet, values: dict[str, Any], *, prune: bool = False, within: int = 0
+) -> Fleet:
     """`within`: how many steps of a path to leave out when telling where a mistake is."""
-    fleet, mistakes = declare(values, over)
+    over = Fleet() if prune else present
+    fleet, mistakes = declare(values, over, lambda wanted: store.forbidden(present, wanted))
     if mistakes:
         param = ".".join(map(str, mistakes[0].path[within:])) or None
         raise InvalidRequest(f"{_told([mistake.message for mistake in mistakes])}.", param=param)
