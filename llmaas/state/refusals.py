@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from llmaas.domain.ports import Standing
 from llmaas.domain.prices import format_amount
@@ -38,10 +39,12 @@ def _out_of_money(part: tuple[Rule, Counter, int]) -> QuotaExceeded:
             f"What is left of the {_owner(rule)}'s {amount} is reserved for requests that are running.",
             retry_after_s=_SOON_S,
         )
-    left = "" if rule.limit is None else f", and {format_amount(min(rule.limit, counter.left(0)))} is left"
+    left = _left(rule, counter, 0)
+    if not left and not counter.held:
+        return QuotaExceeded(f"Nothing is left of the {_owner(rule)}'s {amount}.{_anew(rule)}")
     return QuotaExceeded(
-        f"The {_owner(rule)}'s {amount} does not suffice for this request, which may cost up to {format_amount(need)}{left}. "
-        "A smaller max_tokens or a shorter prompt needs less."
+        f"The {_owner(rule)}'s {amount} does not suffice for this request, which may cost up to {format_amount(need)}, and"
+        f" {format_amount(left)} is left. A smaller max_tokens or a shorter prompt needs less.{_anew(rule)}"
     )
 
 
@@ -52,8 +55,26 @@ def _out_of_room(short: Needs, at_ms: int, now_ms: int) -> RateLimited:
                 f"The request may use up to {need} tokens, more than the {_owner(rule)}'s limit of {rule.limit} {rule.text}. "
                 "Ask for fewer output tokens."
             )
-    wait_s, rule = max(((_wait_s(part, at_ms, now_ms), part[0]) for part in short), key=lambda wait: wait[0])
-    return RateLimited(f"The {_owner(rule)}'s limit of {rule.limit} {rule.text} is reached.", retry_after_s=wait_s)
+    wait_s, (rule, counter, need) = max(
+        ((_wait_s(part, at_ms, now_ms), part) for part in short), key=lambda wait: wait[0]
+    )
+    tokens = rule.kind in {Kind.TOKENS, Kind.OUTPUT}
+    left = f" {_left(rule, counter, now_ms)} are left, and this request may use up to {need}." if tokens else ""
+    message = f"The {_owner(rule)}'s limit of {rule.limit} {rule.text} is reached.{left}{_anew(rule)}"
+    return RateLimited(message, retry_after_s=wait_s)
+
+
+def _left(rule: Rule, counter: Counter, now_ms: int) -> int:
+    """A limit that was lowered meanwhile is what it is now."""
+    left = counter.left(now_ms)
+    return left if rule.limit is None else min(rule.limit, left)
+
+
+def _anew(rule: Rule) -> str:
+    """When it begins anew, of what does at a time; rates drain instead, and what is for ever does not."""
+    if rule.until_ms is None:
+        return ""
+    return f" It begins anew at {datetime.fromtimestamp(rule.until_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC."
 
 
 def _wait_s(part: tuple[Rule, Counter, int], at_ms: int, now_ms: int) -> float:

@@ -20,6 +20,7 @@ from llmaas.inference.admission import Bounds
 from llmaas.inference.allowance import first_hold
 from tests.state.worlds import NOTHING, ONE, Money, Sums, caller, memory_limiter, shared_limiter
 
+NANO = 10**9
 NOON_MS = 1_793_620_800_000
 MONTH, DAY = "2026-11", "2026-11-02"
 
@@ -191,6 +192,61 @@ async def test_all_budgets_of_the_chain_must_suffice(world: World) -> None:
     with pytest.raises(QuotaExceeded, match="project's credit"):
         await world.limiter.hold(other, no_cap, Claim(0, 0, 201))
     await world.limiter.hold(other, no_cap, Claim(0, 0, 200))
+
+
+async def refusal_of(world: World, who: Caller, tier: Tier | None, claim: Claim) -> str:
+    with pytest.raises((RateLimited, QuotaExceeded)) as refused:
+        await world.limiter.hold(who, tier, claim)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "tier", "name", "amount", "anew"),
+    [
+        (Limits(budget_per_day=5 * NANO), None, f"key:k1:{DAY}", "key's budget of 5.00 per day", "2026-11-03"),
+        (Limits(budget_per_month=5 * NANO), None, f"key:k1:{MONTH}", "key's budget of 5.00 per month", "2026-12-01"),
+        (Limits(budget_total=5 * NANO), None, "key:k1:total", "key's budget of 5.00", None),
+        (
+            Limits(),
+            Tier("t", monthly_cap=5 * NANO),
+            f"project:p1:{MONTH}",
+            "project's budget of 5.00 per month",
+            "2026-12-01",
+        ),
+        (Limits(), Tier("t", prepaid_credit=0), "project:p1:total", "project's credit", None),
+    ],
+)
+async def test_a_refusal_for_money_says_what_is_left_and_when_it_begins_anew(
+    world: World, limits: Limits, tier: Tier | None, name: str, amount: str, anew: str | None
+) -> None:
+    told = "" if anew is None else f" It begins anew at {anew} 00:00 UTC."
+    world.money.credit["p1"], world.money.spent[name] = 5 * NANO, 3 * NANO
+    assert await refusal_of(world, caller(limits), tier, Claim(1, 1, 3 * NANO)) == (
+        f"The {amount} does not suffice for this request, which may cost up to 3.00, and 2.00 is left. "
+        f"A smaller max_tokens or a shorter prompt needs less.{told}"
+    )
+    hold = await world.limiter.hold(caller(limits), tier, Claim(1, 1, 2 * NANO))
+    hold.settle(Used(1, 1, 2 * NANO))
+    world.money.ledger([name], 2 * NANO, leased=world.shared)
+    assert await refusal_of(world, caller(limits), tier, Claim(1, 1, NANO)) == f"Nothing is left of the {amount}.{told}"
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "anew"),
+    [
+        (Limits(tokens_per_minute=100), "100 tokens per minute", ""),
+        (Limits(output_tokens_per_hour=100), "100 output tokens per hour", " It begins anew at 2026-11-02 13:00 UTC."),
+        (Limits(output_tokens_per_day=100), "100 output tokens per day", " It begins anew at 2026-11-03 00:00 UTC."),
+    ],
+)
+async def test_a_refusal_for_tokens_says_what_is_left_and_when_it_begins_anew(
+    world: World, limits: Limits, text: str, anew: str
+) -> None:
+    hold = await world.limiter.hold(caller(limits), None, Claim(0, 70, 0))
+    hold.settle(Used(0, 70, 0))
+    assert await refusal_of(world, caller(limits), None, Claim(0, 31, 0)) == (
+        f"The key's limit of {text} is reached. 30 are left, and this request may use up to 31.{anew}"
+    )
 
 
 async def test_what_costs_nothing_runs_without_money(world: World) -> None:
