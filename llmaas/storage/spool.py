@@ -7,6 +7,7 @@ by the ledger's writer thread only.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zlib
@@ -104,7 +105,7 @@ class Spool:
         if file == self._current:
             self.close()
         if keep:
-            file.rename(file.with_suffix(_UNREADABLE))
+            file.rename(_free_name(file))
         else:
             file.unlink(missing_ok=True)
         self._own.discard(file)
@@ -150,6 +151,16 @@ class Spool:
             os.ftruncate(self._handle, self._size)
         except OSError:
             self.close()
+
+
+def _free_name(file: Path) -> Path:
+    """Where to put a file aside. Numbers begin anew once the folder is empty, so an earlier one may have had its name."""
+    free = file.with_suffix(_UNREADABLE)
+    for number in itertools.count(2):
+        if not free.exists():
+            break
+        free = file.with_suffix(f".{number}{_UNREADABLE}")
+    return free
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -92,6 +92,19 @@ def test_a_row_of_another_version_is_noticed_and_its_file_kept(tmp_path: Path) -
     assert foreign in kept.read_bytes()
 
 
+def test_B07_what_was_put_aside_stays_when_the_next_file_has_its_name(tmp_path: Path) -> None:
+    texts = [b"first\n", b"second\n", b"third\n"]
+    for text in texts:
+        spool = Spool(tmp_path)
+        spool.write(rows(1))
+        spool.close()
+        (file,) = spool.files()
+        file.write_bytes(text)
+        spool.forget(file, keep=True)
+        assert spool.files() == []
+    assert sorted(kept.read_bytes() for kept in spool.kept()) == texts
+
+
 def test_B07_a_full_disk_fails_the_write_and_keeps_what_was_there(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.write(rows(2))
