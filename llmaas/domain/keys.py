@@ -112,11 +112,12 @@ class KeyRegister(Protocol):
         """Stop a key at an instant; an earlier stop stays. Raises NotFound."""
         ...
 
-    async def rotate(self, kid: str, successor: Key, stop_ms: int, *, by: Actor) -> Key:
-        """Add the successor and stop the old key at `stop_ms`, together; gives the successor as it is stored.
+    async def rotate(self, kid: str, fresh: Key, stop_ms: int, *, by: Actor) -> Key:
+        """Add a successor and stop the old key at `stop_ms`, together; gives the successor as it is stored: with the secret of
+        `fresh`, and what the old key has at this moment, whoever changed it since it was read.
 
         Both spend the same budgets and rates, also while both work.
-        Raises NotFound, Conflict when the old key is stopped already.
+        Raises NotFound, Conflict when the old key is stopped already or has expired.
         """
         ...
 
@@ -162,10 +163,23 @@ def issue(draft: Key, pepper: bytes) -> tuple[str, Key]:
 
 def successor_of(key: Key, now_ms: int, pepper: bytes) -> tuple[str, Key]:
     """A token with the same rights and limits, and its key. Raises Conflict when the old one has expired."""
-    if key.expires_ms is not None and key.expires_ms <= now_ms:
+    token, fresh = issue(replace(key, created_ms=now_ms), pepper)
+    return token, in_place_of(key, fresh)
+
+
+def in_place_of(key: Key, fresh: Key) -> Key:
+    """A successor with the secret of `fresh`, and the rights and limits of `key`. Raises Conflict when that one has expired."""
+    if key.expires_ms is not None and key.expires_ms <= fresh.created_ms:
         raise Conflict(f"Key `{key.id}` has expired; make a new one.", param="key")
-    draft = replace(key, created_ms=now_ms, revoked_ms=None, rotated_from=key.id, first_id=key.limits_id)
-    return issue(draft, pepper)
+    return replace(
+        key,
+        id=fresh.id,
+        secret_hash=fresh.secret_hash,
+        created_ms=fresh.created_ms,
+        revoked_ms=None,
+        rotated_from=key.id,
+        first_id=key.limits_id,
+    )
 
 
 def hash_secret(presented: PresentedKey, pepper: bytes) -> bytes:

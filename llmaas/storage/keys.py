@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.access import Caller
 from llmaas.domain.audit import SYSTEM, Act, Actor
-from llmaas.domain.keys import CHANGEABLE, Key
+from llmaas.domain.keys import CHANGEABLE, Key, in_place_of
 from llmaas.domain.limits import Limits
 from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import Project, unknown_project
@@ -116,11 +116,12 @@ class SqlKeyStore:
             await bump(connection, "keys")
             return stopped
 
-    async def rotate(self, kid: str, successor: Key, stop_ms: int, *, by: Actor = SYSTEM) -> Key:
+    async def rotate(self, kid: str, fresh: Key, stop_ms: int, *, by: Actor = SYSTEM) -> Key:
         async with self._database.begin() as connection:
             key = await _read(connection, kid)
             if key.revoked_ms is not None:
                 raise Conflict(f"Key `{kid}` is revoked or rotated already.", param="key")
+            successor = in_place_of(key, fresh)
             stopped = await _stop(connection, key, stop_ms)
             await _record(connection, "key.rotate", by, key, stopped)
             await _insert(connection, successor, by)

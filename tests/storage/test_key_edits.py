@@ -101,6 +101,25 @@ async def test_B14_keys_of_a_rotation_have_one_set_of_limits(store: SqlKeyStore,
     assert (await store.get_many([third.id]))[third.id].limits == Limits()
 
 
+async def test_B14_a_key_that_is_changed_while_it_is_rotated_hands_on_what_it_has_now(store: SqlKeyStore) -> None:
+    _, drafted = successor_of(KEY, 2_000, PEPPER)
+    changes = {"limits": Limits(budget_total=1), "networks": ("10.0.0.0/8",), "allowed_models": frozenset({"small"})}
+    changed = await store.change(KEY, changes, by=ADA)
+    successor = await store.rotate(KEY.id, drafted, 3_000, by=ADA)
+    assert successor == await store.get(drafted.id)
+    assert (successor.id, successor.secret_hash) == (drafted.id, drafted.secret_hash)
+    assert {name: getattr(successor, name) for name in changes} == changes
+    assert (changed.limits, successor.limits_id) == (successor.limits, KEY.id)
+
+
+async def test_a_key_that_was_made_to_expire_meanwhile_has_no_successor(store: SqlKeyStore) -> None:
+    _, drafted = successor_of(KEY, 2_000, PEPPER)
+    await store.change(KEY, {"expires_ms": 1_999}, by=ADA)
+    with pytest.raises(Conflict):
+        await store.rotate(KEY.id, drafted, 3_000, by=ADA)
+    assert await store.get(drafted.id) is None
+
+
 async def test_every_edit_is_recorded_without_the_secret(store: SqlKeyStore, database: Database) -> None:
     await store.change(KEY, {"limits": Limits(budget_total=NANO)}, by=ADA)
     _, drafted = successor_of(KEY, 2_000, PEPPER)

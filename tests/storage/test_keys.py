@@ -75,7 +75,7 @@ async def test_a_key_stops_at_the_earliest_word(store: SqlKeyStore) -> None:
 
 async def test_a_rotation_is_all_or_nothing(store: SqlKeyStore) -> None:
     await store.add(PLAIN)
-    successor = dataclasses.replace(PLAIN, id="s" * 12, rotated_from=PLAIN.id)
+    successor = dataclasses.replace(PLAIN, id="s" * 12, rotated_from=PLAIN.id, first_id=PLAIN.id)
     await store.rotate(PLAIN.id, successor, 8_000)
     assert await store.get(PLAIN.id) == dataclasses.replace(PLAIN, revoked_ms=8_000)
     assert await store.get(successor.id) == successor
