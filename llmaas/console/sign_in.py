@@ -24,7 +24,7 @@ from llmaas.domain import sessions
 from llmaas.domain.audit import Actor
 from llmaas.domain.sessions import Session, SessionStore
 from llmaas.domain.users import User, UserStore
-from llmaas.errors import NotAuthenticated, RateLimited
+from llmaas.errors import EngineError, NotAuthenticated, RateLimited, Unavailable
 from llmaas.ids import IdSource
 from llmaas.web.throttle import AddressThrottle, Throttle
 
@@ -167,9 +167,19 @@ def _wrong() -> NotAuthenticated:
 
 @contextmanager
 def _guess(counts: Sequence[tuple[Throttle, str]]) -> Iterator[None]:
-    """Counted before it is tried, so that many at once are no way around; a success gives it back."""
+    """Counted before it is tried, so that many at once are no way around. What told nobody whether the guess was right gives it
+    back too: it was the database, or the sign-in provider, that failed.
+    """
     for throttle, name in counts:
         throttle.spend(name)
-    yield
+    try:
+        yield
+    except (Unavailable, EngineError, RateLimited):
+        _refund(counts)
+        raise
+    _refund(counts)
+
+
+def _refund(counts: Sequence[tuple[Throttle, str]]) -> None:
     for throttle, name in counts:
         throttle.refund(name)

@@ -231,6 +231,21 @@ async def test_a_provider_that_is_away_is_said_so(admin: Admin, provider: FakeOi
     assert (await admin.client().http.get(f"/api/v1{START}")).status_code == 404
 
 
+async def test_A20_a_provider_that_fails_locks_nobody_out(admin: Admin, provider: FakeOidc) -> None:
+    await admin.user("ana")
+    provider.metadata = {"jwks_uri": f"{provider.issuer}/nowhere"}
+    browser = browser_of(admin, provider)
+    for _ in range(25):
+        assert (await sign_in(browser, provider)).status_code == 502
+    assert (await browser.sign_in("ana@example.org")).status_code == 200
+
+
+async def test_A20_what_the_provider_refuses_counts_as_a_guess(admin: Admin, provider: FakeOidc) -> None:
+    browser = browser_of(admin, provider)
+    answers = [(await sign_in(browser, provider, code="stolen")).status_code for _ in range(25)]
+    assert answers == [401] * 20 + [429] * 5
+
+
 BROWSER = {"accept": "text/html,*/*;q=0.8"}
 
 
