@@ -304,7 +304,9 @@ class Installation:
         return None if provider.api_key_env is None else self.credential_in(provider.api_key_env)
 
     def credential_in(self, variable: str) -> Secret:
-        """The credential in an environment variable that a provider names. Raises NotFound when there is none that it may have."""
+        """The credential in an environment variable that a provider names. Raises NotFound when there is none that it may have; its
+        `param` is `api_key_env` when only this process lacks the variable.
+        """
         fault = self._credential_variables.fault(variable)
         if fault is not None:
             raise NotFound(
@@ -313,7 +315,7 @@ class Installation:
             )
         credential = read_credential(variable)
         if credential is None:
-            raise NotFound(f"The environment variable {variable} is not set here.")
+            raise NotFound(f"The environment variable {variable} is not set here.", param="api_key_env")
         return credential
 
     async def rotate_master_key(self, new_key: bytes | None, *, by: Actor) -> Rotation:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from llmaas.cli.client import own_url
-from llmaas.cli.providers import ask_backend
+from llmaas.cli.providers import ask_backend, unset_here
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
 from llmaas.errors import ConfigurationError, LlmaasError, Unavailable
@@ -37,6 +37,7 @@ _TOLERANCE_MS = 60_000
 
 class State(StrEnum):
     OK = "ok"
+    NOTE = "note"
     WARN = "warn"
     FAIL = "fail"
 
@@ -51,6 +52,10 @@ class Finding:
 
 def good(about: str, text: str) -> Finding:
     return Finding(State.OK, about, text)
+
+
+def note(about: str, text: str, fix: str) -> Finding:
+    return Finding(State.NOTE, about, text, fix)
 
 
 def warn(about: str, text: str, fix: str) -> Finding:
@@ -268,9 +273,11 @@ async def _providers(installation: Installation) -> AsyncIterator[Finding]:
         try:
             await installation.credential_of(provider)
         except LlmaasError as error:
-            fix = f"`llmaas serve` needs it; or store it for all with `llmaas providers set-secret {provider.id}`"
-            # The service may have a variable that this terminal has not.
-            yield (warn if provider.api_key_env else fail)(about, error.message, error.hint or fix)
+            store = f"store it for all with `llmaas providers set-secret {provider.id}`"
+            if told := unset_here(provider, error):
+                yield note(about, told, f"where its log says credential_missing, set it there, or {store}")
+            else:
+                yield (warn if provider.api_key_env else fail)(about, error.message, error.hint or store)
             continue
         backends = [b for b in fleet.backends if b.provider_id == provider.id]
         for result in await asyncio.gather(*(ask_backend(installation, provider, b) for b in backends)):

@@ -13,7 +13,7 @@ from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
 from llmaas.domain.models import Provider, ProviderKind
-from llmaas.errors import Conflict, InvalidRequest, NotFound
+from llmaas.errors import Conflict, InvalidRequest, LlmaasError, NotFound
 
 if TYPE_CHECKING:
     from llmaas.domain.fleet import Fleet
@@ -129,7 +129,7 @@ def set_secret(
 @commands.command("test")
 @at_place
 def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = False) -> None:
-    """Connect to each backend of a provider and say what it is and serves. Leaves with 1 when one fails."""
+    """Connect to each backend of a provider and say what it is and serves. Leaves with 1 unless all answer."""
 
     async def work(installation: Installation) -> list[dict[str, Any]]:
         provider = await _provider(installation, provider_id)
@@ -140,7 +140,8 @@ def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = 
     if as_json:
         output.json_list(results)
     elif results:
-        rows = [[r["backend"], "ok" if r["ok"] else "FAILED", r["server"] or r["error"], r["models"]] for r in results]
+        states = {True: "ok", False: "FAILED", None: "unknown"}
+        rows = [[r["backend"], states[r["ok"]], r["server"] or r["error"], r["models"]] for r in results]
         output.table(["backend", "state", "what it is", "models"], rows)
     else:
         output.note(f"provider {provider_id} has no backends")
@@ -149,7 +150,7 @@ def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = 
 
 
 async def ask_backend(installation: Installation, provider: Provider, backend: Backend) -> dict[str, Any]:
-    """What one backend says about itself, or `error`."""
+    """What one backend says about itself, or `error`; `ok` is None where this terminal cannot ask."""
     from llmaas.upstreams.probe import ProbeFailed
 
     result: dict[str, Any] = {"backend": backend.id, "ok": True, "server": None, "models": [], "error": None}
@@ -157,9 +158,20 @@ async def ask_backend(installation: Installation, provider: Provider, backend: B
         return {**result, "server": "engine of this installation"}
     try:
         found = await installation.look_at(provider, backend)
-    except (ProbeFailed, NotFound) as error:
+    except ProbeFailed as error:
         return {**result, "ok": False, "error": str(error)}
+    except NotFound as error:
+        told = unset_here(provider, error)
+        fix = f"set it here too, or store it with `llmaas providers set-secret {provider.id}`"
+        return {**result, "ok": None if told else False, "error": f"{told}; {fix}" if told else str(error)}
     return {**result, "server": found.server, "models": list(found.models)}
+
+
+def unset_here(provider: Provider, error: LlmaasError) -> str | None:
+    """What to say when the variable of a credential lacks in this terminal alone, as far as we can know."""
+    if error.param != "api_key_env":
+        return None
+    return f"{provider.api_key_env} is not set in this terminal; `llmaas serve` has an environment of its own"
 
 
 async def _provider(installation: Installation, provider_id: str) -> Provider:

@@ -160,8 +160,8 @@ def test_providers(doctor: Doctor, peer: Peer) -> None:
     assert found["provider fine, backend fine"]["text"] == "OpenAI-compatible, 1 model"
     assert found["provider fine, backend fine, model typo"]["state"] == "warn"
     assert "provider fine, backend fine, model m" not in found
-    assert "LLMAAS_PROVIDER_NO_SUCH is not set" in found["provider poor"]["text"]
-    assert found["provider poor"]["state"] == "warn"
+    unset = "LLMAAS_PROVIDER_NO_SUCH is not set in this terminal; `llmaas serve` has an environment of its own"
+    assert (found["provider poor"]["state"], found["provider poor"]["text"]) == ("note", unset)
     assert "nothing listens" in found["provider gone, backend gone"]["text"]
 
 
