@@ -76,12 +76,12 @@ async def _pepper(connection: AsyncConnection, box: SecretBox) -> bytes | None:
     sealed = await connection.scalar(_KEPT)
     if sealed is not None:
         if not _opens(box, _PEPPER, sealed):
-            raise _foreign()
+            raise _foreign(box)
         return base64.b64decode(box.open(_PEPPER, sealed))
     # A version before this one kept it from the first rotation on only, so what else is sealed has to tell.
     others = [thing async for thing in _everything(connection)]
     if others and not any(_opens(box, thing.owner, thing.sealed) for thing in others):
-        raise _foreign()
+        raise _foreign(box)
     return None
 
 
@@ -93,15 +93,15 @@ def _opens(box: SecretBox, owner: str, sealed: bytes) -> bool:
     return True
 
 
-def _foreign() -> ConfigurationError:
-    return ConfigurationError(
-        [
-            (
-                "master_key: it is not the one of this database, so no API key would work and no credential would open; put the"
-                " database's own master.key back (a backup or another host may have it), or set LLMAAS_MASTER_KEY to it"
-            )
-        ]
+def _foreign(box: SecretBox) -> ConfigurationError:
+    problem = "it is not the one of this database, so no API key would work and no credential would open"
+    fix = (
+        "it comes from LLMAAS_MASTER_KEY or the settings file, not from master.key in the data directory; correct it, or take it away"
+        " where that file is right"
+        if box.path is None
+        else "put the database's own master.key back (a backup or another host may have it), or set LLMAAS_MASTER_KEY to it"
     )
+    return ConfigurationError([f"master_key: {problem}; {fix}"])
 
 
 async def rotate_key_file(database: Database, box: SecretBox, path: Path, *, pepper: bytes, by: Actor) -> Rotation:

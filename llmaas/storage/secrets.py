@@ -60,19 +60,19 @@ class SecretBox:
 
     def __init__(self, master_key: bytes, path: Path | None = None) -> None:
         self._given = master_key
-        self._path = path
+        self.path = path
         self._keys = {key_id(master_key): master_key}
 
     def seal(self, owner: str, text: str) -> bytes:
-        present = self._given if self._path is None else (_read_key(self._path) or self._given)
+        present = self._given if self.path is None else (_read_key(self.path) or self._given)
         return seal_with(present, owner, text)
 
     def open(self, owner: str, sealed: bytes) -> str:
         """Raises ValueError when it was sealed with another master key, for another owner, or was changed."""
         marked = sealed.startswith(_MARK)
         wanted = sealed[len(_MARK) : _HEAD_BYTES] if marked else b""
-        if self._path is not None and wanted not in self._keys:
-            self._keys.update((key_id(key), key) for key in read_master_keys(self._path))
+        if self.path is not None and wanted not in self._keys:
+            self._keys.update((key_id(key), key) for key in read_master_keys(self.path))
         if marked and wanted in self._keys:
             tried, text = [self._keys[wanted]], sealed[_HEAD_BYTES:]
         else:
