@@ -489,11 +489,13 @@ def _refuse_to_begin_anew(settings: Settings, *, schema_there: bool = False) -> 
             traces.append(settings.master_key_path)
     left = [path for path in traces if path.exists()] + [file for folder in folders for file in Spool(folder).files()]
     if left:
+        gone = not settings.shared_database and not settings.database_path.exists()
         raise ConfigurationError(
             [
                 (
-                    f"database {settings.database_shown} is empty, but {left[-1]} says that there was one: put it back, or restore a"
-                    f" backup (`llmaas restore`). To begin anew, move {', '.join(map(str, left))} away"
+                    f"database {settings.database_shown} is {'not there' if gone else 'empty'}, but {left[-1]} says that there was one:"
+                    " put the database back, or restore a backup (`llmaas restore`)."
+                    f" To begin anew, move {', '.join(map(str, left))} away"
                 )
             ]
         )

@@ -24,6 +24,8 @@ from llmaas.settings import Settings, engine_environment, without_password
 from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llmaas.domain.fleet import Fleet
     from llmaas.installation import Installation
 
@@ -165,6 +167,8 @@ async def _database(installation: Installation) -> Finding:
         return fail("database", f"{path} does not answer: {faults[0]}", "look at the server and database_url")
     if faults:
         return fail("database", f"{path} is damaged: {faults[0]}", "stop llmaas and restore the file from a backup")
+    if not shared and (mode := _open_to_others(installation.settings.database_path)):
+        return warn("database", f"{path} can be read by others (mode {mode:03o})", f"chmod 600 {path}*")
     return good("database", f"{path}, schema and integrity are right")
 
 
@@ -185,10 +189,15 @@ def _master_key(installation: Installation) -> Finding:
     if installation.settings.master_key:
         return good("master key", "from the setting master_key")
     path = installation.settings.master_key_path
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if mode := _open_to_others(path):
         return fail("master key", f"{path} can be read by others (mode {mode:03o})", f"chmod 600 {path}")
-    return good("master key", f"{path}, mode {mode:03o}")
+    return good("master key", f"{path}, mode {stat.S_IMODE(path.stat().st_mode):03o}")
+
+
+def _open_to_others(path: Path) -> int:
+    """The mode of a file that others than its owner may use, else 0."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if mode & (stat.S_IRWXG | stat.S_IRWXO) else 0
 
 
 def _spool(installation: Installation) -> Finding:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 BUSY_TIMEOUT_MS = 5_000
+_PRIVATE = 0o600
 CHANGES_CHANNEL = "llmaas_changes"
 SCHEMA = "0004"
 """The version that this program works with: the newest migration (a test compares the two)."""
@@ -295,12 +296,15 @@ def prepare(place: str | Path, begin: Callable[[], None] = lambda: None) -> bool
     """
     # A database that is there is only looked at, so that a start does not wait for whoever holds SQLite's write lock.
     known = look(place)
-    return _on_schema(place, lambda connection, name: _prepare(connection, name, begin)) if known is None else known
+    return (
+        _on_schema(place, lambda connection, name: _prepare(connection, name, begin), begin) if known is None else known
+    )
 
 
 def look(place: str | Path) -> bool | None:
-    """What `prepare` gives, of a database that is left as it is; None: it is empty."""
-    return _on_schema(place, _look, write=False)
+    """What `prepare` gives, of a database that is left as it is; None: it is empty, or its file is not there."""
+    path = sqlite_path(place)
+    return None if path is not None and _is_blank(path) else _on_schema(place, _look, write=False)
 
 
 def migrate(place: str | Path, begin: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
@@ -308,7 +312,7 @@ def migrate(place: str | Path, begin: Callable[[], None] = lambda: None) -> tupl
 
     `begin`: as of `prepare`.
     """
-    return _on_schema(place, lambda connection, name: _migrate(connection, name, begin))
+    return _on_schema(place, lambda connection, name: _migrate(connection, name, begin), begin)
 
 
 def _look(connection: sa.Connection, name: str) -> bool | None:
@@ -374,13 +378,26 @@ def _wrong_version(name: str, present: str | None) -> str:
     return f"database {name} has schema {found}, this version knows up to {SCHEMA}: use the version that wrote it"
 
 
-def _on_schema(place: str | Path, work: Callable[[sa.Connection, str], T], *, write: bool = True) -> T:
-    """Work on the schema in a transaction that no other such work runs beside. `write`: false when it only looks."""
+def _is_blank(path: Path) -> bool:
+    """Whether there is no file, or one without a byte. To open it would write its first page."""
+    return not path.exists() or not path.stat().st_size
+
+
+def _on_schema(
+    place: str | Path,
+    work: Callable[[sa.Connection, str], T],
+    begin: Callable[[], None] = lambda: None,
+    *,
+    write: bool = True,
+) -> T:
+    """Work on the schema in a transaction that no other such work runs beside. `begin` is called before a file is made, and may raise.
+    `write`: false when it only looks.
+    """
     path = sqlite_path(place)
-    return _on_sqlite(path, work, write=write) if path is not None else _on_postgres(str(place), work)
+    return _on_sqlite(path, work, begin, write=write) if path is not None else _on_postgres(str(place), work)
 
 
-def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], *, write: bool) -> T:
+def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], begin: Callable[[], None], *, write: bool) -> T:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = sa.create_engine(f"{_SQLITE}{path}", hide_parameters=True)
@@ -388,9 +405,14 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], *, write: bo
         sa.event.listen(engine, "begin", _begin_immediate)
         try:
             # SQLite does not wait for another process that turns the same new file to WAL: it fails at once.
-            with folder_locked(path.parent), engine.connect() as connection:
-                done = work(connection.execution_options(llmaas_write=write), str(path))
-                connection.commit()
+            with folder_locked(path.parent):
+                if _is_blank(path):
+                    begin()
+                    path.touch(mode=_PRIVATE)
+                    path.chmod(_PRIVATE)  # somebody may have made it for us, for everybody to read
+                with engine.connect() as connection:
+                    done = work(connection.execution_options(llmaas_write=write), str(path))
+                    connection.commit()
                 return done
         finally:
             engine.dispose()

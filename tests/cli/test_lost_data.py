@@ -37,7 +37,7 @@ def test_F23_a_foreign_master_key_of_the_settings_is_refused(llmaas: Cli, monkey
     monkeypatch.setenv("LLMAAS_MASTER_KEY", "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=")
     for command in (["keys", "list"], ["config", "check"]):
         ran = llmaas(*command)
-        assert (ran.code, "LLMAAS_MASTER_KEY" in ran.errors[0]) == (3, True)
+        assert (ran.code, "comes from LLMAAS_MASTER_KEY or the settings file" in ran.errors[0]) == (3, True)
 
 
 def test_F23_the_doctor_names_a_foreign_master_key(llmaas: Cli) -> None:
@@ -66,7 +66,12 @@ def test_F23_an_empty_database_beside_a_master_key_is_not_a_new_installation(
         (llmaas.data_dir / "llmaas.db").unlink()
     ran = llmaas(*command)
     assert ran.code in {1, 3}
-    assert "is empty" in ran.out + ran.err
+    assert f"llmaas.db is {'empty' if cut else 'not there'}" in ran.out + ran.err
+    assert "put the database back" in ran.out + ran.err
+    assert (llmaas.data_dir / "llmaas.db").exists() == cut, (
+        "nothing is made, so that nothing takes the place of what is put back"
+    )
+    assert not cut or not (llmaas.data_dir / "llmaas.db").stat().st_size
     assert "restore" in ran.out + ran.err
     assert "master.key away" in ran.out + ran.err
 
@@ -145,3 +150,18 @@ def test_F23_random_bytes_over_a_page_of_the_database_are_named(llmaas: Cli) -> 
         assert "backup" in ran.out + ran.err
     path.write_bytes(sound)
     assert llmaas.good("ledger", "check").out == "ok\n"
+
+
+@pytest.mark.parametrize("command", [["keys", "list"], ["migrate"]])
+def test_a_database_file_that_was_made_beforehand_is_for_its_owner_only(llmaas: Cli, command: list[str]) -> None:
+    shutil.rmtree(llmaas.data_dir)
+    llmaas.data_dir.mkdir()
+    made = llmaas.data_dir / "llmaas.db"
+    made.touch()
+    made.chmod(0o644)
+    llmaas.good(*command)
+    llmaas.good("keys", "list")
+    assert {file.name: file.stat().st_mode & 0o077 for file in llmaas.data_dir.glob("llmaas.db*")} == {"llmaas.db": 0}
+    made.chmod(0o644)
+    (finding,) = [one for one in llmaas("doctor", "--json").json if one["about"] == "database"]
+    assert (finding["state"], finding["text"]) == ("warn", f"{made} can be read by others (mode 644)")
