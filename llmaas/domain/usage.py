@@ -44,6 +44,8 @@ class BillingReason(StrEnum):
     """The caller left, but the provider charges for the whole answer, so it was read to its end and is billed."""
     REFUSED = "refused"
     """The engine found the request unacceptable: free."""
+    REFUSED_AFTER_OUTPUT = "refused_after_output"
+    """The engine refused a part of the request after it had answered another; what was made until then is billed."""
 
 
 FREE = frozenset(
@@ -138,7 +140,9 @@ def correction_of(row: UsageRow, *, row_id: str, difference_nano: int, now_ms: i
 
 
 BILLED = frozenset({Outcome.CLIENT_ABORTED, Outcome.COMPLETED})
-"""Outcomes whose tokens are charged. Rows with another one are free, and a caller who left before any output made no tokens."""
+"""Outcomes whose tokens are charged. A caller who left before any output made no tokens."""
+MAY_COST = BILLED | {Outcome.ENGINE_REFUSED}
+"""Outcomes of rows that may cost something. A request that was refused before any output made no tokens."""
 
 
 class Grouping(StrEnum):

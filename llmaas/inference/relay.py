@@ -122,6 +122,10 @@ class Relay(Struct, eq=False):
     async def _may_go_on(self, generation: Generation) -> bool:
         """Hold more for an answer that outgrows what is held; without, end the engine's work."""
         self._look_at = self._meter.pieces.seen + _LOOK_PIECES
+        if self._meter.pieces.full:
+            self._cut_off = True
+            generation.abort(EngineFailed("The engine makes more tool calls than an answer may have."))
+            return False
         if self._meter.output_so_far() < self._allowance.enough_until or await self._allowance.grow():
             return True
         self._cut_off = self._limited = not self._meter.pieces.finished
@@ -162,7 +166,8 @@ def ending_of(error: BaseException, meter: Meter | None, charged_at_most: int | 
         outcome = Outcome.CLIENT_ABORTED
         reason = BillingReason.ABORTED_AFTER_OUTPUT if began else BillingReason.ABORTED_BEFORE_OUTPUT
     elif isinstance(error, EngineRefused | InvalidRequest | ContextTooLong):
-        outcome, reason = Outcome.ENGINE_REFUSED, BillingReason.REFUSED
+        outcome = Outcome.ENGINE_REFUSED
+        reason = BillingReason.REFUSED_AFTER_OUTPUT if began else BillingReason.REFUSED
     else:
         if isinstance(error, EngineTimeout):
             outcome = Outcome.ENGINE_TIMEOUT

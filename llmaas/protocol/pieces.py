@@ -56,13 +56,16 @@ class _Call(Struct):
 
 
 class _Choice(Struct):
-    """`finish` is one of OpenAI's words, or _GAVE_UP because of `word`."""
+    """`finish` is one of OpenAI's words, or _GAVE_UP because of `word`. `full`: it has as many calls as an answer may have, and more
+    came.
+    """
 
     splitter: ThinkSplitter | None
     calls: list[_Call] = []
     positions: dict[int | str, int] = {}
     finish: str | None = None
     word: str = ""
+    full: bool = False
 
 
 class Pieces:
@@ -179,6 +182,11 @@ class Pieces:
         state = self._begun.get(0)
         return None if state is None or not state.finish else _finish_reason(state)
 
+    @property
+    def full(self) -> bool:
+        """Whether what comes now is left out, since a choice has more tool calls than an answer may have."""
+        return any(state.full for state in self._begun.values())
+
     def _begin(self, index: int) -> _Choice:
         if not 0 <= index < self._choices:
             raise EngineFailed("The engine sent a choice that was not asked for.")
@@ -217,6 +225,8 @@ class Pieces:
 
 
 def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:
+    if state.full:
+        return
     function = call.function
     name = function.name if function is not None else None
     arguments = function.arguments if function is not None else None
@@ -228,7 +238,9 @@ def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece
     if position is None:
         position = len(state.calls)
         if position >= _MAX_TOOL_CALLS:
-            raise EngineFailed("The engine sent too many tool calls.")
+            # A caller can have so many made: they are what he asked for, so the answer is cut and not a failure.
+            state.full = True
+            return
         state.calls.append(_Call(None, None, []))
         for handle in (call.index, call.id):
             if handle is not None and handle != "":
@@ -285,12 +297,15 @@ def _continued(state: _Choice, index: int | None, id_: str | None, name: str | N
 def _is_whole(arguments: str) -> bool:
     try:
         return isinstance(msgspec.json.decode(arguments), dict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
 
 
 def _finish_reason(state: _Choice) -> str:
     reason = state.finish or "stop"
-    if state.calls and reason == "stop":
-        return "tool_calls"
+    if state.calls:
+        if state.full:
+            return "length"
+        if reason == "stop":
+            return "tool_calls"
     return "stop" if reason == "tool_calls" and not state.calls else reason

@@ -18,6 +18,7 @@ from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
     BILLED,
     FREE,
+    MAY_COST,
     BillingReason,
     ClassSum,
     Cursor,
@@ -113,7 +114,7 @@ class SqlUsageReader:
         for row in found:
             currency, version, outcome, *numbers = row[len(by) :]
             group = _texts(by, row), currency
-            charged = known.get(version) if version is not None and outcome in BILLED else None
+            charged = known.get(version) if version is not None and outcome in MAY_COST else None
             bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, map(int, numbers), strict=True)))
         return [
             one

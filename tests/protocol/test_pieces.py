@@ -276,9 +276,9 @@ def test_choices_that_nobody_asked_for(index: int) -> None:
         fed(delta(index, content="a"))
 
 
-def test_too_many_tool_calls() -> None:
-    with pytest.raises(EngineFailed):
-        fed(*[call("{}", "f", index=number, id=str(number)) for number in range(200)])
+def test_an_answer_with_too_many_tool_calls_is_cut() -> None:
+    out, pieces = fed(*[call("{}", "f", index=number, id=str(number)) for number in range(200)], END)
+    assert (len(calls_of(out)), out[-1].finish, pieces.full) == (128, "length", True)
 
 
 @pytest.mark.parametrize(
@@ -287,3 +287,9 @@ def test_too_many_tool_calls() -> None:
 def test_wrong_shapes_do_not_pass_the_strict_look(bad: Any) -> None:
     with pytest.raises(msgspec.ValidationError):
         answer_decoder.decode(msgspec.json.encode(bad))
+
+
+def test_arguments_that_are_nested_without_end_are_passed_on() -> None:
+    deep = "[" * 200_000
+    out, _ = fed(call(deep, "f", index=0), call("{}", "f", index=0), END)
+    assert [arguments for _, _, arguments in calls_of(out)] == [deep + "{}"]

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from llmaas.domain.models import ProviderKind
-from tests.fakes.behaviour import Behaviour
+from llmaas.domain.usage import FREE
+from tests.fakes.behaviour import Behaviour, Call
 from tests.fakes.raw_http import RawConnection, request_bytes
 from tests.service import CHAT, KINDS, PROVIDER_KEY, Service, chunks, error_of, model_of, text_of
 
@@ -119,6 +120,39 @@ async def test_llama_cpp_gets_several_prompts_in_turn(service: Service) -> None:
     assert [request.json["prompt"] for request in service.fake(ProviderKind.LLAMA_CPP).requests] == ["a", "b", "c"]
     await service.complete(["a", "b", "c"], "vllm/plain")
     assert [request.json["prompt"] for request in service.fake(ProviderKind.VLLM).requests] == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", [ProviderKind.LLAMA_CPP, ProviderKind.OLLAMA])
+async def test_prompts_that_were_answered_before_one_was_refused_are_charged(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
+    service.fake(kind).script(Behaviour(), Behaviour(error="context_llamacpp"))
+    answer = await service.complete(["a long story", "b"], model_of(kind, "plain"), stream=stream)
+    if stream:
+        assert (answer.status, b"hello" in answer.body, b"context_length_exceeded" in answer.body) == (200, True, True)
+    else:
+        assert (answer.status, error_of(answer)["code"]) == (400, "context_length_exceeded")
+    row = (await service.gateway.rows())[0]
+    assert (row.outcome, row.billing_reason, row.output_tokens) == ("engine_refused", "refused_after_output", 5)
+    assert row.billing_reason not in FREE
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", SPEAKING)
+async def test_an_answer_with_too_many_tool_calls_is_cut_and_charged(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
+    calls = tuple(Call(name="f", arguments='{"x":1}') for _ in range(200))
+    service.fake(kind).script(Behaviour(calls=calls))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    answer = await service.chat(model_of(kind, "plain"), tools=tools, stream=stream)
+    assert answer.status == 200
+    assert (answer.body.count(b'"name":"f"'), answer.body.count(b'"finish_reason":"length"')) == (128, 1)
+    assert b'"error"' not in answer.body
+    row = await service.row(answer)
+    assert (row.outcome, row.billing_reason, row.finish_reason) == ("completed", "answered", "length")
+    assert row.output_tokens >= 128
 
 
 @pytest.mark.parametrize("kind", SPEAKING)
