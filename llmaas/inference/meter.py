@@ -60,8 +60,11 @@ class Meter(Struct, eq=False):
         bound = self.bounds.output_tokens
         if bound is not None and pieces.seen > bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
-        if not out and pieces.finished:
-            self._after_end += len(answers)
+        if pieces.finished:
+            # Some give a reason with each piece, and text after one is text all the same; but nobody goes on for ever without.
+            self._after_end += sum(
+                not any(choice.finish_reason for choice in answer.choices or ()) for answer in answers
+            )
             if self._after_end > _SLACK_PIECES:
                 raise EngineFailed("The engine went on after its end.")
         return out

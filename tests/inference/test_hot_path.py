@@ -36,6 +36,10 @@ _BY_TIME = {"duties", "follow_changes", "heartbeat"}
 """Tasks of a worker that look at the database now and then, however many requests there are."""
 
 
+_SWEEPS = {"HttpTransport._sweep", "Exchange.check_limits"}
+"""They look at all that runs ten times a second: the slower the machine, the more often within a request."""
+
+
 class Worker:
     """A worker in this process, spoken to by ASGI, and each statement of the control plane that it makes."""
 
@@ -146,6 +150,8 @@ class Steps:
     def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
         if event == "call":
             if not frame.f_code.co_filename.startswith(str(Path(llmaas.__file__).parent)):
+                return None
+            if frame.f_code.co_qualname in _SWEEPS:
                 return None
             frame.f_trace_lines, frame.f_trace_opcodes = False, True
         elif event == "opcode":
