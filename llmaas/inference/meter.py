@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Raw, Struct
 
 from llmaas.domain.prices import TokenCounts
@@ -14,7 +15,7 @@ from llmaas.inference.content import prompt_tokens, tokens_of_text
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from llmaas.protocol.usage import Reported, read_input_usage, read_timings, read_usage
+from llmaas.protocol.usage import Reported, later_usage, read_input_usage, read_timings, read_usage
 
 _ENGINE = UsageSource.ENGINE
 _SLACK_PIECES = 64
@@ -50,7 +51,7 @@ class Meter(Struct, eq=False):
         pieces = self.pieces
         for answer in answers:
             if answer.usage is not NOTHING and given(answer.usage):
-                self._usage = answer.usage
+                self._usage = answer.usage if self._usage is NOTHING else later_usage(self._usage, answer.usage)
             if answer.timings is not NOTHING and given(answer.timings):
                 self._timings = answer.timings
             if answer.choices:
@@ -126,16 +127,25 @@ class Meter(Struct, eq=False):
             or (self._thoughts and reported.reasoning is None)
         ):
             reported, source = self._complete(reported)
+        elif self._timings is not NOTHING and not reported.cached:
+            reported = self._with_cache(reported)
         bounds, pieces = self.bounds, self.pieces
-        ceiling = _CEILING * bounds.made
-        if bounds.output_tokens is not None and bounds.output_tokens < ceiling:
-            ceiling = bounds.output_tokens
+        ceiling, most = _CEILING * bounds.made, bounds.output_tokens
+        if most is not None and most < ceiling:
+            ceiling = most
         tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, bounds.input_tokens, ceiling)
         if charged_at_most is not None and tokens.output + tokens.reasoning > charged_at_most:
             reasoning = min(tokens.reasoning, charged_at_most)
             tokens = TokenCounts(tokens.input, tokens.cached_input, charged_at_most - reasoning, reasoning)
             bent = bent or not cut_off
         return tokens, source, bent
+
+    def _with_cache(self, said: Reported) -> Reported:
+        """llama.cpp tells what the cache had in its timings too, which older ones alone do."""
+        timed = read_timings(self._timings)
+        if timed is None or not timed.cached or self.bounds.made > 1:
+            return said  # of several choices, all but the first find the prompt in the cache
+        return msgspec.structs.replace(said, cached=timed.cached)
 
     def _complete(self, said: Reported | None) -> tuple[Reported, UsageSource]:
         """With each side that the engine did not tell: from its timings, else from the total, else our own estimate."""

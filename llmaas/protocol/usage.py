@@ -104,7 +104,13 @@ def read_usage(raw: msgspec.Raw) -> Reported | None:
         return _Odd(raw).read()
     details, made = plain.prompt_tokens_details, plain.completion_tokens_details
     cached = 0 if details is None else details.cached_tokens or 0
-    return Reported(prompt, completion, cached, plain.reasoning_tokens if made is None else made.reasoning_tokens)
+    if made is None and plain.reasoning_tokens is None:
+        return Reported(prompt, completion, cached)
+    inner, beside = None if made is None else made.reasoning_tokens, plain.reasoning_tokens
+    reasoning = beside if inner is None or (beside is not None and beside > inner) else inner
+    if reasoning is not None and reasoning > completion:
+        return _Odd(raw).read()
+    return Reported(prompt, completion, cached, reasoning)
 
 
 def read_input_usage(raw: msgspec.Raw) -> Reported | None:
@@ -128,7 +134,13 @@ class _Odd:
             completion = said if inside else said + (reasoning or 0)
         cached = max(cached or 0, self._largest("cached beside") or 0)
         if total is None:
+            if completion is not None and reasoning is not None and reasoning > completion:
+                completion += reasoning
             return Reported(prompt, completion, cached, reasoning, self._suspect)
+        if prompt and completion and not reasoning and total > prompt + completion and self._tells_thoughts_nowhere():
+            # Gemini's route for OpenAI's clients leaves the thoughts out, and has them in the total alone.
+            reasoning = total - prompt - completion
+            return Reported(prompt, completion + reasoning, cached, reasoning, suspect=True)
         prompt, completion = self._by_total(total, prompt, completion, reasoning)
         neither = prompt is None and completion is None
         return Reported(prompt, completion, cached, reasoning, self._suspect, total if neither else None)
@@ -140,6 +152,12 @@ class _Odd:
         if total is not None and total > made and not prompt:
             prompt, self._suspect = total - made, True
         return Reported(prompt, 0, self._largest("cached") or 0, suspect=self._suspect)
+
+    def _tells_thoughts_nowhere(self) -> bool:
+        """Whether what a total has more than its sides can only be thoughts, and not the prompts of tools (as in Gemini's own words)
+        or what a cache had or took.
+        """
+        return not any(map(self._largest, ("completion without thoughts", "cached beside", "written beside")))
 
     def _prompt(self, total: int | None) -> int | None:
         """All of the prompt, with what the cache had of it."""
@@ -153,7 +171,8 @@ class _Odd:
             return most
         completion = self._largest("completion")
         if (
-            total is not None
+            read <= most
+            and total is not None
             and completion is not None
             and total in (most + completion, most + completion + read + written)
         ):
@@ -254,6 +273,46 @@ def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> msg
 
 
 _SUSPECT: Final = "llmaas_suspect"
+_ALL: Final = "llmaas_all_choices"
+
+
+def later_usage(before: msgspec.Raw, report: msgspec.Raw) -> msgspec.Raw:
+    """What two reports on one answer tell together, the largest number of each count: some tell the prompt at the beginning and the
+    output at the end, and a report of zeros takes nothing back.
+    """
+    one, other = read_usage(before), read_usage(report)
+    if one is None or other is None:
+        return before if other is None else report
+    if _covers(other, one) or _ALL in _members(report):
+        return report
+    if _covers(one, other):
+        return before
+    told: dict[str, Any] = {
+        "prompt_tokens": _most(one.prompt, other.prompt),
+        "completion_tokens": _most(one.completion, other.completion),
+        "prompt_tokens_details": {"cached_tokens": max(one.cached, other.cached)},
+        "completion_tokens_details": {"reasoning_tokens": _most(one.reasoning, other.reasoning)},
+    }
+    if told["prompt_tokens"] is None or told["completion_tokens"] is None:
+        told["total_tokens"] = _most(one.total, other.total)
+    if one.suspect or other.suspect:
+        told[_SUSPECT] = True
+    return msgspec.Raw(msgspec.json.encode(told))
+
+
+def _covers(one: Reported, other: Reported) -> bool:
+    """Whether it tells all that the other tells, and no less of anything."""
+    return (
+        (other.prompt is None or (one.prompt is not None and one.prompt >= other.prompt))
+        and (other.completion is None or (one.completion is not None and one.completion >= other.completion))
+        and one.cached >= other.cached
+        and (other.reasoning is None or (one.reasoning is not None and one.reasoning >= other.reasoning))
+        and (other.total is None or one.total is not None or (one.prompt is not None and one.completion is not None))
+    )
+
+
+def _most(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)
 
 
 def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = False) -> msgspec.Raw:
@@ -284,7 +343,9 @@ def timings_as_usage(timings: msgspec.Raw) -> msgspec.Raw:
     read = read_timings(timings)
     if read is None or read.prompt is None or read.completion is None:
         return NOTHING
-    return usage_json(read.prompt, read.cached, read.completion, 0)
+    details = {"cached_tokens": read.cached}
+    told = {"prompt_tokens": read.prompt, "completion_tokens": read.completion, "prompt_tokens_details": details}
+    return msgspec.Raw(msgspec.json.encode(told))
 
 
 class ChoiceReports:
@@ -296,20 +357,44 @@ class ChoiceReports:
         self._ended: set[int] = set()
         self._heard = 0
         self._running = False
+        self._timed = NOTHING
         self._sum = NOTHING
         self._largest = NOTHING
 
     def feed(self, answer: EngineAnswer) -> None:
-        """Put the usage of all choices by now in place of a report."""
-        self._ended.update(choice.index for choice in answer.choices or () if choice.finish_reason)
+        """Put the usage of all choices by now in place of a report, and of timings as long as there is none."""
+        ended = [choice.index for choice in answer.choices or () if choice.finish_reason]
+        self._ended.update(ended)
         if not given(answer.usage):
+            if ended and not self._heard and given(answer.timings):
+                self._timed = add_usage(self._timed, timings_as_usage(answer.timings), same_prompt=True)
+                answer.usage = for_all(self._timed)
+            return
+        if not _tells(answer.usage):
             return
         self._heard += 1
         self._running = self._running or self._heard > len(self._ended)
         self._sum = add_usage(self._sum, answer.usage, same_prompt=True)
         if _made(answer.usage) >= _made(self._largest):
             self._largest = answer.usage
-        answer.usage = self._largest if self._running else self._sum
+        answer.usage = for_all(self._largest if self._running else self._sum)
+
+
+def for_all(usage: msgspec.Raw) -> msgspec.Raw:
+    """Marked as the count of all choices and prompts by now, which replaces the one before."""
+    return msgspec.Raw(msgspec.json.encode({**_members(usage), _ALL: True})) if given(usage) else NOTHING
+
+
+def with_unknown_prompt(usage: msgspec.Raw) -> msgspec.Raw:
+    """The count of all prompts when another has begun, of which nothing is known yet."""
+    reported = read_usage(usage)
+    completion = None if reported is None else reported.completion
+    return for_all(msgspec.Raw(msgspec.json.encode({"prompt_tokens": None, "completion_tokens": completion})))
+
+
+def _tells(usage: msgspec.Raw) -> bool:
+    reported = read_usage(usage)
+    return reported is not None and bool(reported.prompt or reported.completion or reported.total)
 
 
 def _made(usage: msgspec.Raw) -> int:

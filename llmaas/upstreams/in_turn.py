@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
-from llmaas.protocol.usage import add_usage, timings_as_usage
+from llmaas.protocol.usage import add_usage, for_all, later_usage, timings_as_usage, with_unknown_prompt
 from llmaas.upstreams.base import Generation, Take
 
 
@@ -57,6 +57,8 @@ class InTurn:
             usage = answer.usage if given(answer.usage) else timings_as_usage(answer.timings)
             answer.timings = NOTHING
             if given(usage):
-                self._last = usage
-                answer.usage = add_usage(self._sum, usage)
+                self._last = later_usage(self._last, usage)
+                answer.usage = for_all(add_usage(self._sum, self._last))
+            elif given(self._sum) and not given(self._last):
+                answer.usage = with_unknown_prompt(self._sum)
         return answers

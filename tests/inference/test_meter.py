@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,13 +13,15 @@ from hypothesis import strategies as st
 
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
-from llmaas.errors import EngineFailed
+from llmaas.errors import EngineFailed, LlmaasError
 from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
 from llmaas.protocol.requests import ChatRequest, Message
 from llmaas.protocol.usage import Reported
+from llmaas.upstreams.base import Take
+from llmaas.upstreams.in_turn import InTurn
 
 PROMPT_BYTES = 100
 ASKED = ChatRequest(model="m", messages=[Message(role="user", content="x" * PROMPT_BYTES)])
@@ -193,3 +197,64 @@ def test_B02_no_more_is_charged_than_is_held() -> None:
     counting.feed([answer(choices=[{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}], usage=usage)])
     assert counting.counts(128, cut_off=False) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, True)
     assert counting.counts(128, cut_off=True) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, False)
+
+
+def test_reports_split_over_a_stream_are_read_together() -> None:
+    counting = meter(bound=None)
+    first = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 80}}
+    counting.feed([answer(choices=[{"index": 0, "delta": {"content": "x"}}], usage=first), piece()])
+    counting.feed([answer(choices=[], usage={"completion_tokens": 2}), answer(choices=[], usage={})])
+    tokens, source, suspect = counting.counts(None, cut_off=False)
+    assert (tokens, source, suspect) == (TokenCounts(20, 80, 2, 0), UsageSource.ENGINE, False)
+
+
+class _OneOfSeveral:
+    """An engine's answer to one prompt, which it counts at its end."""
+
+    complete = False
+
+    def __init__(self, *answers: EngineAnswer) -> None:
+        self._answers = answers
+
+    async def first(self) -> Sequence[EngineAnswer]:
+        return self._answers[:1]
+
+    async def each(self, take: Take) -> bool:
+        return take(self._answers[1:])
+
+    async def ended(self) -> bool:
+        return True
+
+    def abort(self, error: LlmaasError) -> None:
+        raise error
+
+
+async def test_a_prompt_that_has_begun_and_told_nothing_is_estimated_with_those_before_it() -> None:
+    def told() -> EngineAnswer:
+        return answer(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 1})
+
+    counting = Meter(
+        Bounds(PROMPT_BYTES + 512, None, 4096, False, 2, 2), Pieces(2, split_thinking=False), whole=False, request=ASKED
+    )
+    found: list[tuple[int, int, str]] = []
+
+    def take(answers: Sequence[EngineAnswer]) -> bool:
+        counting.feed(answers)
+        tokens, source, _ = counting.counts(None, cut_off=False)
+        found.append((tokens.prompt, tokens.completion, str(source)))
+        return True
+
+    both = InTurn([partial(_OneOfSeveral, piece(), told()) for _ in range(2)], 1)
+    take(await both.first())
+    await both.each(take)
+    assert found == [(25, 1, "counted"), (7, 1, "engine"), (25, 2, "counted"), (14, 2, "engine")]
+
+
+@pytest.mark.parametrize("details", [{}, {"prompt_tokens_details": {"cached_tokens": 0}}], ids=str)
+def test_what_the_cache_had_is_read_from_timings_where_usage_tells_none(details: dict[str, Any]) -> None:
+    counting = meter(bound=None)
+    usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102, **details}
+    timings = {"prompt_n": 20, "cache_n": 80, "predicted_n": 2}
+    counting.feed([piece(), piece(), answer(choices=[], usage=usage, timings=timings)])
+    tokens, _, suspect = counting.counts(None, cut_off=False)
+    assert (tokens, suspect) == (TokenCounts(20, 80, 2, 0), False)

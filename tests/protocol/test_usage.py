@@ -15,6 +15,7 @@ from llmaas.protocol.usage import (
     ChoiceReports,
     Reported,
     add_usage,
+    later_usage,
     read_input_usage,
     read_timings,
     read_usage,
@@ -81,7 +82,7 @@ def suspect(prompt: int | None, completion: int | None) -> Reported:
         ({"prompt_tokens": 9, "total_tokens": 9}, suspect(9, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 14}, suspect(9, 5)),
         ({"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 14}, suspect(9, 5)),
-        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 99}, suspect(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 99}, Reported(9, 90, 0, 85, suspect=True)),
         ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 3}, suspect(9, 5)),
         ({"completion_tokens": 5, "total_tokens": 3}, Reported(None, 5)),
         ({"prompt_tokens": "12", "completion_tokens": "5"}, suspect(12, 5)),
@@ -227,6 +228,79 @@ def test_B15_all_that_embeddings_use_is_input(said: Any, read: Reported) -> None
     assert read_input_usage(raw(said)) == read
 
 
+@pytest.mark.parametrize(
+    "details", [{}, {"reasoning_tokens": 0}, {"reasoning_tokens": None}, {"audio_tokens": 0}, None], ids=str
+)
+def test_reasoning_beside_details_that_tell_none_counts(details: Any) -> None:
+    said = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, "reasoning_tokens": 4}
+    assert read_usage(raw({**said, "completion_tokens_details": details})) == Reported(9, 5, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (
+            {"prompt_tokens": 9, "completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 40}},
+            Reported(9, 50, 0, 40),
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 10, "reasoning_tokens": 40}, Reported(9, 50, 0, 40)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 10, "total_tokens": 19, "reasoning_tokens": 40},
+            Reported(9, 10, 0, 40),
+        ),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 150},
+            Reported(100, 50, 0, 40, suspect=True),
+        ),
+        (
+            {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22, "cache_read_input_tokens": 80},
+            Reported(100, 2, 80, suspect=True),
+        ),
+        (
+            {"promptTokenCount": 9, "candidatesTokenCount": 5, "toolUsePromptTokenCount": 30, "totalTokenCount": 44},
+            suspect(9, 5),
+        ),
+    ],
+    ids=str,
+)
+def test_reasoning_and_cache_that_cannot_be_a_part_of_a_side_stand_beside_it(said: Any, read: Reported) -> None:
+    assert read_usage(raw(said)) == read
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "read"),
+    [
+        ({"prompt_tokens": 100}, {"completion_tokens": 2}, Reported(100, 2)),
+        ({"completion_tokens": 2}, {"prompt_tokens": 100}, Reported(100, 2)),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100},
+            {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2},
+            Reported(100, 2),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}},
+            {"prompt_tokens": 9, "completion_tokens": 5},
+            Reported(9, 5, 8),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "reasoning_tokens": 3},
+            {"prompt_tokens": 9, "completion_tokens": 6},
+            Reported(9, 6, 0, 3),
+        ),
+        ({"input_tokens": 20, "cache_read_input_tokens": 80}, {"output_tokens": 2}, Reported(100, 2, 80)),
+        ({"prompt_tokens": 9, "completion_tokens": 5}, {}, Reported(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5}, {"prompt_tokens": 0, "completion_tokens": 0}, Reported(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": "x"}, Reported(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5}, {"prompt_tokens": 9, "completion_tokens": 3}, Reported(9, 5)),
+        ({"total_tokens": 14}, {"prompt_tokens": 9}, suspect(9, 5)),
+        ({}, {"prompt_tokens": 9, "completion_tokens": 5}, Reported(9, 5)),
+    ],
+    ids=str,
+)
+def test_several_reports_on_one_answer_are_the_largest_of_each_count(first: Any, second: Any, read: Reported) -> None:
+    assert read_usage(later_usage(raw(first), raw(second))) == read
+
+
 def test_none_is_none() -> None:
     assert read_usage(NOTHING) is None
     assert read_usage(raw(None)) is None
@@ -285,6 +359,38 @@ def test_running_totals_of_several_choices_are_not_added_up() -> None:
 def test_one_report_for_each_choice_is_added_up() -> None:
     assert reports((0, 10, 4), (1, 10, 5)) == Reported(10, 9)
     assert reports((1, 10, 5), (0, 10, 4)) == Reported(10, 9)
+
+
+def choice_stream(*answers: EngineAnswer) -> Reported | None:
+    """What is told of two choices by the reports that replace each other in a stream."""
+    heard, last = ChoiceReports(), NOTHING
+    for answer in answers:
+        heard.feed(answer)
+        last = later_usage(last, answer.usage)
+    return read_usage(last)
+
+
+def test_timings_of_each_choice_are_added_up_where_there_is_no_usage() -> None:
+    def ends() -> list[EngineAnswer]:
+        first, second = (EngineChoice(index, finish_reason="stop") for index in (0, 1))
+        return [
+            EngineAnswer([EngineChoice(0)], timings=raw({"prompt_n": 10, "predicted_n": 3})),
+            EngineAnswer([first], timings=raw({"prompt_n": 10, "cache_n": 0, "predicted_n": 4})),
+            EngineAnswer([second], timings=raw({"prompt_n": 1, "cache_n": 9, "predicted_n": 5})),
+        ]
+
+    assert choice_stream(*ends()) == Reported(10, 9)
+    usage = EngineAnswer([], usage=raw({"prompt_tokens": 10, "completion_tokens": 8}))
+    assert choice_stream(*ends(), usage) == Reported(10, 8)
+
+
+def test_a_report_of_zeros_leaves_the_sum_of_all_choices() -> None:
+    def report(prompt: int, completion: int, *ends: int) -> EngineAnswer:
+        usage = raw({"prompt_tokens": prompt, "completion_tokens": completion})
+        return EngineAnswer([EngineChoice(index, finish_reason="stop") for index in ends], usage)
+
+    assert choice_stream(report(10, 4, 0), report(10, 5, 1), report(0, 0)) == Reported(10, 9)
+    assert choice_stream(report(10, 4, 0), report(10, 5, 1), report(10, 6)) == Reported(10, 6), "a total of all"
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
