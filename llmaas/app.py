@@ -117,7 +117,13 @@ async def serve_gateway(
         settings.max_bodies_bytes or memory_bytes() // _BODIES_SHARE // settings.workers,
         least_share=settings.max_body_bytes,
     )
-    main = HttpServer(worker.gateway.answer, Proxies(settings.trusted_proxies), most_connections=most, bodies=bodies)
+    main = HttpServer(
+        worker.gateway.answer,
+        Proxies(settings.trusted_proxies),
+        most_connections=most,
+        bodies=bodies,
+        knows=worker.gateway.knows,
+    )
     servers.append(main)
     await main.start(doors[number] if doors else listen(settings.host, settings.port))
     neighbours = Neighbours(main, [door for other, door in enumerate(doors) if other != number])

@@ -14,25 +14,25 @@ class Bodies:
 
     def __init__(self, most_bytes: int | None = None, *, least_share: int = 0) -> None:
         """`least_share`: what everyone may hold in any case, such as one body of the largest size."""
-        self._most = most_bytes
-        self._share = max((most_bytes or 0) // 2, least_share)
+        self.share = None if most_bytes is None else max(most_bytes // 2, least_share)
+        self.most = None if self.share is None or most_bytes is None else max(most_bytes, self.share)
         self._total = 0
         self._held: dict[str, int] = {}
 
     def hold(self, holders: tuple[str, ...], more_bytes: int) -> None:
         """Raises Saturated, and holds nothing, when that is too much for all or for one of the holders."""
-        if self._most is None:
+        if self.most is None or self.share is None:
             return
-        if self._total + more_bytes > max(self._most, self._share):
+        if self._total + more_bytes > self.most:
             raise Saturated("Too many large requests are under way.", retry_after_s=_RETRY_AFTER_S)
-        if any(self._held.get(holder, 0) + more_bytes > self._share for holder in holders):
+        if any(self._held.get(holder, 0) + more_bytes > self.share for holder in holders):
             raise Saturated("Too many large requests of yours are under way.", retry_after_s=_RETRY_AFTER_S)
         self._total += more_bytes
         for holder in holders:
             self._held[holder] = self._held.get(holder, 0) + more_bytes
 
     def release(self, holders: tuple[str, ...], held_bytes: int) -> None:
-        if self._most is None:
+        if self.most is None:
             return
         self._total -= held_bytes
         for holder in holders:

@@ -100,6 +100,14 @@ class Gateway:
                 request_id=request.request_id,
             )
 
+    def knows(self, channel: Channel) -> bool:
+        """Whether a request carries a key that is in use here."""
+        request = open_request(channel, "", 0, 0.0)
+        try:
+            return self._authenticator.known_caller(request.bearer(), channel.address) is not None
+        except LlmaasError:
+            return False
+
     def _route_elsewhere(self, request: Request) -> Route:
         """For what is not exactly in the table."""
         if self._admin is not None and self._is_for_console(request.path):

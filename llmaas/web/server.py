@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import chain
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
@@ -39,10 +40,17 @@ _CHUNK_FRAMING_BYTES = 32
 _HEAD_S = 30.0
 _IDLE_S = 75.0
 _GRACE_S = 30.0
+"""Also the time in which a body has to come whole from who has no key that we know."""
 _LEAST_BYTES_PER_S = 1024
 """Who sends a body or reads an answer more slowly than this, from one look after such a time to the next, is cut off."""
 _LINGER_S = 2.0
 _SWEEP_S = 1.0
+_LATE_SWEEPS = 5
+_CHANNEL_BYTES = 1024
+_HEADER_BYTES = 128
+_PIECE_BYTES = 48
+"""What a request, a header of it and a part of its body take beside their text."""
+_LOOKS_FOR_A_SHARE = 4
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _EVENTS = b"text/event-stream"
 _COMMENT = b": ping\n\n"
@@ -81,12 +89,19 @@ class HttpServer:
         *,
         most_connections: int | None = None,
         bodies: Bodies | None = None,
+        knows: Callable[[HttpChannel], bool] = lambda _channel: True,
     ) -> None:
+        """`knows`: whether a request under way is of a known caller, who has more time for a body, and is the last to be given up
+        when there is no room.
+        """
         self.handle = handle
+        self.knows = knows
         self.proxies = proxies or Proxies()
         self.bodies = bodies or Bodies()
         self._most_connections = most_connections
         self._came = 0
+        self._read_bytes = 0
+        self._vain_look_s = -1.0
         self.connections: set[HttpConnection] = set()
         self.stopping = False
         self.date = b""
@@ -134,8 +149,11 @@ class HttpServer:
 
     def take_in(self, newcomer: HttpConnection) -> bool:
         """Whether there is room for it. Where there is none, those go that wait for a request, first the ones that never had
-        an answer, then the ones that wait longest: several at once, since looking for them takes a look at all.
+        an answer, then the ones that wait longest: several at once, since looking for them takes a look at all. Where none
+        waits, those go whose callers we do not know and wait for, first of the address that has most of them.
         """
+        if newcomer.loop.time() - self.now_s > _LATE_SWEEPS * _SWEEP_S:
+            self._sweep(newcomer.loop)  # there was no memory for its timer
         self._came += 1
         newcomer.number = self._came  # the clock is slow, and many come between two of its ticks
         self.connections.add(newcomer)
@@ -144,10 +162,21 @@ class HttpServer:
             return True
         idle = [one for one in self.connections if one is not newcomer and not one.busy and not one.holds_back]
         idle.sort(key=lambda one: (one.served, one.since_s, one.number))
-        for one in idle[: 1 + most // 16]:
+        leaving = idle or self._dawdlers(newcomer)
+        for one in leaving[: 1 + most // 16]:
             self.connections.discard(one)
             one.abort()
-        return bool(idle)
+        return bool(leaving)
+
+    def _dawdlers(self, newcomer: HttpConnection) -> list[HttpConnection]:
+        """Of whom we do not know. Looking costs too much to do it for each of many who come in vain."""
+        if self._vain_look_s == self.now_s:
+            return []
+        found = [one for one in self.connections if one is not newcomer and one.dawdles and not one.is_known()]
+        if not found:
+            self._vain_look_s = self.now_s
+        of_address = Counter(one.address for one in found)
+        return sorted(found, key=lambda one: (-of_address[one.address], one.number))
 
     def note_finished(self) -> None:
         if self.stopping and not self._unfinished():
@@ -158,11 +187,57 @@ class HttpServer:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all deadlines, and the clock of the connections."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        # First: whatever goes wrong below must not keep the next sweep from coming.
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
         self.now_s = loop.time()
         self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        _guarded(self.make_room)
         for connection in list(self.connections):
-            connection.check_deadline(self.now_s)
-        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
+            _guarded(connection.check_deadline, self.now_s)
+
+    def note_large_read(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
+        """Much can come between two sweeps."""
+        self._read_bytes += size
+        if self.bodies.share is not None and self._read_bytes > self.bodies.share // _LOOKS_FOR_A_SHARE:
+            self._read_bytes = 0
+            loop.call_soon(self.make_room)
+
+    def make_room(self) -> None:
+        """Count what connections hold beside large bodies: heads, small bodies, requests that wait, answers that nobody takes.
+        What is beyond the budget, or beyond the share of an address, goes with its connections: first those whose request is
+        nobody's that we know, and of these the largest, then the oldest.
+
+        Counted from time to time and not as it comes, since each request would have to pay for that.
+        """
+        most, share = self.bodies.most, self.bodies.share
+        if most is None or share is None:
+            return
+        self._read_bytes = 0
+        held = [(size, one) for one in self.connections if (size := one.held_bytes())]
+        total = sum(size for size, _ in held)
+        if total <= share:
+            return
+        of_address: dict[str, int] = {}
+        for size, one in held:
+            of_address[one.holder] = of_address.get(one.holder, 0) + size
+        of_address.pop("", None)
+        known = {one for _, one in held if one.is_known()}
+        held.sort(key=lambda pair: (pair[1] in known, -pair[0], pair[1].number))
+        gone = 0
+        for size, one in held:
+            if total > most or of_address.get(one.holder, 0) > share:
+                total -= size
+                if one.holder in of_address:
+                    of_address[one.holder] -= size
+                self.connections.discard(one)
+                one.abort()
+                gone += 1
+        if gone:
+            _log.warning(
+                "connections_shed", connections=gone, hint="callers held more memory than max_bodies_bytes allows"
+            )
 
 
 class HttpConnection(asyncio.Protocol):
@@ -221,6 +296,34 @@ class HttpConnection(asyncio.Protocol):
         """Whether its reader has yet to take something."""
         return self.transport.get_write_buffer_size() > 0
 
+    @property
+    def holder(self) -> str:
+        """The address that answers for what it holds; empty for a proxy, which speaks for many."""
+        return "" if self.proxied else self.address
+
+    def is_known(self) -> bool:
+        return self._current is not None and self.server.knows(self._current)
+
+    @property
+    def dawdles(self) -> bool:
+        """Whether we wait for its caller, who sends a body or has an answer to take."""
+        return self._receiving is not None or self.holds_back
+
+    def held_bytes(self) -> int:
+        """The memory that it takes, about, without large bodies, which are counted for themselves."""
+        held = self.transport.get_write_buffer_size()
+        if self._receiving is None:
+            # What came of a head behind a request in the same packet is not in the number, so it is what it can be at most.
+            held += self._head_bytes or (self._url != b"" and self._most_read())
+        if self._current is not None:
+            held += self._current.held_bytes()
+            for channel in self._waiting:
+                held += channel.held_bytes()
+        return held
+
+    def _most_read(self) -> int:
+        return _MAX_HEAD_BYTES if self._reads_much else _LARGE_READ_BYTES
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
@@ -230,7 +333,10 @@ class HttpConnection(asyncio.Protocol):
             self._refuse_room()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.lost = True
+        self.lost = self._deaf = True
+        # The parser and we hold each other: a large head must not stay until a collector comes.
+        del self._parser
+        self._url, self._headers = b"", []
         self.server.connections.discard(self)
         if self.server.stopping:
             self.server.note_finished()
@@ -255,6 +361,7 @@ class HttpConnection(asyncio.Protocol):
             had = receiving.received
         if size_of_head > _LARGE_READ_BYTES:
             self._reads_much = True
+            self.server.note_large_read(self.loop, size)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -414,13 +521,13 @@ class HttpConnection(asyncio.Protocol):
             elif waited_s > _GRACE_S:
                 came = receiving.received - self._mark_bytes
                 self.since_s, self._mark_bytes = now_s, receiving.received
-                if not _too_slow(came, waited_s):
+                if not _too_slow(came, waited_s) and self.server.knows(receiving):
                     return
                 receiving.hang_up()
                 self._deaf = True
                 if receiving is not self._current:
                     self.abort()
-        elif self._current is None and waited_s > (_HEAD_S if self._head_bytes else _IDLE_S):
+        elif self._current is None and waited_s > (_HEAD_S if self._head_bytes or self._url else _IDLE_S):
             # What its reader has not taken by now would keep a closed connection open.
             (self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close)()
 
@@ -526,7 +633,7 @@ class HttpConnection(asyncio.Protocol):
             self._close(unread=True)
 
     def _refuse_room(self) -> None:
-        """Every other connection has a request under way."""
+        """Every other connection has a request under way, and we know its caller or owe an answer."""
         self._deaf = True
         head = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         self.transport.write(_STATUS_LINES[503] + self.server.date + head % len(_FULL) + _FULL)
@@ -631,6 +738,11 @@ class HttpChannel:
     def wants_more(self) -> bool:
         """Whether more of the body is read as it comes."""
         return self._waiter is not None or not self.held_back
+
+    def held_bytes(self) -> int:
+        headers = self.raw_headers
+        held = _CHANNEL_BYTES + _HEADER_BYTES * len(headers) + sum(map(len, chain.from_iterable(headers)))
+        return held + self.pieces * _PIECE_BYTES + (0 if self._held_bytes else self.received)
 
     async def _wait(self) -> None:
         connection = self._connection
@@ -766,6 +878,14 @@ class HttpChannel:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
+
+
+def _guarded(work: Callable[..., None], *values: float) -> None:
+    """A part of the sweep; the others are done whatever becomes of it."""
+    try:
+        work(*values)
+    except Exception:  # noqa: BLE001 - memory may be short, or a connection in a state that nobody thought of
+        _log.exception("sweep_failed")
 
 
 def _too_slow(size: int, waited_s: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -491,6 +492,104 @@ async def test_A23_where_all_are_busy_the_next_one_is_told_so() -> None:
         go_on.set()
         for raw in busy:
             assert (await raw.response()).status == 200
+
+
+def has_key(channel: Channel) -> bool:
+    return any(name == b"authorization" for name, _ in channel.raw_headers)
+
+
+KNOWN = b"POST /known HTTP/1.1\r\nhost: h\r\nauthorization: Bearer k\r\ncontent-length: 5000\r\n\r\n" + bytes(4_999)
+LARGE_HEAD = b"GET /x HTTP/1.1\r\nhost: h\r\n" + b"".join(b"a%d: %b\r\n" % (n, b"v" * 650) for n in range(90))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        LARGE_HEAD,
+        GET + LARGE_HEAD[:30_000],
+        b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 65536\r\n\r\n" + bytes(65_535),
+        b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n" + (LARGE_HEAD + b"\r\n") * 3,
+        b"GET /large HTTP/1.1\r\nhost: h\r\n\r\n" * 3,
+        b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" + b"2\r\nxx\r\n" * 4_000,
+    ],
+    ids=["head", "head behind a request", "small body", "waiting heads", "unread answers", "small pieces"],
+)
+async def test_A23_what_connections_hold_has_a_budget_and_strangers_go_first(sent: bytes) -> None:
+    async def answer(channel: Channel) -> None:
+        if channel.path == "/large":
+            await channel.whole(200, [], bytes(3_000_000))
+        else:
+            await echo(channel)
+
+    bodies = Bodies(2_000_000)
+    assert bodies.share == 1_000_000
+    async with serving(answer, bodies=bodies, knows=has_key) as running, AsyncExitStack() as stack:
+        known = await stack.enter_async_context(await running.open())
+        await known.send(KNOWN)
+        server = running.server
+        for _ in range(60):
+            raw = await stack.enter_async_context(await running.open(receive_buffer=4096))
+            with contextlib.suppress(ConnectionError):
+                await raw.send(sent)
+        await until(
+            lambda: len(server.connections) < 61 and sum(one.held_bytes() for one in server.connections) <= 1_000_000,
+            "the address holds no more than its share",
+        )
+        assert len(server.connections) > 1, "what fits may stay"
+        await known.send(b"x")
+        assert (await known.response()).status == 200
+
+
+async def test_A23_the_sweep_goes_on_whatever_goes_wrong_in_it() -> None:
+    asked = 0
+
+    def knows(_channel: Channel) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise MemoryError
+        return False
+
+    async with serving(bodies=Bodies(10_000), knows=knows) as running, await running.open() as raw:
+        await raw.send(KNOWN[:-10])
+        await until(lambda: asked == 1, "a sweep fails")
+        before_s = running.server.now_s
+        await until(lambda: running.server.now_s > before_s, "the clock goes on")
+        assert await raw.read_to_end() == b"", "a later one does its work"
+
+
+async def test_A23_who_sends_slowly_without_a_key_makes_room_for_others() -> None:
+    slow = b"POST /sign-in HTTP/1.1\r\nhost: h\r\ncontent-length: 60000\r\n\r\nx"
+    async with serving(most_connections=4, knows=has_key) as running, AsyncExitStack() as stack:
+        known = await stack.enter_async_context(await running.open())
+        await known.send(KNOWN)
+        raws = [await stack.enter_async_context(await running.open()) for _ in range(3)]
+        for raw in raws:
+            await raw.send(slow)
+        await until(lambda: sum(one.busy for one in running.server.connections) == 4, "all are busy")
+        async with await running.open() as late:
+            await late.send(GET)
+            assert (await late.response()).status == 200
+        assert await raws[0].read_to_end() == b"", "the oldest of the strangers"
+        await known.send(b"x")
+        assert (await known.response()).status == 200
+
+
+async def test_A06_a_stranger_has_half_a_minute_for_a_body() -> None:
+    async with serving(knows=has_key) as running, AsyncExitStack() as stack:
+        stranger, known = [await stack.enter_async_context(await running.open()) for _ in range(2)]
+        await stranger.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 900000\r\n\r\n" + bytes(40_000))
+        await known.send(KNOWN.replace(b"5000", b"900000") + bytes(35_001))
+        await until(lambda: all(one.received_bytes == 40_000 for one in running.server.connections), "it came")
+        now_s = running.server.now_s
+        for connection in list(running.server.connections):
+            connection.check_deadline(now_s + 29)
+        assert len(running.server.connections) == 2
+        for connection in list(running.server.connections):
+            connection.check_deadline(now_s + 31)
+        assert (await stranger.response()).status == 400
+        await known.send(bytes(860_000))
+        assert (await known.response()).status == 200
 
 
 async def test_stopping_lets_answers_end_and_idle_connections_go() -> None:

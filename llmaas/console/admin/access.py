@@ -27,6 +27,8 @@ from llmaas.domain.users import User
 from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, UnsupportedMediaType
 
 PUBLIC = "public"
+MAX_PUBLIC_BODY_BYTES = 64 * 1024
+"""Of requests of strangers: what they send is held before anybody knows who they are."""
 CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf"
 FORM_TYPE = "application/x-www-form-urlencoded"

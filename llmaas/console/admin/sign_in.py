@@ -12,6 +12,7 @@ from litestar.params import JSONBody
 
 from llmaas.console.admin.access import (
     ALSO_ONE_TIME,
+    MAX_PUBLIC_BODY_BYTES,
     PUBLIC,
     Connection,
     ThePrincipal,
@@ -101,7 +102,7 @@ def show_ways(services: TheServices) -> SignInWays:
     return SignInWays(password=True, open_id=services.open_id is not None)
 
 
-@post("/api/v1/sign-in", opt={"permission": PUBLIC}, status_code=200)
+@post("/api/v1/sign-in", opt={"permission": PUBLIC}, status_code=200, request_max_body_size=MAX_PUBLIC_BODY_BYTES)
 async def sign_in(
     services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignInForm]
 ) -> Response[SignedIn]:
@@ -137,7 +138,7 @@ async def register(services: Services, address: str, data: SignUpForm) -> User:
     return user
 
 
-@post("/api/v1/sign-up", opt={"permission": PUBLIC}, status_code=201)
+@post("/api/v1/sign-up", opt={"permission": PUBLIC}, status_code=201, request_max_body_size=MAX_PUBLIC_BODY_BYTES)
 async def sign_up(services: TheServices, request: Request[Any, Any, Any], data: JSONBody[SignUpForm]) -> UserView:
     """Become a user by an invitation. Who is one already accepts it signed in, at `/api/v1/invitations/accept`."""
     return user_view(await register(services, address_of(request), data))
