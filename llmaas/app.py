@@ -56,7 +56,7 @@ from llmaas.storage.row_store import SHARED, RowStore
 from llmaas.storage.spool import Spool
 from llmaas.storage.sqlite_rows import SqliteRows
 from llmaas.storage.sums import SqlUsageSums
-from llmaas.tasks import TaskSet, end
+from llmaas.tasks import TaskSet, end, for_ever
 from llmaas.upstreams.base import Upstream
 from llmaas.upstreams.embedded import EmbeddedLocations
 from llmaas.upstreams.http import HttpTransport, Timeouts
@@ -313,14 +313,13 @@ class GatewayWorker:
 
     async def _bury_neighbours(self) -> None:
         """Workers of this data directory that were killed: what they leased is free again once their rows are counted."""
-        while True:
-            with contextlib.suppress(Unavailable, OSError):
-                for worker_id in self._lives.left_behind():
-                    if self._installation.spooling():
-                        break
-                    await self._forget(worker_id)
-                    self._lives.bury(worker_id)
-            await asyncio.sleep(_LOOK_AGAIN_S)
+        with contextlib.suppress(Unavailable, OSError):
+            for worker_id in self._lives.left_behind():
+                if self._installation.spooling():
+                    break
+                await self._forget(worker_id)
+                self._lives.bury(worker_id)
+        await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _forget(self, worker_id: str) -> None:
         await SqlBudgetStore(self._installation.database).fold(worker_id)
@@ -341,8 +340,8 @@ class GatewayWorker:
         await self._presence.start(self._tasks, lambda: self._catalogue.current.revision)
         if self._installation.settings.shared_database:
             self._lives.begin(self.id)
-            self._tasks.spawn(self._bury_neighbours(), name="neighbours")
-        self._tasks.spawn(self._follow_changes(), name="follow_changes")
+            self._tasks.spawn(for_ever(self._bury_neighbours, name="neighbours"), name="neighbours")
+        self._tasks.spawn(for_ever(self._follow_changes, name="follow_changes"), name="follow_changes")
 
     async def _look_for_counters(self, valkey: ValkeyCounters) -> None:
         """Requests are served without them, so a wrong address has to be said."""
@@ -396,22 +395,21 @@ class GatewayWorker:
 
     async def _follow_changes(self) -> None:
         """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
-        while True:
-            await self._presence.changes.wait(self._installation.settings.refresh_interval_s)
-            try:
-                present = await self._installation.revisions.read()
-                if present.keys != self._revisions.keys:
-                    await self._authenticator.refresh()
-                if present.catalogue != self._revisions.catalogue or self._installation.today != self._day:
-                    await self._load_catalogue()
-                money = self._revisions.money
-                if present.money != money or present.keys != self._revisions.keys:
-                    money = present.money if await self._counters.refresh() else _NEVER
-                self._revisions = dataclasses.replace(present, money=money)
-            except Unavailable as error:
-                _log.warning("changes_not_readable", hint=error.hint)
-            if self._presence.silent_s > self._installation.settings.total_timeout_s:
-                await self._counters.refresh()  # idle leases are given up before others take this worker for gone
+        await self._presence.changes.wait(self._installation.settings.refresh_interval_s)
+        try:
+            present = await self._installation.revisions.read()
+            if present.keys != self._revisions.keys:
+                await self._authenticator.refresh()
+            if present.catalogue != self._revisions.catalogue or self._installation.today != self._day:
+                await self._load_catalogue()
+            money = self._revisions.money
+            if present.money != money or present.keys != self._revisions.keys:
+                money = present.money if await self._counters.refresh() else _NEVER
+            self._revisions = dataclasses.replace(present, money=money)
+        except Unavailable as error:
+            _log.warning("changes_not_readable", hint=error.hint)
+        if self._presence.silent_s > self._installation.settings.total_timeout_s:
+            await self._counters.refresh()  # idle leases are given up before others take this worker for gone
 
     async def _load_catalogue(self) -> None:
         sealed = await self._installation.catalogue.sealed_secrets()

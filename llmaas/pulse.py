@@ -43,14 +43,13 @@ class Pulse:
         """Ready, and alive from now on as long as the event loop turns."""
         if self._fd is None:
             return
+        self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.start)
         try:
             os.write(self._fd, b"1")
         except BlockingIOError:
             pass  # whoever listens stands still itself, and needs no more beats than the pipe holds
         except OSError:
             self.stop()
-            return
-        self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.start)
 
     def stop(self) -> None:
         """Nothing is left to do but to end."""

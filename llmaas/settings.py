@@ -148,7 +148,8 @@ class Settings:
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.", at_least=1024)
     max_bodies_bytes: int = setting(
         0,
-        "Request bodies above 64 KiB that a gateway process holds at once, in bytes; a key or an address may hold half of it;"
+        "Request bodies above 64 KiB that a gateway process holds at once, in bytes; a key or an address may hold half of it."
+        " As much again for what connections hold beside them (heads, small bodies, answers that nobody takes);"
         " 0: a sixteenth of the memory that there is.",
         at_least=0,
     )

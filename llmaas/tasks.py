@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -14,6 +15,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.tasks")
 _AGAIN_S = 8.0
 """Longer than closing a connection takes that waits for a lock."""
 
+_PAUSE_S = 1.0
 T = TypeVar("T")
 
 
@@ -28,6 +30,21 @@ async def end(*tasks: asyncio.Task[Any], again_s: float = _AGAIN_S) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=again_s)
+
+
+async def for_ever(turn: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Turn after turn. What one raises is logged, and the next one comes after a pause: memory or descriptors may be short for a
+    while, and what would end then for good is missed only later.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - coroutines run in tasks
+    while not task.cancelling():  # a library can lose the cancellation that comes with its answer
+        try:
+            await turn()
+        except Exception:  # noqa: BLE001 - the task's edge
+            with contextlib.suppress(Exception):  # not even for a line in the log there may be memory
+                _log.exception("turn_failed", task=name)
+            await asyncio.sleep(_PAUSE_S)
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from llmaas import tasks
 from llmaas.tasks import TaskSet, end
 
 
@@ -25,3 +28,22 @@ async def test_a_task_that_loses_its_cancellation_is_ended_all_the_same() -> Non
 async def test_ending_nothing_returns_at_once() -> None:
     await end()
     await TaskSet().cancel_all()
+
+
+async def test_what_goes_on_for_ever_survives_whatever_a_turn_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_PAUSE_S", 0.0)
+    turns = 0
+    done = asyncio.Event()
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if turns < 3:
+            raise MemoryError if turns == 1 else OSError
+        done.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(tasks.for_ever(turn, name="t"))
+    await asyncio.wait_for(done.wait(), 5)
+    await end(task)
+    assert turns == 3

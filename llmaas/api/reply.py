@@ -103,11 +103,11 @@ class HttpReply(Struct, eq=False):
         if self._ended or self._channel.gone:
             return
         quiet_s = loop.time() - self._last_sent_s
-        if quiet_s >= self._ping_interval_s:
-            if not self.send(PING):
-                self._tasks.spawn(self.ready(), name="ping")
-            quiet_s = 0.0
-        self._ping_timer = loop.call_later(self._ping_interval_s - quiet_s, self._ping, loop)
+        due = quiet_s >= self._ping_interval_s
+        # First: whatever goes wrong below must not keep the next ping from coming.
+        self._ping_timer = loop.call_later(self._ping_interval_s - (0.0 if due else quiet_s), self._ping, loop)
+        if due and not self.send(PING):
+            self._tasks.spawn(self.ready(), name="ping")
 
 
 def _labels(backend: dict[str, str]) -> bytes:

@@ -35,6 +35,7 @@ from llmaas.installation import FirstStart, Installation, adopt_spools, check_ma
 from llmaas.loop import Loop
 from llmaas.pulse import STOPS, ignore_stops
 from llmaas.settings import Loaded, Settings, engine_host_environment, gateway_environment
+from llmaas.tasks import for_ever
 from llmaas.web.server import listen
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -123,7 +124,7 @@ class Supervisor:
         self._engines.command += [word for model in preload for word in ("--preload", model)]
         engines = loop.create_task(self._keep(self._engines))
         gateways = [loop.create_task(self._keep(child)) for child in self._gateways]
-        stop, watching = loop.create_task(self._stopping.wait()), loop.create_task(self._watch())
+        stop, watching = loop.create_task(self._stopping.wait()), loop.create_task(for_ever(self._watch, name="watch"))
         await asyncio.wait({stop, *gateways, engines}, return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
         self._on_stops(self._hurry)
@@ -148,11 +149,17 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             started_s = loop.time()
-            code = await self._run_once(child)
+            code: int | None = None
+            try:
+                code = await self._run_once(child)
+            except Exception as error:  # noqa: BLE001 - no descriptors, processes or memory: that passes, and the others go on
+                _log.error("process_not_started", name=child.name, error=str(error) or type(error).__name__)
             if self._stopping.is_set():
                 break
             child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
             never_up = child.failures >= _GIVE_UP_AFTER and not child.was_ready
+            if code is None and any(gateway.process is not None for gateway in self._gateways):
+                never_up = False
             if child is not self._engines and (never_up or code == ConfigurationError.EXIT_CODE):
                 return code or 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
@@ -177,21 +184,25 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        except OSError:
+        except BaseException:
             os.close(read_fd)
             raise
         finally:
             os.close(write_fd)
-        child.watch = Watch(child.process.pid, child.frozen_looks)
-        if self._stopping.is_set():  # it was too late to be told
-            child.process.terminate()
         loop = asyncio.get_running_loop()
-        loop.add_reader(read_fd, self._heard, child, child.watch, read_fd)
-        code = await child.process.wait()
-        loop.remove_reader(read_fd)
-        os.close(read_fd)
-        child.process = child.watch = None
-        return code
+        try:
+            child.watch = Watch(child.process.pid, child.frozen_looks)
+            if self._stopping.is_set():  # it was too late to be told
+                child.process.terminate()
+            loop.add_reader(read_fd, self._heard, child, child.watch, read_fd)
+            return await child.process.wait()
+        except Exception:
+            child.process.kill()  # nobody would watch it
+            raise
+        finally:
+            loop.remove_reader(read_fd)
+            os.close(read_fd)
+            child.process = child.watch = None
 
     def _heard(self, child: _Child, watch: Watch, read_fd: int) -> None:
         beats = os.read(read_fd, _HEARD_BYTES)
@@ -206,20 +217,19 @@ class Supervisor:
     async def _watch(self) -> None:
         """Kill what stands still; `_keep` starts it again."""
         loop = asyncio.get_running_loop()
-        while True:
-            since_s = loop.time()
-            await asyncio.sleep(LOOK_S)
-            # We were stopped or starved, and they may have been with us.
-            late = loop.time() - since_s > 2 * LOOK_S
-            for child in (*self._gateways, self._engines):
-                if child.watch is None or child.process is None:
-                    continue
-                if late:
-                    child.watch.doubt()
-                elif reason := child.watch.look():
-                    child.watch = None
-                    child.process.kill()
-                    _log.error("process_frozen", name=child.name, reason=reason, hint="it is killed and started again")
+        since_s = loop.time()
+        await asyncio.sleep(LOOK_S)
+        # We were stopped or starved, and they may have been with us.
+        late = loop.time() - since_s > 2 * LOOK_S
+        for child in (*self._gateways, self._engines):
+            if child.watch is None or child.process is None:
+                continue
+            if late:
+                child.watch.doubt()
+            elif reason := child.watch.look():
+                child.watch = None
+                child.process.kill()
+                _log.error("process_frozen", name=child.name, reason=reason, hint="it is killed and started again")
 
     def _shut_doors(self) -> None:
         """With nobody behind them for a while, callers had better hear so at once. Who listens opens a door again."""

@@ -15,7 +15,7 @@ from llmaas.domain.ports import EngineAddress, Preparation
 from llmaas.engine.socket_path import openable
 from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.errors import ConfigurationError, Loading, NoBackend
-from llmaas.tasks import end
+from llmaas.tasks import end, for_ever
 
 _RECONNECT_S = 0.2
 _TOUCH_S = 1.0
@@ -42,7 +42,9 @@ class EngineClient:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._follow(), name="engine host")
+        self._task = asyncio.get_running_loop().create_task(
+            for_ever(self._follow, name="engine host"), name="engine host"
+        )
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -92,19 +94,18 @@ class EngineClient:
             self._writer.write(_json.encode(Order("want", root)) + b"\n")
 
     async def _follow(self) -> None:
-        while True:
-            writer: asyncio.StreamWriter | None = None
-            try:
-                with openable(self._path) as path:
-                    reader, writer = await asyncio.open_unix_connection(path)
-                while line := await reader.readline():
-                    self._states.update({state.model: state for state in states_decoder.decode(line)})
-                    self._writer = writer  # not before the first line, which has the state of every model
-            except (OSError, ValueError, ConfigurationError) as error:
-                _log.debug("engine_host_away", reason=str(error))
-            finally:
-                self._writer = None
-                self._states.clear()
-                if writer is not None:
-                    writer.close()
-            await asyncio.sleep(_RECONNECT_S)
+        writer: asyncio.StreamWriter | None = None
+        try:
+            with openable(self._path) as path:
+                reader, writer = await asyncio.open_unix_connection(path)
+            while line := await reader.readline():
+                self._states.update({state.model: state for state in states_decoder.decode(line)})
+                self._writer = writer  # not before the first line, which has the state of every model
+        except (OSError, ValueError, ConfigurationError) as error:
+            _log.debug("engine_host_away", reason=str(error))
+        finally:
+            self._writer = None
+            self._states.clear()
+            if writer is not None:
+                writer.close()
+        await asyncio.sleep(_RECONNECT_S)

@@ -17,6 +17,7 @@ from llmaas.domain.rates import SCALE, Counter, Rate
 from llmaas.errors import Unavailable
 from llmaas.state.refusals import Needs
 from llmaas.state.rules import Kind, Rule
+from llmaas.tasks import for_ever
 
 _log = structlog.get_logger("llmaas.state")
 _AHEAD = 2
@@ -275,12 +276,13 @@ class Exchange:
 
     async def run(self) -> None:
         """Until cancelled."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in tasks
+
+        async def turn() -> None:
+            await self._pause()
+            await self.turn()
+
         try:
-            while not task.cancelling():  # a library can lose the cancellation that comes with its answer
-                await self._pause()
-                await self.turn()
+            await for_ever(turn, name="leases")
         finally:
             self._stopped = True
             if self._next is not None:

@@ -20,7 +20,7 @@ from llmaas.clock import Clock
 from llmaas.errors import Conflict, Unavailable
 from llmaas.storage.database import Database, in_each_transaction, upsert
 from llmaas.storage.tables import duties
-from llmaas.tasks import end
+from llmaas.tasks import end, for_ever
 
 _LEAST_TTL_S = 15.0
 
@@ -109,11 +109,13 @@ class DutyRunner:
                 await self._roster.give_up(self._worker_id)
 
     async def _keep(self, duty: Duty) -> None:
-        while True:
+        async def turn() -> None:
             fence = await self._hold(duty)
             if fence is not None:
                 await self._once(duty, fence)
             await asyncio.sleep(duty.every_s)
+
+        await for_ever(turn, name=f"duty {duty.name}")
 
     async def _once(self, duty: Duty, fence: int) -> None:
         """One turn, at most as long as the duty is ours."""

@@ -18,7 +18,7 @@ from llmaas.storage.changes import Changes, PostgresChanges
 from llmaas.storage.database import Database
 from llmaas.storage.duties import Duty, DutyRunner, SqlDutyRoster
 from llmaas.storage.workers import HEARTBEAT_S, SqlWorkerStore
-from llmaas.tasks import TaskSet
+from llmaas.tasks import TaskSet, for_ever
 
 _STEADY_MS = 15_000
 """Whoever was cut off from the database, as all are while it is away, may judge nobody's silence sooner than that."""
@@ -89,11 +89,13 @@ class Presence:
 
     async def _keep_beating(self, revision: Callable[[], int]) -> None:
         """On SQLite only to tell a new revision: there is nobody else whom the rest could matter to."""
-        while True:
+
+        async def beat() -> None:
             await asyncio.sleep(HEARTBEAT_S)
-            if not self._shared and revision() == self._me.catalogue_revision:
-                continue
-            await self._try_to_beat(revision())
+            if self._shared or revision() != self._me.catalogue_revision:
+                await self._try_to_beat(revision())
+
+        await for_ever(beat, name="heartbeat")
 
     async def _try_to_beat(self, revision: int) -> None:
         """Also the first time: a database that takes no rows keeps nobody from serving, usage goes to the spool."""

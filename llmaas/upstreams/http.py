@@ -155,16 +155,22 @@ class HttpTransport:
             self._sweeper = None
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        # First: whatever goes wrong below must not keep the next sweep from coming.
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
         now_s = self.now_s = loop.time()
         for exchange in list(self._exchanges):
-            exchange.check_limits(now_s)
+            try:
+                exchange.check_limits(now_s)
+            except Exception:  # noqa: BLE001 - the limits of the others hold all the same
+                _log.exception("sweep_failed")
         for origin, idle in list(self._idle.items()):
             while idle and now_s - idle[0].idle_since_s > _IDLE_S:
                 idle.popleft().close()
             if not idle:
                 del self._idle[origin]
-        busy = self._exchanges or self._connecting or self._idle
-        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop) if busy else None
+        if not (self._exchanges or self._connecting or self._idle):
+            self._sweeper.cancel()
+            self._sweeper = None
 
     def _take_idle(self, origin: Origin) -> _Connection | None:
         idle = self._idle.get(origin)

@@ -13,6 +13,7 @@ import select
 import socket
 from collections.abc import Sequence
 
+from llmaas.tasks import for_ever
 from llmaas.web.server import HttpServer
 
 _LOOK_S = 0.2
@@ -34,7 +35,9 @@ class Neighbours:
 
     def start(self) -> None:
         if self._doors:
-            self._task = asyncio.get_running_loop().create_task(self._look_again(), name="neighbours' doors")
+            self._task = asyncio.get_running_loop().create_task(
+                for_ever(self._look, name="neighbours' doors"), name="neighbours' doors"
+            )
 
     def stop(self) -> None:
         if self._task is not None:
@@ -42,14 +45,13 @@ class Neighbours:
         for door in self._doors.values():
             door.close()
 
-    async def _look_again(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            waiting = {number for number, event in self._poll.poll(0) if event & select.POLLIN}
-            for number, door in self._doors.items():
-                self._waited[number] = self._waited[number] + 1 if number in waiting else 0
-                if self._waited[number] >= _PATIENT_LOOKS:
-                    await self._take_from(door)
+    async def _look(self) -> None:
+        await asyncio.sleep(_LOOK_S)
+        waiting = {number for number, event in self._poll.poll(0) if event & select.POLLIN}
+        for number, door in self._doors.items():
+            self._waited[number] = self._waited[number] + 1 if number in waiting else 0
+            if self._waited[number] >= _PATIENT_LOOKS:
+                await self._take_from(door)
 
     async def _take_from(self, door: socket.socket) -> None:
         # Another neighbour may have been faster, or there are no descriptors left.

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -141,6 +142,26 @@ async def test_killed_it_takes_its_processes_along(serving: Serving) -> None:
     serving.process.kill()
     await serving.ended()
     await gone(*pids)
+
+
+async def test_A23_a_process_that_cannot_be_started_is_tried_again(serving: Serving) -> None:
+    await serving.start("--no-model")
+    await serving.greeted()
+    first, engines = serving.gateways()[0], await serving.child("engines")
+    assert serving.process is not None
+    supervisor = serving.process.pid
+    files = len(list(Path(f"/proc/{supervisor}/fd").iterdir()))
+    _, most = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (files - 4, most))
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: "process_not_started" in serving.err, "it fails", 20)
+    assert serving.process.returncode is None
+    assert await serving.child("engines") == engines
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (most, most))
+    await until(lambda: serving.gateways() not in ([], [first]), "a new process", 30)
+    await gone(first)
+    serving.process.terminate()
+    assert await serving.ended() == 0
 
 
 async def test_without_a_model_and_two_on_one_data_directory(serving: Serving) -> None:
