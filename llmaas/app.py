@@ -388,7 +388,10 @@ class GatewayWorker:
                 if self._clock.monotonic_s() > until_s:
                     raise ConfigurationError(
                         [
-                            f"data_dir: another gateway works on {place.path.parent}; stop it, or set --data-dir or LLMAAS_DATA_DIR"
+                            (
+                                f"data_dir: another gateway works on {place.path.parent}; wait until it has ended, or stop it, or set"
+                                " --data-dir or LLMAAS_DATA_DIR"
+                            )
                         ]
                     )
                 await asyncio.sleep(_PLACE_AGAIN_S)

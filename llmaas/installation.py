@@ -357,6 +357,13 @@ def adopt_spools(settings: Settings) -> None:
                 file.rename(target)
 
 
+def gateways_left(settings: Settings) -> bool:
+    """Whether gateway processes of this data directory run. Of a supervisor that was killed they finish their answers first."""
+    folders = [settings.spool_path, *_numbered_folders(settings.spool_path).values()]
+    places = [folder / "lock" for folder in folders]
+    return any(place.exists() and not FileLock(place).is_free() for place in places)
+
+
 def _numbered_folders(spool_path: Path) -> dict[int, Path]:
     return {
         int(folder.name): folder for folder in spool_path.glob("[0-9]*") if folder.is_dir() and folder.name.isdigit()

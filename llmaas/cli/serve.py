@@ -31,7 +31,7 @@ from llmaas.app import serve_engines, serve_gateway
 from llmaas.cli import INTERRUPTED
 from llmaas.cli.watch import LOOK_S, Watch
 from llmaas.errors import ConfigurationError
-from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest
+from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest, gateways_left
 from llmaas.loop import Loop
 from llmaas.pulse import STOPS, ignore_stops
 from llmaas.settings import Loaded, Settings, engine_host_environment, gateway_environment
@@ -137,6 +137,7 @@ class Supervisor:
         stop.cancel()
         watching.cancel()
         ignore_stops()
+        _log.info("stopped")
         return INTERRUPTED if self._killed else max(codes)
 
     async def wait_ready(self) -> None:
@@ -276,8 +277,8 @@ def _die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def check_port(settings: Settings) -> None:
-    """Raises ConfigurationError when an address can't be listened on."""
+def check_port(settings: Settings, *, ending: bool = False) -> None:
+    """Raises ConfigurationError when an address can't be listened on. `ending`: gateways of a start before are still there."""
     addresses = [("port", settings.host, settings.port)]
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
@@ -294,7 +295,10 @@ def check_port(settings: Settings) -> None:
             if setting == "port" and error.errno not in {errno.EADDRINUSE, errno.EACCES}:
                 wrong = "host"
             remedy = f"set --{wrong.replace('_', '-')} or LLMAAS_{wrong.upper()}"
-            if error.errno == errno.EADDRINUSE:
+            if error.errno == errno.EADDRINUSE and ending:
+                limit_s = settings.drain_timeout_s + _KILL_AFTER_S
+                remedy = f"a previous `llmaas serve` of this data directory is still ending; wait up to {limit_s:g} s, or {remedy}"
+            elif error.errno == errno.EADDRINUSE:
                 remedy = f"free it, or {remedy}"
             problems.append(f"{wrong}: can't listen on {host}:{port_number}: {error.strerror}; {remedy}")
     if problems:
@@ -334,7 +338,8 @@ def serve(settings: Settings, arguments: Sequence[str]) -> int:
         problems: list[str] = []
         checks: list[Callable[[], None]] = [
             lambda: held.enter_context(only_one(settings)),
-            lambda: check_port(settings),
+            # Who works on the data directory beside another supervisor belongs to that one, and was told of.
+            lambda: check_port(settings, ending=not problems and gateways_left(settings)),
             lambda: check_manifest(settings),
         ]
         for check in checks:

@@ -74,6 +74,32 @@ async def test_each_word_to_stop_lets_answers_finish(
     assert await serving.ended() == 0
     await gone(*children.values())
     assert "Traceback" not in serving.err
+    assert "stopped" in serving.err.splitlines()[-1]
+
+
+async def test_a_start_is_told_that_what_was_before_it_is_still_ending(
+    serving: Serving, upstream: FakeUpstream
+) -> None:
+    """The supervisor was killed, and its gateway finishes an answer."""
+    await serving.start()
+    await serving.greeted()
+    children = serving.children()
+    reader, writer = await begin(serving, upstream)
+    assert serving.process is not None
+    serving.process.kill()
+    await serving.ended()
+    await serving.start()
+    assert await serving.ended() == 3
+    assert (
+        "Address already in use; a previous `llmaas serve` of this data directory is still ending; wait up to 40 s"
+        in (serving.err)
+    )
+    await upstream.release(1)
+    assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    writer.close()
+    await gone(*children.values())
+    await serving.start()
+    await serving.greeted()
 
 
 async def test_a_stop_told_to_all_processes_lets_the_built_in_engine_finish(serving: Serving, tiny_model: Path) -> None:
