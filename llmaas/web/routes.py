@@ -13,6 +13,7 @@ from llmaas.web.requests import Request
 
 Handler = Callable[[Request, Caller | None], Awaitable[None]]
 Public = Literal["public"]
+_API = "/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class RouteTable:
             else:
                 self._exact.setdefault(route.path, {})[route.method] = route
         self._listed = ", ".join(
-            f"{route.method} {route.path.replace('{rest}', '{id}')}" for route in self.routes if "/v1" in route.path
+            f"{route.method} {route.path.replace('{rest}', '{id}')}" for route in self.routes if _API in route.path
         )
 
     def at(self, method: str, path: str) -> Route | None:
@@ -66,11 +67,23 @@ class RouteTable:
                     methods = {route.method: route}
                     break
             else:
-                raise UnknownPath(f"There is nothing at `{request.path[:200]}`. The routes are: {self._listed}.")
+                raise UnknownPath(
+                    f"There is nothing at `{request.path[:200]}`.{self._likely(request.path)} The routes are: {self._listed}."
+                )
         found = methods.get(method)
         if found is None:
             raise MethodNotAllowed(f"This address does not take {request.method[:20]}.", self.allow(methods))
         return found
+
+    def _likely(self, path: str) -> str:
+        """A base URL that has `/v1` twice, an endpoint or a slash at its end gives an address that ends as a route does."""
+        asked = path.rstrip("/")
+        alike = [known for known in self._exact if known.startswith(_API) and asked.endswith(known.removeprefix(_API))]
+        if not alike:
+            return ""
+        return (
+            f" Did you mean `{max(alike, key=len)}`? A base URL ends in `{_API}`, once; clients put the rest behind it."
+        )
 
     def knows(self, path: str) -> bool:
         """Whether a route stands at exactly this path."""

@@ -267,6 +267,27 @@ async def test_an_unknown_path_is_told_with_the_routes_there_are(service: Servic
         assert route in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "likely"),
+    [
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1//chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/completions", "/v1/completions"),
+        ("/v1/v1/models/", "/v1/models"),
+    ],
+)
+async def test_a_base_url_with_too_much_is_told_the_likely_address(service: Service, path: str, likely: str) -> None:
+    error = error_of(await service.post(path, {"model": "plain"}))
+    assert error["code"] == "unknown_path"
+    assert f"Did you mean `{likely}`? A base URL ends in `/v1`, once" in error["message"]
+
+
+async def test_an_address_like_no_other_gets_no_guess(service: Service) -> None:
+    assert "Did you mean" not in error_of(await service.post("/v1/engines/plain", {"model": "plain"}))["message"]
+
+
 @pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
 async def test_a_base_url_without_v1_is_told(service: Service, path: str) -> None:
     error = error_of(await service.post(path, {"model": "plain"}))
