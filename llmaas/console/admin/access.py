@@ -213,7 +213,8 @@ class Guard:
             host = connection.headers.get("host", "")
             good = bool(host) and origins in ([f"http://{host}"], [f"https://{host}"])
         if not good:
-            raise NotAllowed("The request does not come from a page of this service.")
+            message = "The header `origin` is missing or names another address, so the request does not come from a page of this service."
+            raise NotAllowed(message, hint="behind another address, set public_url to the one that people type")
 
 
 def principal_of(connection: Connection) -> Principal:
