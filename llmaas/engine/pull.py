@@ -59,13 +59,14 @@ class Puller:
                 _log.error("model_corrupt", model=spec.name, hint=error.hint)
             if found is not None:
                 return found
-            for source in spec.sources:
+            for left, source in zip(reversed(range(len(spec.sources))), spec.sources, strict=True):
                 kind = type(source).__struct_config__.tag
                 try:
                     return self._pull_from(spec, source, progress)
                 except (SourceFailed, OSError) as error:
                     reasons.append(f"{kind}: {error}")
-                    _log.warning("source_failed", model=spec.name, source=kind, reason=str(error))
+                    hint = "the next source is tried" if left else "it was the last source"
+                    _log.warning("source_failed", model=spec.name, source=kind, reason=str(error), hint=hint)
         raise EngineFailed(f"The model `{spec.name}` could not be pulled from any source.", hint="; ".join(reasons))
 
     def _pull_from(self, spec: ModelSpec, source: Source, progress: Progress) -> Path:

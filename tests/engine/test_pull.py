@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from llmaas.engine.manifest import FileSource, HubSource, Source
 from llmaas.engine.pull import Progress, PullCancelled
@@ -89,8 +90,10 @@ def test_a_full_disk_is_a_failed_source(tmp_path: Path) -> None:
     origin = tmp_path / "right"
     origin.write_bytes(b"right")
     sources: list[Source] = [HubSource("a/b", "m.gguf", 1, "0" * 64), FileSource(str(origin))]
-    pulled = puller_at(tmp_path / "models", {HubSource: Full()}).pull(spec_of(*sources), Shown())
+    with capture_logs() as lines:
+        pulled = puller_at(tmp_path / "models", {HubSource: Full()}).pull(spec_of(*sources), Shown())
     assert pulled.read_bytes() == b"right"
+    assert [line["hint"] for line in lines if line["event"] == "source_failed"] == ["the next source is tried"]
 
 
 def test_the_second_of_two_pullers_waits_and_finds_it(tmp_path: Path) -> None:
