@@ -10,7 +10,6 @@ from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
 from llmaas.installation import Installation
-from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.web.asgi import ASGIApp
 from llmaas.web.throttle import AddressThrottle, Throttle
@@ -72,7 +71,7 @@ def admin_api(
         sealer=installation.secret_box,
         usage=installation.usage,
         credit=installation.credit,
-        budgets=SqlBudgetStore(installation.database),
+        budgets=installation.budgets,
         alerts=installation.alerts,
         teller=installation.courier,
         alert_tests=Throttle(clock, burst=3, pause_s=20.0),

@@ -41,6 +41,7 @@ from llmaas.state.valkey import ValkeyCounters
 from llmaas.storage.alerts import SqlAlertStore
 from llmaas.storage.audit import SqlAuditLog
 from llmaas.storage.backup import BackupSummary, restore_backup, store_master_key, write_backup
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.corrections import SqlCorrections
 from llmaas.storage.credit import SqlCreditStore
@@ -118,6 +119,7 @@ class Installation:
         self.end_users = SqlEndUsers(self.database)
         self.retention = SqlRetention(self.database)
         self.audit = SqlAuditLog(self.database)
+        self.budgets = SqlBudgetStore(self.database)
         self.credit = SqlCreditStore(self.database)
         self.alerts = SqlAlertStore(self.database)
         self.corrections = SqlCorrections(self.database)

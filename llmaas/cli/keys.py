@@ -15,6 +15,7 @@ from llmaas.cli.place import Place, at_place
 from llmaas.cli.projects import require_project
 from llmaas.domain.access import model_ids
 from llmaas.domain.addresses import parse_network
+from llmaas.domain.budgets import DAY_MS, budget_ids, day_name
 from llmaas.domain.keys import Key, Permission
 from llmaas.domain.limits import UNLIMITED, Limits
 from llmaas.domain.prices import format_amount, parse_amount
@@ -136,16 +137,23 @@ def list_keys(
 @commands.command()
 @at_place
 def show(place: Place, *, key_id: KeyArgument, as_json: JsonFlag = False) -> None:
-    """Show a key, what it may and its limits. The key itself is nowhere."""
+    """Show a key, what it may, its limits and what is spent of its budgets. The key itself is nowhere."""
 
-    async def work(installation: Installation) -> tuple[Key, int]:
-        return await _find(installation, key_id), installation.clock.now_ms()
+    async def work(installation: Installation) -> tuple[Key, int, dict[str, int]]:
+        key, now_ms = await _find(installation, key_id), installation.clock.now_ms()
+        return key, now_ms, await _spent(installation, key, now_ms)
 
-    values = _record(*place.run(work))
+    key, now_ms, spent = place.run(work)
+    values = {**_record(key, now_ms), "spent": {name: format_amount(amount) for name, amount in spent.items()}}
     if as_json:
         output.json_object(values)
     else:
         limits = values.pop("limits")
+        for name in values.pop("spent"):
+            left = max(0, getattr(key.limits, name) - spent[name])
+            limits[name] += f", {format_amount(spent[name])} spent, {format_amount(left)} left"
+        if key.revoked_ms is not None and key.revoked_ms > now_ms:
+            values = {"stops" if what == "revoked" else what: value for what, value in values.items()}
         shown = {**values, **limits}
         output.table(["what", "value"], [[what, value] for what, value in shown.items() if value not in (None, [])])
 
@@ -245,6 +253,15 @@ def rotate(
 
     _print_new(*place.run(work), as_json=as_json)
     output.note(f"{_kid(key_id)} stops working {'in ' + overlap if overlap_ms else 'now'}")
+
+
+async def _spent(installation: Installation, key: Key, now_ms: int) -> dict[str, int]:
+    """Of each budget that the key has, in its present day or month or ever, together with the keys of its rotation."""
+    total, month, day, *_ = budget_ids(key.limits_id, key.project_id, day_name(now_ms // DAY_MS))
+    ids = {"budget_total": total, "budget_per_month": month, "budget_per_day": day}
+    ids = {name: budget_id for name, budget_id in ids.items() if getattr(key.limits, name) is not None}
+    standing = await installation.budgets.standing(list(ids.values())) if ids else {}
+    return {name: standing[budget_id].spent_nano for name, budget_id in ids.items()}
 
 
 async def _find(installation: Installation, key_id: str) -> Key:

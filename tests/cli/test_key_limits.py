@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from tests.cli.running import Cli
@@ -31,6 +33,7 @@ def test_limits_are_kept_and_shown(llmaas: Cli) -> None:
     shown = llmaas.good("keys", "show", kid, "--json").json
     assert shown["limits"] == LIMITS
     assert shown["networks"] == ["10.0.0.0/8", "2001:db8::/32"]
+    assert shown.pop("spent") == {"budget_per_month": "0.00"}
     assert llmaas.good("keys", "list", "--json").json == [shown]
     text = llmaas.good("keys", "show", kid).out
     assert "budget_per_month" in text
@@ -48,6 +51,7 @@ def test_a_budget_has_a_period(llmaas: Cli, period: str, field: str) -> None:
 def test_what_is_not_named_stays(llmaas: Cli) -> None:
     kid = make(llmaas, *OPTIONS, "--expires", "30d")
     before = llmaas.good("keys", "show", kid, "--json").json
+    del before["spent"]
     changed = llmaas.good("keys", "change", kid, "--name", "new", "--requests-per-minute", "5", "--json").json
     assert changed == {**before, "name": "new", "limits": {**LIMITS, "requests_per_minute": 5}}
     lifted = llmaas.good(
@@ -56,7 +60,7 @@ def test_what_is_not_named_stays(llmaas: Cli) -> None:
     ).json
     assert "budget_per_month" not in lifted["limits"]
     assert (lifted["limits"]["budget_per_day"], lifted["networks"], lifted["expires"]) == ("1.00", [], None)
-    assert llmaas.good("keys", "show", kid, "--json").json == lifted
+    assert llmaas.good("keys", "show", kid, "--json").json == {**lifted, "spent": {"budget_per_day": "0.00"}}
     assert llmaas("keys", "change", "nobody", "--name", "x").code == 1
 
 
@@ -101,3 +105,14 @@ def test_who_did_it_is_in_the_log(llmaas: Cli) -> None:
         {"budget_total": "5.00"},
         {"budget_total": "6.00"},
     )
+
+
+def test_what_is_spent_of_its_budgets_is_shown_with_a_key(llmaas: Cli) -> None:
+    kid = llmaas.good("keys", "create", "--name", "k", "--budget", "5.00", "--json").json["id"]
+    with sqlite3.connect(llmaas.data_dir / "llmaas.db") as database:
+        database.execute("INSERT INTO budgets (id) VALUES (?)", (f"key:{kid}:total",))
+        database.execute("INSERT INTO budget_shares VALUES (?, '', 1250000000, 0, 0)", (f"key:{kid}:total",))
+    database.close()
+    shown = llmaas.good("keys", "show", kid, "--json").json
+    assert (shown["limits"], shown["spent"]) == ({"budget_total": "5.00"}, {"budget_total": "1.25"})
+    assert "5.00, 1.25 spent, 3.75 left" in llmaas.good("keys", "show", kid).out

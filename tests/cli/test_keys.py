@@ -190,6 +190,8 @@ def test_a_rotated_key_goes_on_for_the_overlap(llmaas: Cli) -> None:
     assert new["id"] != old["id"]
     before, after = llmaas.good("keys", "list", "--json").json
     assert (before["state"], after["state"]) == ("expiring", "active")
+    shown = llmaas.good("keys", "show", old["id"]).out
+    assert ("stops" in shown, "revoked" in shown) == (True, False), "it works until then"
     assert (after["rotated_from"], after["expires"], after["name"]) == (old["id"], before["expires"], "k")
     again = llmaas("keys", "rotate", old["id"])
     assert (again.code, again.errors) == (1, [f"Key `{old['id']}` is revoked or rotated already."])
