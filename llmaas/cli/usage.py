@@ -16,8 +16,9 @@ from llmaas.cli.projects import require_project
 from llmaas.domain.energy import format_wh
 from llmaas.domain.exports import ROW_COLUMNS, row_record
 from llmaas.domain.prices import format_amount
-from llmaas.domain.usage import BILLED, ClassSum, Grouping, UsageFilter, UsageRow, UsageSum
-from llmaas.domain.values import printable
+from llmaas.domain.usage import BILLED, ClassSum, Grouping, Outcome, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.values import closest, printable
+from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
     from llmaas.installation import Installation
@@ -67,6 +68,8 @@ def usage(
         raise typer.BadParameter("cannot go with --rows", param_hint="--by")
     if month and (start or end):
         raise typer.BadParameter("cannot go with --from or --to", param_hint="--month")
+    if outcome is not None and outcome not in tuple(Outcome):
+        raise typer.BadParameter(f"{outcome!r} is none of {', '.join(Outcome)}", param_hint="--outcome")
     form = _Form(as_json, as_csv)
     groups = _groups(by)
     first_ms, end_ms = _month_ms(month) if month else (None, None)
@@ -75,6 +78,7 @@ def usage(
         now_ms = installation.clock.now_ms()
         if project is not None:
             await require_project(installation, project)
+        await _require_known(installation, key=key, model=model, backend=backend)
         span = span_ms(start, end, now_ms)
         where = UsageFilter(
             project_id=project,
@@ -97,6 +101,26 @@ def usage(
             _table_of_rows(latest, "Latest requests", ids=False)
 
     place.run(work)
+
+
+async def _require_known(
+    installation: Installation, *, key: str | None, model: str | None, backend: str | None
+) -> None:
+    """Raises NotFound for a name that was never used and is not there now: of what is removed the usage stays."""
+    fleet = await installation.catalogue.fleet()
+    models, backends = [one.id for one in fleet.models], [one.id for one in fleet.backends]
+    keys = [key] if key is not None and await installation.keys.get(key) else []
+    for noun, name, present, where in (
+        ("model", model, models, UsageFilter(model_id=model)),
+        ("backend", backend, backends, UsageFilter(backend_id=backend)),
+        ("key", key, keys, UsageFilter(key_id=key)),
+    ):
+        if name is not None and name not in present and not await installation.usage.sums(where, []):
+            aliased = next((one.id for one in fleet.models if noun == "model" and name in one.aliases), None)
+            hint = f"it is an alias of `{aliased}`" if aliased else closest(name, present).removeprefix("; ")
+            raise NotFound(
+                f"There is no {noun} `{printable(name)}`, and no usage of one.", param=noun, hint=hint or None
+            )
 
 
 def _groups(by: str | None) -> list[str]:

@@ -282,3 +282,35 @@ def test_what_had_no_price_is_told_from_what_is_free(llmaas: Cli) -> None:
     ]
     by_day = llmaas.good("usage", "--by", "day").err
     assert "2 requests of forgotten" in by_day
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "hint"),
+    [
+        ("--model", "granit", 'hint: did you mean "granite"?'),
+        ("--model", "default", "hint: it is an alias of `granite`"),
+        ("--key", "nope", ""),
+        ("--backend", "nope", ""),
+    ],
+)
+def test_a_name_that_nothing_ever_had_is_told(llmaas: Cli, option: str, name: str, hint: str) -> None:
+    llmaas.good("apply", "-", stdin=f'{PRICED}aliases = ["default"]\n')
+    filled(llmaas)
+    for more in ([], ["--rows"], ["--json"]):
+        ran = llmaas("usage", option, name, *more)
+        assert (ran.code, ran.errors) == (1, [f"There is no {option[2:]} `{name}`, and no usage of one."])
+        assert hint in ran.err
+
+
+def test_usage_of_what_is_removed_is_found_and_what_has_none_yet_is_no_mistake(llmaas: Cli) -> None:
+    filled(llmaas).good("apply", "-", stdin='[[models]]\nid = "idle"\n')
+    assert llmaas.good("usage", "--model", "other", "--json").json[0]["requests"] == 1
+    assert llmaas.good("usage", "--model", "idle", "--json").json == []
+    made = llmaas.good("keys", "create", "--name", "fresh", "--json").json
+    assert llmaas.good("usage", "--key", made["id"], "--json").json == []
+
+
+def test_an_outcome_that_there_is_not_is_told_with_those_there_are(llmaas: Cli) -> None:
+    ran = llmaas("usage", "--outcome", "nope")
+    assert ran.code == 2
+    assert "'nope' is none of client_aborted, completed" in ran.err.replace("\n", " ")
