@@ -46,7 +46,10 @@ class InferenceHandlers:
         return self._service.chat(call, decode(chat_decoder, call.body), reply)
 
     def _complete(self, call: Call, reply: HttpReply) -> Awaitable[None]:
-        if given(decode(disguise_decoder, call.body).messages):
+        look = decode(disguise_decoder, call.body)
+        if given(look.messages):
+            if given(look.prompt):
+                raise InvalidRequest("Either 'prompt' or 'messages' can be given, not both.", param="messages")
             return self._chat(call, reply)
         asked = decode(completion_decoder, call.body)
         if asked.prompt is None:

@@ -85,6 +85,8 @@ class Turns:
             said = message.refusal
             if said or message.content is None or message.reasoning_content:
                 message.content = said or ""
+        elif message.refusal:
+            _add_refusal(message, message.refusal)
         message.refusal = None
 
     def _part(self, part: Part, where: str) -> Part:
@@ -123,3 +125,12 @@ def _is_object(text: str) -> bool:
         return isinstance(msgspec.json.decode(text), dict)
     except (msgspec.DecodeError, RecursionError):
         return False
+
+
+def _add_refusal(message: Message, refusal: str) -> None:
+    """Put it behind what else was said in the turn: engines know no other place for it."""
+    content = message.content
+    if isinstance(content, list):
+        content.append(TextPart(refusal))
+    else:
+        message.content = f"{content}\n{refusal}" if content else refusal

@@ -136,8 +136,12 @@ class TextFormat(Struct, tag="text", tag_field="type"):
     pass
 
 
-class JsonObjectFormat(Struct, tag="json_object", tag_field="type"):
-    pass
+class JsonObjectFormat(Struct, tag="json_object", tag_field="type", omit_defaults=True):
+    schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.schema is not None:
+            raise ValueError("a schema needs the type 'json_schema', and stands in 'json_schema.schema'")
 
 
 class JsonSchema(Struct, omit_defaults=True):
@@ -222,6 +226,7 @@ class Disguise(Struct):
     """A first look at a completion request, which may be a chat in disguise."""
 
     messages: msgspec.Raw = NOTHING
+    prompt: msgspec.Raw = NOTHING
 
 
 chat_decoder = msgspec.json.Decoder(ChatRequest)

@@ -97,3 +97,9 @@ async def test_messages_in_place_of_a_prompt_are_a_chat(service: Service, stream
 async def test_null_messages_count_as_absent(service: Service) -> None:
     answer = await service.post(COMPLETIONS, {"model": "plain", "messages": None, "prompt": "a"})
     assert answer.json()["object"] == "text_completion"
+
+
+async def test_a_prompt_beside_messages_is_refused(service: Service) -> None:
+    chat = {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "b"}]}
+    answer = await service.post(COMPLETIONS, chat)
+    assert (answer.status, error_of(answer)["param"]) == (400, "messages")

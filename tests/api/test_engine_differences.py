@@ -197,6 +197,7 @@ async def test_what_is_answered_is_taken_back(service: Service, kind: ProviderKi
     [
         ({"content": None, "refusal": "I will not"}, "I will not"),
         ({"refusal": "I will not"}, "I will not"),
+        ({"content": "Well.", "refusal": "I will not"}, "Well.\nI will not"),
         ({"content": [{"type": "refusal", "refusal": "I will not"}]}, "I will not"),
         ({"content": None}, ""),
         ({"content": ""}, ""),
@@ -357,3 +358,13 @@ async def test_files_and_films_have_their_content_with_them(service: Service) ->
         )
         assert answer.status == 400
         assert str(error_of(answer)["param"]).startswith("messages[0].content")
+
+
+async def test_a_schema_beside_json_object_is_refused_and_not_dropped(service: Service) -> None:
+    wanted = {"type": "json_object", "schema": {"type": "object"}}
+    body = {"model": model_of(KINDS[0], "plain"), "messages": [USER], "response_format": wanted}
+    answer = await service.post(CHAT, body)
+    assert answer.status == 400
+    assert b"json_schema" in answer.body
+    plain = await service.post(CHAT, {**body, "response_format": {"type": "json_object"}})
+    assert plain.status == 200
