@@ -75,10 +75,17 @@ _UNSAFE = re.compile(
     r"|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?"
     r"|\[?(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}\]?(?!\w)"
     r"|\blocalhost(?::\d+)?|\b[\w-]+(?:\.[\w-]+)+:\d+"
-    r"|\b[\w.+-]+@[\w-]+\.[\w.]+"
+    r"|\b[\w.+-]+@[\w.-]+\w"
+    r"|\b(?=[\w-]*[a-z])[\w-]*\d[\w-]*:\d{2,5}\b"  # a host and its port
+    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:internal|corp|local|lan|intranet|private|cluster|svc|home|com|net|org|io|ai|cloud)"
+    r"(?:\.[\w-]+)*(?::\d+)?\b"
     r"|(?:[a-z]:)?(?:[/\\][\w.@%+~-]+){2,}[/\\]?|[/\\](?:tmp|etc|root|home|usr|var|opt|srv|mnt|data|models?)\b\S*"  # paths
     r"|\bfile \"[^\"]*\"|\bline \d+, in \S+"
-    r"|\b(?:bearer|basic|token|api[_-]?key|password|secret)[\s:=]+\S+"  # secrets
+    r"|\b(?:bearer|basic)\s+\S{6,}"  # secrets
+    r"|\beyj[\w-]{2,}\.[\w-]{4,}(?:\.[\w-]*)?"
+    r"|\b[\w-]*(?:token|api[_-]?key|passw(?:or)?d|passphrase|secret|credentials?)\b"
+    r"(?:[\"'\\]*\s*[:=]+\s*[\"'\\]*|\s+is\s+[\"']?)(?!(?:required|missing|invalid|not|expired|too|wrong)\b)[^\s\"',}]+"
+    r"|\b(?:api[_-]?key|password|secret|token)\s+(?=\S*\d)(?=\S*[a-z])[\w.-]{6,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|\b(?:sk|pk|rk|hf|gh[opsu]|xox[bap]|org|proj)[-_]\S{4,}"
     r"|\b(?=\w*\d)[\w-]{24,}",
     re.IGNORECASE,
@@ -121,7 +128,7 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
         return EngineRefused(
             "The engine of this model can't hold an answer to this JSON schema.", param="response_format"
         )
-    if status in {429, 503}:
+    if status in {429, 503, 529}:
         return EngineBusy("The engine is busy.", retry_after_s=wait_s(headers or {}))
     if status in {400, 413, 415, 422}:
         said = sentence(body) if asked.explain and status in {400, 422} else None

@@ -146,6 +146,32 @@ def test_a_sentence_is_short_and_tells_no_secret(body: Any, told: str | None) ->
     assert sentence(b"<html>no JSON</html>") is None
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('bad config {"api_key":"abc"}', 'bad config {"…"}'),
+        ("the password is hunter2", "the …"),
+        ("password=hunter2", "…"),
+        ("got eyJhbGciOi.eyJzdWIi.c2lnbmF0dXJl", "got …"),
+        ("key AKIAIOSFODNN7EXAMPLE", "key …"),
+        ("cannot reach gpu-7:8000", "cannot reach …"),
+        ("cannot reach gpu-7.internal.corp now", "cannot reach … now"),
+        ("ssh root@gpu7 failed", "ssh … failed"),
+        ("unexpected token } at position 5", "unexpected token } at position 5"),
+        ("the token is invalid", "the token is invalid"),
+        ("top_k: 5 is above 3.5 at 10:20", "top_k: 5 is above 3.5 at 10:20"),
+    ],
+)
+def test_a_sentence_loses_secrets_and_hosts_and_keeps_harmless_words(said: str, told: str) -> None:
+    assert sentence(json.dumps({"error": said}).encode()) == told
+
+
+def test_an_engine_that_is_overloaded_is_busy() -> None:
+    busy = from_error_body(529, b"{}", Asked("messages", explain=False), {b"retry-after": b"7"})
+    assert isinstance(busy, EngineBusy)
+    assert busy.retry_after_s == 7
+
+
 def test_half_characters_of_an_engine_are_written_properly() -> None:
     assert sentence(b'{"error":"a\\ud800b\xff"}') == "a\ufffdb\ufffd"
 
