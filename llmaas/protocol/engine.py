@@ -86,10 +86,16 @@ def is_fault(error: msgspec.Raw) -> bool:
         return True
 
 
+_OF_SUCCESS = frozenset({"", "null", "none", "ok", "success", "0", "200"})
+"""Words in an `error` that tell of none."""
+
+
 def _tells(value: object) -> bool:
     if isinstance(value, dict):
         return any(map(_tells, value.values()))
-    return bool(value)
+    if isinstance(value, str):
+        return value.strip().lower() not in _OF_SUCCESS
+    return bool(value) and value != 200
 
 
 def says_something(answer: EngineAnswer) -> bool:

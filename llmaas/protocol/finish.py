@@ -52,8 +52,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
         *("maxpredictedtokensreached", "contextlengthreached", "max_time"),  # LM Studio
         "repetition",  # vLLM ends an answer that goes round in circles
     ),
-    "tool_calls": ("tool_calls", "tool_call", "tool_use", "toolcalls", "tool-calls", "function_calls"),
-    "function_call": ("function_call",),
+    "tool_calls": ("tool_calls", "tool_call", "tool_use", "toolcalls", "tool-calls", "function_calls", "function_call"),
     "content_filter": (
         *(
             "content_filter",

@@ -221,13 +221,22 @@ def _delta(value: object) -> EngineDelta | None:
         return EngineDelta(content=text) if text else None
     if not isinstance(value, dict):
         return None
+    content, thoughts = value.get("content"), value.get("reasoning_content")
+    if isinstance(content, list) and (thinking := [part for part in content if _is_thought(part)]):
+        # Mistral's form
+        content = [part for part in content if not _is_thought(part)] or None
+        thoughts = [part.get("thinking") for part in thinking]
     return EngineDelta(
-        content=text_of(value.get("content")),
-        reasoning_content=text_of(value.get("reasoning_content")),
+        content=text_of(content),
+        reasoning_content=text_of(thoughts),
         reasoning=text_of(value.get("reasoning")),
         refusal=text_of(value.get("refusal")),
         tool_calls=calls_of(value.get("tool_calls")),
     )
+
+
+def _is_thought(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "thinking"
 
 
 def _tool_call(fields: dict[str, Any]) -> EngineToolCall:

@@ -9,12 +9,13 @@ allow, or of tools that it does not have, are passed on: they are what the model
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed
-from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineDelta, EngineToolCall, given
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
 from llmaas.protocol.finish import FAILED, NOT_YET, meaning_of
 from llmaas.protocol.reasoning import ThinkSplitter
 
@@ -90,7 +91,10 @@ class Pieces:
 
         Text that comes after a finish reason is text all the same: the reason goes out at the very end, and the last one holds.
         """
-        for choice in answer.choices or ():
+        choices = answer.choices or ()
+        if len(choices) > 1:
+            self._tell_apart(choices)
+        for choice in choices:
             state = self._begun.get(choice.index)
             if state is None:
                 state = self._begin(choice.index)
@@ -103,6 +107,16 @@ class Pieces:
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
+
+    def _tell_apart(self, choices: Sequence[EngineChoice]) -> None:
+        """Give choices without an index the place in their list. Raises EngineFailed for two whole ones with the same index."""
+        if len({choice.index for choice in choices}) == len(choices):
+            return
+        if len(choices) == self._choices and not any(choice.index for choice in choices):
+            for place, choice in enumerate(choices):
+                choice.index = place
+        elif sum(choice.message is not None or bool(choice.text and choice.finish_reason) for choice in choices) > 1:
+            raise EngineFailed("The engine sent a choice that was not asked for.")
 
     def plain_text(self, answer: EngineAnswer) -> str | None:
         """All of a whole answer that is one text and its end and needs no mending: it stands as after `feed`, and there is

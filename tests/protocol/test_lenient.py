@@ -218,3 +218,23 @@ def test_values_of_other_types(value: Any, number: int | None, text: str | None,
 def test_an_empty_error_is_none(error: bytes, fault: bool) -> None:
     assert is_fault(msgspec.Raw(error)) is fault
     assert not is_fault(EngineAnswer(error=NOTHING).error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [b'"null"', b'{"code":0}', b'{"code":200,"message":"success"}', b'{"code":"200","message":"OK","type":null}'],
+    ids=repr,
+)
+def test_an_error_that_tells_of_success_is_none(error: bytes) -> None:
+    assert not is_fault(msgspec.Raw(error))
+    assert is_fault(msgspec.Raw(b'{"code":200,"message":"out of memory"}'))
+
+
+def test_thinking_among_the_parts_of_content_is_reasoning() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    for content, said in (([thought], None), ([thought, {"type": "text", "text": "yes"}], "yes")):
+        answer = lenient_answer(msgspec.json.encode({"choices": [{"index": 0, "delta": {"content": content}}]}))
+        assert answer.choices is not None
+        found = answer.choices[0].delta
+        assert found is not None
+        assert (found.reasoning_content, found.content) == ("hm", said)

@@ -293,3 +293,25 @@ def test_arguments_that_are_nested_without_end_are_passed_on() -> None:
     deep = "[" * 200_000
     out, _ = fed(call(deep, "f", index=0), call("{}", "f", index=0), END)
     assert [arguments for _, _, arguments in calls_of(out)] == [deep + "{}"]
+
+
+def whole(*texts: str, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": text}, "finish_reason": "stop", **fields} for text in texts]}
+
+
+@pytest.mark.parametrize("fields", [{}, {"index": 0}], ids=str)
+def test_a_whole_choice_too_many_is_a_failure(fields: dict[str, Any]) -> None:
+    with pytest.raises(EngineFailed):
+        fed(whole("a", "b", **fields))
+
+
+def test_choices_without_an_index_have_their_place_in_the_list() -> None:
+    pieces, _ = fed(whole("a", "b"), choices=2)
+    assert [(piece.index, piece.content) for piece in pieces if piece.content] == [(0, "a"), (1, "b")]
+
+
+def test_the_older_word_for_calls_is_told_as_the_newer() -> None:
+    pieces, _ = fed(call("{}", "f", id="c"), delta(finish="function_call"))
+    assert pieces[-1].finish == "tool_calls"
+    pieces, _ = fed(delta(content="hi"), delta(finish="function_call"))
+    assert pieces[-1].finish == "stop"
