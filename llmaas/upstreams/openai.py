@@ -49,7 +49,7 @@ from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
-from llmaas.upstreams.habits import Habits
+from llmaas.upstreams.habits import MOST_TRIES, Habits
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.refusals import Asked, error_body, from_error_body, refusal
@@ -139,12 +139,18 @@ class OpenAiUpstream:
 
     def send_otherwise(
         self, target: Target, path: str, status: int, said: bytes, body: bytes
-    ) -> tuple[Exchange, bytes] | None:
-        """The request again in another form, when it was refused for something that we added to it."""
-        place = (target.backend.id, target.deployment.root)
-        other = self._habits.learn(place, status, said, body)
-        if other is None:
+    ) -> tuple[Exchange, bytes, str] | None:
+        """The request again in another form, when it was refused for a member that we added to it; and that member."""
+        found = self._habits.other_form(status, said, body)
+        if found is None:
             return None
+        member, other = found
+        return self._send(target, path, other), other, member
+
+    def learn(self, target: Target, members: Sequence[str]) -> None:
+        """A request was accepted without these members."""
+        place = (target.backend.id, target.deployment.root)
+        self._habits.learn(place, members)
         _log.warning(
             "engine_takes_another_form",
             backend=target.backend.id,
@@ -152,7 +158,6 @@ class OpenAiUpstream:
             members=", ".join(self._habits.members(place)),
             hint="it does not take these members as llmaas sends them; the other form is remembered for an hour",
         )
-        return self._send(target, path, other), other
 
     def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
@@ -193,23 +198,31 @@ class _Asking(Struct, frozen=True):
     _target: Target
     _path: str
     _body: bytes
-    asked: Asked
+    _asked: Asked
 
     async def again(self, exchange: Exchange, status: int, keep: Callable[[Exchange], None]) -> None:
         """Send it in another form after a refusal, and wait until that is accepted; `keep` gets each exchange as it begins. Raises
         what the last refusal means.
         """
-        body = self._body
+        body, without = self._body, list[str]()
         while status != 200:
             said = await error_body(exchange)
-            other = self._upstream.send_otherwise(self._target, self._path, status, said, body)
+            other = None
+            if len(without) < MOST_TRIES:
+                other = self._upstream.send_otherwise(self._target, self._path, status, said, body)
             if other is None:
-                # Looked up only now: most requests are not refused.
-                asked = dataclasses.replace(self.asked, explain=self._target.provider.explains_refusals)
-                raise from_error_body(status, said, asked, exchange.headers)
-            exchange, body = other
+                raise self.meaning(said, status, exchange.headers)
+            exchange, body, member = other
+            without.append(member)
             keep(exchange)
             status = await exchange.head()
+        self._upstream.learn(self._target, without)
+
+    def meaning(self, said: bytes, status: int = 0, headers: dict[bytes, bytes] | None = None) -> LlmaasError:
+        """What a refusal of it means, or an error inside its answer."""
+        # Looked up only now: most requests are not refused.
+        asked = dataclasses.replace(self._asked, explain=self._target.provider.explains_refusals)
+        return from_error_body(status, said, asked, headers)
 
 
 class _Stream:
@@ -351,7 +364,7 @@ class _Stream:
     def _is_sound(self, answer: EngineAnswer) -> bool:
         """Whether it is no error; takes note of that, or of its usage."""
         if answer.error is not NOTHING and is_fault(answer.error):
-            self._failure = self._failure or from_error_body(0, bytes(answer.error), self._asking.asked)
+            self._failure = self._failure or self._asking.meaning(bytes(answer.error))
             return False
         if given(answer.usage) and not answer.choices:
             self._counted = True
@@ -406,7 +419,7 @@ class _Whole(Struct, eq=False):
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer = Halves().join(lenient_answer(body), whole=True)
         if answer.error is not NOTHING and is_fault(answer.error):
-            raise from_error_body(0, bytes(answer.error), self._asking.asked)
+            raise self._asking.meaning(bytes(answer.error))
         if not answer.choices:
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]

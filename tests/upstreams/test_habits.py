@@ -47,9 +47,12 @@ class Time:
 def test_a_member_that_a_server_does_not_know_is_sent_otherwise(said: str, asked: Any, sent: Any) -> None:
     habits, request = Habits(lambda: Time.now_s), json.dumps(asked).encode()
     assert not habits.known
-    other = habits.learn(PLACE, 400, said.encode(), request)
-    assert other is not None
+    found = habits.other_form(400, said.encode(), request)
+    assert found is not None
+    member, other = found
     assert json.loads(other) == sent
+    assert not habits.known, "nothing is learnt before the other form was accepted"
+    habits.learn(PLACE, [member])
     assert json.loads(habits.adapted(PLACE, request)) == sent, "it is remembered"
     assert habits.adapted(OTHER, request) == request, "for this place alone"
 
@@ -62,26 +65,32 @@ def test_a_member_that_a_server_does_not_know_is_sent_otherwise(said: str, asked
         (400, "unknown parameter stream_options", {"a": 1}),
         (500, "unknown parameter stream_options", OPTIONS),
         (429, "stream_options is not supported", OPTIONS),
+        (400, "Unknown type stream_options", {**OPTIONS, "schema": {"type": "stream_options"}}),
+        (400, "unknown tool STREAM_OPTIONS", {**OPTIONS, "tools": [{"name": "Stream_Options"}]}),
+        (400, "Invalid parameter: max_tokens must be in [1, 8192]", {"max_tokens": 9000}),
+        (400, "invalid argument max_tokens: 9000 is not allowed, the valid range is [1, 8192]", {"max_tokens": 9000}),
     ],
 )
 def test_other_refusals_teach_nothing(status: int, said: str, asked: Any) -> None:
     habits = Habits(lambda: Time.now_s)
-    assert habits.learn(PLACE, status, said.encode(), json.dumps(asked).encode()) is None
+    assert habits.other_form(status, said.encode(), json.dumps(asked).encode()) is None
     assert not habits.known
 
 
-def test_a_habit_is_forgotten_after_a_while_and_no_refusal_goes_round_in_circles() -> None:
+def test_a_habit_is_forgotten_after_a_while() -> None:
     time = Time()
     habits, request = Habits(lambda: time.now_s), b'{"max_tokens":5}'
-    assert habits.learn(PLACE, 400, b"unsupported max_tokens", request)
+    habits.learn(PLACE, ["max_tokens"])
+    assert json.loads(habits.adapted(PLACE, request)) == {"max_completion_tokens": 5}
     time.now_s = REMEMBERED_S + 1
     assert habits.adapted(PLACE, request) == request
-    rounds = 0
-    sent: bytes | None = request
-    while sent is not None:
-        sent = habits.learn(PLACE, 400, b"unknown: max_tokens, max_completion_tokens", sent)
-        rounds += 1
-        assert rounds < 20
+
+
+def test_of_two_names_for_one_thing_the_later_one_holds() -> None:
+    habits = Habits(lambda: Time.now_s)
+    habits.learn(PLACE, ["max_tokens"])
+    habits.learn(PLACE, ["max_completion_tokens"])
+    assert habits.members(PLACE) == ("max_completion_tokens",)
 
 
 @asynccontextmanager
@@ -147,3 +156,40 @@ async def test_a_refusal_of_what_the_caller_sent_is_told_after_one_try(tmp_path:
         up.always(Behaviour(status=400, body=b'{"error":"unknown member stream_options"}'))
         answer = await gateway.post(CHAT, body(stream=True))
         assert (answer.status, error_of(answer)["code"], len(up.requests)) == (400, "engine_refused", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "more", "asked"),
+    [
+        (
+            ProviderKind.LLAMA_CPP,
+            "JSON schema conversion failed: Unrecognized schema: stream_options",
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"type": "stream_options"}},
+                }
+            },
+            1,
+        ),
+        (
+            ProviderKind.OPENAI,
+            "Unknown tool: stream_options",
+            {"tools": [{"type": "function", "function": {"name": "stream_options"}}]},
+            1,
+        ),
+        (ProviderKind.OPENAI, "Invalid parameter: max_tokens must be in [1, 8192]", {"max_tokens": 9000}, 1),
+        (ProviderKind.OPENAI, "unknown: stream_options, max_tokens, max_completion_tokens", {"max_tokens": 9}, 3),
+    ],
+)
+async def test_no_caller_changes_how_a_server_is_spoken_to_for_others(
+    tmp_path: Path, kind: ProviderKind, said: str, more: dict[str, Any], asked: int
+) -> None:
+    async with one_server(tmp_path, kind) as (gateway, up):
+        up.always(Behaviour(status=400, body=json.dumps({"error": {"message": said}}).encode()))
+        assert (await gateway.post(CHAT, body(stream=True, **more))).status == 400
+        assert len(up.requests) == asked
+        up.always(Behaviour())
+        assert (await gateway.post(CHAT, body(stream=True, max_tokens=3))).status == 200
+        assert {"stream_options", "max_tokens"} <= up.last.json.keys()
+        assert "engine_takes_another_form" not in gateway.log
