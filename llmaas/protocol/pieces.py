@@ -311,7 +311,7 @@ def _continued(state: _Choice, index: int | None, id_: str | None, name: str | N
 def _is_whole(arguments: str) -> bool:
     try:
         return isinstance(msgspec.json.decode(arguments), dict)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
 
 

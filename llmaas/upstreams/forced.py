@@ -23,6 +23,7 @@ from llmaas.upstreams.base import Generation, Take
 # Grammars keep the order of a schema's properties, so the name is known before the first of the arguments.
 _HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL)
 _LITERALS: Final = frozenset({"const", "enum", "default", "examples"})
+_NO_CALL: Final = "The engine did not make the call that was demanded."
 _json = msgspec.json.Encoder()
 
 
@@ -142,6 +143,13 @@ def _add_call(delta: EngineDelta, name: str | None, arguments: str) -> None:
         delta.tool_calls = [EngineToolCall(0, None, EngineFunction(name, arguments))]
 
 
+def _text_of(literal: str) -> str:
+    try:
+        return msgspec.json.decode(literal, type=str)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise EngineFailed(_NO_CALL, answers=True) from error
+
+
 class _CallText(Struct):
     """The text of one choice, `{"name": "…", "arguments": {…}}`, taken apart as it comes.
 
@@ -168,21 +176,21 @@ class _CallText(Struct):
         if head is None:
             return reasoning, None, ""
         rest, self._head = self._head[head.end() :], ""
-        return reasoning, self._begin(msgspec.json.decode(head[1])), self._arguments(rest)
+        return reasoning, self._begin(_text_of(head[1])), self._arguments(rest)
 
     def whole(self, *, cut: bool) -> tuple[str | None, str]:
         """What can be told of a text that ended before its arguments began. Raises EngineFailed for one that is no call."""
         try:
             call = msgspec.json.decode(self._head + self._thinking.finish()[1])
             return self._begin(call["name"]), _json.encode(call["arguments"]).decode()
-        except (msgspec.DecodeError, TypeError, KeyError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, TypeError, KeyError, RecursionError) as error:
             if cut:
                 return None, ""
-            raise EngineFailed("The engine did not make the call that was demanded.") from error
+            raise EngineFailed(_NO_CALL, answers=True) from error
 
     def _begin(self, name: str) -> str:
         if name not in self.names:
-            raise EngineFailed("The engine called a tool that it was not given.")
+            raise EngineFailed("The engine called a tool that it was not given.", answers=True)
         self.begun = True
         return name
 

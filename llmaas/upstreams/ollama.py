@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
-from llmaas.errors import EngineError, EngineFailed, InvalidRequest, LlmaasError, Loading
+from llmaas.errors import EngineFailed, InvalidRequest, LlmaasError, Loading
 from llmaas.protocol.engine import (
     NOTHING,
     EngineAnswer,
@@ -145,6 +145,9 @@ class OllamaUpstream:
                 one_call=request.parallel_tool_calls is False,
             )
         prompts = prompt_list(request.prompt)
+        if "" in prompts:
+            # To Ollama it is the wish to have the model loaded.
+            raise InvalidRequest("The engine of this model takes no empty prompt.", param="prompt")
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
         told = Asked("prompt", target.provider.explains_refusals)
         starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body), told) for body in bodies]
@@ -322,8 +325,7 @@ class _Lines:
             line = _lenient_line(raw)
             self._halves = self._halves or Halves()
         if line.error is not NOTHING and is_fault(line.error):
-            failure = from_error_body(0, bytes(line.error), self._asked)
-            raise failure if isinstance(failure, EngineError) else EngineFailed("The engine failed.")
+            raise from_error_body(0, bytes(line.error), self._asked)
         choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if line.logprobs else NOTHING)
         if line.message is not None:
             choice.delta = EngineDelta(

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from llmaas.errors import ContextTooLong, EngineBusy, EngineError, EngineFailed, EngineRefused, LlmaasError
-from llmaas.protocol.lenient import clean, read_json
+from llmaas.protocol.lenient import clean, read_json, whole_number
 from llmaas.upstreams.http import Exchange
 
 LONGEST_WAIT_S: Final = 120
@@ -36,6 +36,11 @@ TOO_LONG: tuple[re.Pattern[str], ...] = tuple(
         r"exceeds the (?:model'?s )?context (?:window|limit|length)(?: of N)?",  # OpenAI, older Ollama
         r"exceeded (?:max |the maximum )?context length",  # Ollama's hosted models: the number they tell is the surplus
         r"prompt is too long(?:: \d+ tokens > N maximum)?",  # Anthropic
+        r"exceeds? (?:the )?maximum context length",  # Ollama, of embeddings
+        r"too long to fit into the model(?: \(context length N\))?",  # vLLM
+        r"should not exceed max_num_tokens(?: \(N\)| of N)?",  # TensorRT-LLM
+        r"exceeds? (?:the )?context window(?: of N)?",  # llama-cpp-python
+        r"(?:context length|context window) (?:is |was |has been )?exceeded",
         r"exceed context limit(?:: \d+ \+ \d+ > N)?",  # Anthropic
         r"input token count[^.]{0,40}exceeds the maximum number of tokens allowed(?: \(N\))?",  # Gemini
         r"maximum prompt length is N",  # xAI
@@ -70,6 +75,16 @@ _NOT_ABLE = (
 """What engines say of what a model can't take, and the parameter that asked for it."""
 _BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
 """What engines say of a schema that they can't hold an answer to."""
+_STATUS_OF = (
+    (re.compile(r"rate.?limit|too.?many.?requests|overloaded|insufficient_quota|throttl"), 429),
+    (re.compile(r"api_key|authentication|unauthorized|permission|forbidden"), 401),
+    (re.compile(r"not.?found"), 404),
+    (
+        re.compile(r"invalid.?request|bad.?request|invalid.?(?:value|parameter|argument|type)|validation|unsupported"),
+        400,
+    ),
+)
+"""Codes and types of errors, and the status that belongs to them."""
 _UNSAFE = re.compile(
     r"[a-z][a-z0-9+.-]*://\S+"  # addresses
     r"|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?"
@@ -114,10 +129,11 @@ async def error_body(exchange: Exchange) -> bytes:
 
 
 def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes, bytes] | None = None) -> LlmaasError:
-    """`status` 0: an error inside an answer of status 200."""
+    """`status` 0: an error inside an answer of status 200, which may tell the status that it should have had."""
     lowered = body[:4000].decode("utf-8", "replace").lower()
+    status = status or _told_status(body)
     _log.info("engine_error", status=status, size_bytes=len(body))
-    if status in {0, 400, 413, 422, 500} and (error := _too_long(lowered, asked)) is not None:
+    if status in {0, 400, 404, 413, 422, 500} and (error := _too_long(lowered, asked)) is not None:
         return error
     for sign, param in _NOT_ABLE:
         if sign.search(lowered):
@@ -135,6 +151,30 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
         plain = "The engine can't take this request: one of its parameters is not supported or not valid."
         return EngineRefused(plain if said is None else f"The engine can't take this request: {said}")
     return EngineFailed("The engine failed.", hint=f"status {status}")
+
+
+def _told_status(body: bytes) -> int:
+    """The status of an error that came with 200, as far as its code or type tells one; 0: it does not."""
+    try:
+        error = read_json(body)
+    except EngineError:
+        return 0
+    if isinstance(error, dict) and isinstance(error.get("error"), dict):
+        error = error["error"]
+    if not isinstance(error, dict):
+        return 0
+    for name in ("code", "error_code", "status_code", "status", "type"):
+        told = error.get(name)
+        if isinstance(told, str):
+            known = next((status for words, status in _STATUS_OF if words.search(told.lower())), None)
+            if known is not None:
+                return known
+        told = whole_number(told)
+        if told is not None and 40_000 <= told < 60_000:
+            told //= 100  # FastChat counts on from the status
+        if told is not None and 400 <= told < 600:
+            return told
+    return 0
 
 
 def wait_s(headers: dict[bytes, bytes]) -> float | None:

@@ -208,7 +208,18 @@ async def test_a_call_that_the_engine_makes_by_itself_is_one_too(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", ["Sure!", '{"name":"other","arguments":{}}', '{"name":"get_weather"}', "{}", "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name":"\\q","arguments":{}}',
+        '{"name":"\\ud800","arguments":{}}',
+        "Sure!",
+        '{"name":"other","arguments":{}}',
+        '{"name":"get_weather"}',
+        "{}",
+        "[]",
+    ],
+)
 async def test_no_call_is_no_answer(service: Service, kind: ProviderKind, text: str) -> None:
     service.fake(kind).script(saying(text))
     answer = await service.chat(model_of(kind, "plain"), tools=[WEATHER], tool_choice=NAMED)

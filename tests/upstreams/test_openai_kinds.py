@@ -243,3 +243,30 @@ async def test_what_is_no_whole_answer_is_none_in_place_of_a_stream(service: Ser
     service.fake(ProviderKind.OPENAI).script(behaviour)
     answer = await service.chat(model_of(ProviderKind.OPENAI, "plain"), stream=True)
     assert (answer.status, error_of(answer)["code"]) == (502, "engine_failed")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", SPEAKING)
+async def test_a_callers_fault_that_comes_with_status_200_is_his(
+    service: Service, kind: ProviderKind, stream: bool
+) -> None:
+    too_long = b'{"error":{"message":"the input length exceeds the context length"}}'
+    invalid = b'{"error":{"message":"Invalid value","type":"invalid_request_error","code":400}}'
+    for said, code in ((too_long, "context_length_exceeded"), (invalid, "engine_refused")):
+        for told, content_type in ((said, "application/json"), (b"data: %b\n\n" % said, "text/event-stream")):
+            if kind is ProviderKind.OLLAMA and told is not said:
+                continue
+            if content_type == "text/event-stream" and not stream and kind is not ProviderKind.LLAMA_CPP:
+                continue
+            service.fake(kind).script(Behaviour(body=told, content_type=content_type))
+            answer = await service.chat(model_of(kind, "plain"), stream=stream)
+            assert (answer.status, error_of(answer)["code"]) == (400, code)
+            row = (await service.gateway.rows())[0]
+            assert (row.outcome, row.billing_reason, row.attempts) == ("engine_refused", "refused", 1)
+
+
+@pytest.mark.parametrize("prompt", ["", ["a", ""]])
+async def test_ollama_is_sent_no_empty_prompt(service: Service, prompt: Any) -> None:
+    answer = await service.complete(prompt, model_of(ProviderKind.OLLAMA, "plain"))
+    assert (answer.status, error_of(answer)["param"]) == (400, "prompt")
+    assert not service.fake(ProviderKind.OLLAMA).requests

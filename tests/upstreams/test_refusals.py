@@ -57,12 +57,19 @@ TOO_LONG = [
     ("invalid params, context window exceeds limit (2013)", 2013),
     ("Your request exceeded model token limit: 262144 (requested: 300000)", 262_144),
     ("<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]", 129_024),
+    ("the input length exceeds maximum context length", None),
+    ("input exceeds maximum context length", None),
+    ("The prompt (total length 5000) is too long to fit into the model (context length 4096). Make sure", 4096),
+    ("The sum of prompt length (5000), query length (1) should not exceed max_num_tokens (4096)", 4096),
+    ("Requested tokens (5000) exceed context window of 4096", 4096),
+    ("maximum context length exceeded", None),
+    ("Context window exceeded", None),
     ("too many tokens: total number of tokens in the prompt cannot exceed 4081", None),
 ]
 
 
 @pytest.mark.parametrize(("said", "window"), TOO_LONG, ids=lambda value: str(value)[:50])
-@pytest.mark.parametrize("status", [400, 413, 422, 500, 0])
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 0])
 def test_too_long_is_known_in_everybodys_words(said: str, window: int | None, status: int) -> None:
     error = from_error_body(status, json.dumps({"error": {"message": said}}).encode(), OUTSIDE)
     assert isinstance(error, ContextTooLong)
@@ -70,6 +77,28 @@ def test_too_long_is_known_in_everybodys_words(said: str, window: int | None, st
     if window is not None:
         assert f"maximum context length is {window} tokens" in error.message
         assert f"Input tokens exceed the configured limit of {window} tokens" in error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        ({"message": "Invalid value", "type": "invalid_request_error", "code": 400}, EngineRefused),
+        ({"message": "Invalid value", "type": "invalid_request_error", "code": None}, EngineRefused),
+        ({"message": "no", "type": "BadRequestError"}, EngineRefused),
+        ({"message": "no", "code": "422"}, EngineRefused),
+        ({"text": "no", "error_code": 40001}, EngineRefused),
+        ({"message": "slow down", "code": 429}, EngineBusy),
+        ({"message": "slow down", "type": "rate_limit_error"}, EngineBusy),
+        ({"message": "no", "type": "invalid_request_error", "code": "invalid_api_key"}, EngineFailed),
+        ({"text": "NETWORK ERROR", "error_code": 50002}, EngineFailed),
+        ({"message": "boom", "code": 500}, EngineFailed),
+        ("boom", EngineFailed),
+    ],
+    ids=str,
+)
+def test_an_error_of_status_200_means_what_its_code_says(error: Any, meaning: type[Exception]) -> None:
+    for body in (error, {"error": error}):
+        assert type(from_error_body(0, json.dumps(body).encode(), CHAT)) is meaning
 
 
 @pytest.mark.parametrize(
