@@ -48,6 +48,7 @@ class EngineChoice(Struct):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 class EngineAnswer(Struct):

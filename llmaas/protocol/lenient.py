@@ -37,6 +37,10 @@ _UNFINISHED = re.compile(
     "|(?<![\ud800-\udbff])(?:[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2}))$"
 )
 _TEXT_OF_PART = ("text", "content", "value")
+_MARKS = ("object", "type", "status", "event")
+"""Members of which one may say "error"."""
+_MEMBERS_OF_ERRORS = ("errors", "detail", "error_code", "error_message", "exception")
+"""Members that only errors have: FastChat's, FastAPI's, and those of gateways."""
 T = TypeVar("T")
 
 
@@ -138,8 +142,23 @@ def lenient_answer(data: bytes) -> EngineAnswer:
         choices=[_choice(item) for item in choices if isinstance(item, dict)] if isinstance(choices, list) else None,
         usage=_raw(fields.get("usage")),
         timings=_raw(fields.get("timings")),
-        error=_raw(fields.get("error")),
+        error=_raw(fields.get("error")) if choices else _fault_of(fields),
     )
+
+
+def fault_in(data: bytes) -> msgspec.Raw:
+    """The error that stands in place of an answer, in whatever shape; NOTHING when there is none."""
+    try:
+        return _fault_of(_object(read_json(data)))
+    except EngineFailed:
+        return NOTHING
+
+
+def _fault_of(fields: dict[str, Any]) -> msgspec.Raw:
+    if fields.get("error"):
+        return to_raw(fields["error"])
+    marked = any(fields.get(name) == "error" for name in _MARKS)
+    return to_raw(fields) if marked or any(fields.get(name) for name in _MEMBERS_OF_ERRORS) else NOTHING
 
 
 def lenient_embeddings(data: bytes) -> EngineEmbeddings:

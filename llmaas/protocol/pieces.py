@@ -101,10 +101,12 @@ class Pieces:
             delta = choice.delta or choice.message
             logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
             if delta is not None:
-                self._feed_delta(choice.index, state, delta, logprobs, out)
+                self._feed_delta(choice, state, delta, logprobs, out)
             elif choice.text:
                 self.seen += 1
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
+            elif given(choice.error):
+                raise EngineFailed("The engine gave its answer up.")
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
 
@@ -219,11 +221,13 @@ class Pieces:
         state.finish, state.word = _GAVE_UP if reason in (None, FAILED) else reason, word
 
     def _feed_delta(
-        self, index: int, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]
+        self, choice: EngineChoice, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]
     ) -> None:
         content, reasoning = delta.content or None, delta.reasoning_content or delta.reasoning or None
         if content or reasoning or delta.refusal or delta.tool_calls:
             self.seen += 1
+        elif given(choice.error):
+            raise EngineFailed("The engine gave its answer up.")
         if reasoning:
             self.seen_reasoning += 1
         if content and state.splitter is not None:
@@ -232,10 +236,10 @@ class Pieces:
                 self.seen_reasoning += 1
             content, reasoning = text or None, (reasoning or "") + thought or None
         if content or reasoning or delta.refusal or logprobs is not None:
-            out.append(Piece(index, content, reasoning, delta.refusal or None, None, logprobs))
+            out.append(Piece(choice.index, content, reasoning, delta.refusal or None, None, logprobs))
         if delta.tool_calls:
             for call in delta.tool_calls:
-                _feed_call(index, state, call, out)
+                _feed_call(choice.index, state, call, out)
 
 
 def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:

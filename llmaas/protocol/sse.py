@@ -4,11 +4,14 @@ engines use it). LF, CRLF and CR end lines; comments, `event:` and `id:` are lef
 
 from __future__ import annotations
 
+import msgspec
+
 from llmaas.errors import EngineFailed
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+_SAYS_NOTHING = (b"{}", b"[]", b'""', b'"null"')
 _CR, _LF = b"\r\n"
 """As numbers: `in` takes whatever else it is given for a number first, and fails within before it looks for bytes."""
 
@@ -77,7 +80,28 @@ def is_done(payload: bytes) -> bool:
 
 
 def _payload(event: bytes) -> bytes | None:
+    """The data of an event. Errors that stand elsewhere are made `{"error": …}`: those of an `event: error`, of llama.cpp's older
+    field `error`, and a line of bare JSON.
+    """
     event = event.removeprefix(_BOM)
-    found = [line.lstrip(b" \t") for line in event.split(b"\n")]
-    lines = [line[6 if line[5:6] == b" " else 5 :] for line in found if line.startswith(b"data:")]
+    lines: list[bytes] = []
+    failed = False
+    for line in [line.lstrip(b" \t") for line in event.split(b"\n")]:
+        if line.startswith(b"data:"):
+            lines.append(line[6 if line[5:6] == b" " else 5 :])
+        elif line.startswith(b"error:"):
+            lines.append(_as_error(line[6:]))
+        elif line.startswith(b"{"):
+            lines.append(line)
+        elif line.startswith(b"event:") and line[6:].strip().lower() == b"error":
+            failed = True
+    if failed:
+        return _as_error(b"\n".join(lines))
     return b"\n".join(lines) if lines else None
+
+
+def _as_error(said: bytes) -> bytes:
+    said = said.strip()
+    if not said.startswith((b"{", b"[", b'"')):
+        said = msgspec.json.encode(said.decode("utf-8", "replace"))
+    return b'{"error":' + (b'"error"' if said in _SAYS_NOTHING else said) + b"}"

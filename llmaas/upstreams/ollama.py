@@ -30,6 +30,7 @@ from llmaas.protocol.lenient import (
     Halves,
     calls_of,
     clean,
+    fault_in,
     number,
     read_json,
     text_of,
@@ -326,6 +327,10 @@ class _Lines:
             self._halves = self._halves or Halves()
         if line.error is not NOTHING and is_fault(line.error):
             raise from_error_body(0, bytes(line.error), self._asked)
+        if line.message is None and line.response is None and not line.done:
+            fault = fault_in(raw)
+            if fault is not NOTHING:
+                raise from_error_body(0, bytes(fault), self._asked)
         choice = EngineChoice(logprobs=_json_raw({"content": line.logprobs}) if line.logprobs else NOTHING)
         if line.message is not None:
             choice.delta = EngineDelta(

@@ -33,7 +33,7 @@ from llmaas.protocol.engine import (
     is_fault,
     says_something,
 )
-from llmaas.protocol.lenient import Halves, lenient_answer, lenient_embeddings, read_json
+from llmaas.protocol.lenient import Halves, fault_in, lenient_answer, lenient_embeddings, read_json
 from llmaas.protocol.requests import (
     HINTS,
     ChatRequest,
@@ -353,7 +353,7 @@ class _Stream:
                     answers.append(answer)
                     continue
                 found = [answer if self._halves is None else self._halves.join(answer)]
-            answers += [answer for answer in found if self._is_sound(answer)]
+            answers += [answer for answer in found if self._is_sound(answer, payload)]
             if self._done or self._failure is not None:
                 break
         if self._done and not self._exchange.over:
@@ -361,13 +361,17 @@ class _Stream:
             self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
         return answers
 
-    def _is_sound(self, answer: EngineAnswer) -> bool:
+    def _is_sound(self, answer: EngineAnswer, payload: bytes) -> bool:
         """Whether it is no error; takes note of that, or of its usage."""
         if answer.error is not NOTHING and is_fault(answer.error):
             self._failure = self._failure or self._asking.meaning(bytes(answer.error))
             return False
-        if given(answer.usage) and not answer.choices:
-            self._counted = True
+        if not answer.choices:
+            if given(answer.usage):
+                self._counted = True
+            elif (fault := fault_in(payload)) is not NOTHING:
+                self._failure = self._failure or self._asking.meaning(bytes(fault))
+                return False
         if self._reports is not None:
             self._reports.feed(answer)
         return True
@@ -406,7 +410,7 @@ class _Whole(Struct, eq=False):
         status = await self._exchange.head()
         if status != 200:
             await self._asking.again(self._exchange, status, self._keep)
-        exchange = self._exchange
+        exchange, body = self._exchange, b""
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
         except EngineFailed as broken:
@@ -421,6 +425,10 @@ class _Whole(Struct, eq=False):
         if answer.error is not NOTHING and is_fault(answer.error):
             raise self._asking.meaning(bytes(answer.error))
         if not answer.choices:
+            # It may tell what is wrong in a shape of its own.
+            fault = NOTHING if given(answer.usage) else fault_in(body)
+            if fault is not NOTHING:
+                raise self._asking.meaning(bytes(fault))
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]
 
@@ -447,6 +455,7 @@ class _Embeddings:
         status = await exchange.head()
         if status != 200:
             raise await refusal(exchange, status, self._asked)
+        body = b""
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
         except EngineFailed as broken:
@@ -461,6 +470,8 @@ class _Embeddings:
         if answer.error is not NOTHING and is_fault(answer.error):
             raise from_error_body(0, bytes(answer.error), self._asked)
         if answer.data is None:
+            if (fault := fault_in(body)) is not NOTHING:
+                raise from_error_body(0, bytes(fault), self._asked)
             raise EngineFailed("The engine's answer has no embeddings.")
         return answer
 

@@ -11,6 +11,8 @@ import pytest
 
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import FREE
+from llmaas.protocol.engine import NOTHING
+from llmaas.protocol.lenient import fault_in
 from tests.fakes.behaviour import Behaviour, Call
 from tests.fakes.raw_http import RawConnection, request_bytes
 from tests.service import CHAT, KINDS, PROVIDER_KEY, Service, chunks, error_of, model_of, text_of
@@ -270,3 +272,52 @@ async def test_ollama_is_sent_no_empty_prompt(service: Service, prompt: Any) -> 
     answer = await service.complete(prompt, model_of(ProviderKind.OLLAMA, "plain"))
     assert (answer.status, error_of(answer)["param"]) == (400, "prompt")
     assert not service.fake(ProviderKind.OLLAMA).requests
+
+
+ERRORS = [
+    b'event: error\ndata: {"message":"boom","code":500}\n\n',
+    b'error: {"code":500,"message":"boom"}\n\n',
+    b'{"error":"boom"}\n\n',
+    *(
+        b"data: %b\n\n" % said
+        for said in (
+            b'{"object":"error","message":"boom"}',
+            b'{"text":"NETWORK ERROR","error_code":50002}',
+            b'{"detail":"boom"}',
+            b'{"errors":["boom"]}',
+            b'{"type":"error","message":"boom"}',
+            b'{"status":"error","message":"boom"}',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("said", ERRORS, ids=str)
+async def test_an_error_of_any_shape_inside_a_stream_is_a_failure(service: Service, said: bytes) -> None:
+    begin = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    service.fake().script(Behaviour(body=begin + said + end, content_type="text/event-stream"))
+    answer = await service.chat(stream=True)
+    assert (answer.status, b'"engine_failed"' in answer.body) == (200, True)
+    row = (await service.gateway.rows())[0]
+    assert (row.outcome, row.billing_reason) == ("engine_failed", "failed_after_output")
+    if said.startswith(b"data: "):
+        service.fake().script(Behaviour(body=said[6:].strip()))
+        assert (await service.chat()).status == 502
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_within_a_choice_is_a_failure(service: Service, stream: bool) -> None:
+    said = b'{"choices":[{"index":0,"%b":{},"finish_reason":null,"error":{"message":"boom"}}]}'
+    told = b"data: %b\n\ndata: [DONE]\n\n" % (said % b"delta") if stream else said % b"message"
+    kind = "text/event-stream" if stream else "application/json"
+    service.fake().script(Behaviour(body=told, content_type=kind))
+    answer = await service.chat(stream=stream)
+    assert (answer.status, error_of(answer)["code"]) == (502, "engine_failed")
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"usage":{"total_tokens":1}}', b'{"timings":{}}', b'{"prompt_progress":{"total":9}}', b'{"type":"ping"}']
+)
+def test_usage_timings_and_progress_are_no_errors(said: bytes) -> None:
+    assert fault_in(said) is NOTHING
