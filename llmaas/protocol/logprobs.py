@@ -20,7 +20,7 @@ def chat_form(raw: msgspec.Raw) -> msgspec.Raw:
     if not isinstance(value, dict):
         return _NULL
     content = value.get("content")
-    if content is not None and not _is_list_of_objects(content):
+    if content is not None and not _are_tokens(content):
         return _NULL
     return raw if "refusal" in value else msgspec.Raw(_json.encode({**value, "refusal": None}))
 
@@ -34,7 +34,7 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
     if not isinstance(value, dict):
         return _NULL
     if not isinstance(value.get("content"), list):
-        return raw
+        return raw if _is_older(value) else _NULL
     out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for entry in value["content"]:
         if not isinstance(entry, dict):
@@ -56,8 +56,27 @@ def _by_token(likely: object) -> dict[str, Any]:
     return {str(t.get("token", "")): t.get("logprob") for t in entries if isinstance(t, dict)}
 
 
-def _is_list_of_objects(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+def _are_tokens(value: object) -> bool:
+    """Whether it is a list of tokens with their log probabilities, which are null where they were no number."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("token", ""), str)
+        and _is_number(entry.get("logprob"))
+        and (entry.get("top_logprobs") is None or _are_tokens(entry["top_logprobs"]))
+        for entry in value
+    )
+
+
+def _is_older(value: dict[str, Any]) -> bool:
+    """Whether each member of the parallel lists is a list or null, with numbers where there have to be."""
+    lists = [value.get(name) for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")]
+    return all(entries is None or isinstance(entries, list) for entries in lists) and all(
+        map(_is_number, value.get("token_logprobs") or ())
+    )
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:

@@ -96,3 +96,20 @@ def test_what_cannot_be_read_is_the_engines_failure(text: bytes) -> None:
     for form in (chat_form, lambda value: completion_form(value, 0)):
         with pytest.raises(EngineFailed):
             form(msgspec.Raw(text))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"content": "x"},
+        {"content": [{"token": 5, "logprob": -1}]},
+        {"content": [{"token": "a", "logprob": "x"}]},
+        {"content": [{"token": "a", "logprob": -1, "top_logprobs": "x"}]},
+        {"content": [{"token": "a", "logprob": -1, "top_logprobs": [{"token": "a", "logprob": []}]}]},
+    ],
+    ids=str,
+)
+def test_log_probabilities_of_an_odd_shape_are_left_out(odd: object) -> None:
+    assert bytes(chat_form(msgspec.Raw(msgspec.json.encode(odd)))) == b"null"
+    older = {"tokens": ["a"], "token_logprobs": "x"}
+    assert bytes(completion_form(msgspec.Raw(msgspec.json.encode(older)), 0)) == b"null"
