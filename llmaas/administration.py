@@ -10,6 +10,7 @@ from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
 from llmaas.installation import Installation
+from llmaas.storage.standing import hold_to
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.web.asgi import ASGIApp
 from llmaas.web.throttle import AddressThrottle, Throttle
@@ -63,6 +64,7 @@ def admin_api(
         projects=installation.projects,
         members=installation.members,
         sessions=installation.sessions,
+        hold_to=hold_to,
         tokens=installation.tokens,
         invitations=installation.invitations,
         keys=installation.keys,

@@ -61,7 +61,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.console")
 
 def build_admin(services: Services) -> ASGIApp:
     """Serves pages, `/api/v1/…` and `/api/openapi.json`; needs no lifespan events."""
-    return _with_headers(cast("ASGIApp", build_litestar(services)))
+    return _with_headers(cast("ASGIApp", build_litestar(services)), services)
 
 
 def build_litestar(services: Services) -> Litestar:
@@ -184,7 +184,7 @@ def _translate(exception: Exception, path: str) -> LlmaasError | None:
     return InvalidRequest(f"`{key}`: {message}.", param=str(key)[:_MAX_SHOWN_CHARS])
 
 
-def _with_headers(app: ASGIApp) -> ASGIApp:
+def _with_headers(app: ASGIApp, services: Services) -> ASGIApp:
     """On every answer, whoever made it. A static file says itself how long it keeps."""
 
     async def hardened(scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,6 +198,9 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
                 message["headers"] = [*message["headers"], *(line for line in more if line[0] not in given)]
             await send(message)
 
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        finally:
+            services.hold_to(None)  # the connection's next request is in the same task, and may be another person's
 
     return hardened

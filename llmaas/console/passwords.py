@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import argon2
 
+from llmaas.errors import RateLimited
+
 T = TypeVar("T")
 
 _AT_ONCE = 2
@@ -35,13 +37,16 @@ class Passwords:
         return self._queued >= _AT_ONCE + _MOST_WAITING
 
     async def hash(self, password: str) -> str:
+        """Raises RateLimited when many wait already."""
+        if self.busy:
+            raise crowded()
         return await self._compute(self._hasher.hash, password)
 
     async def match(self, password_hash: str, password: str) -> bool:
         """Takes the same time for an empty hash, so that it tells nobody who has an account."""
         if not password_hash:
             if self._nobodys is None:
-                self._nobodys = await self.hash(secrets.token_hex())
+                self._nobodys = await self._compute(self._hasher.hash, secrets.token_hex())
             await self._verify(self._nobodys, password)
             return False
         return await self._verify(password_hash, password)
@@ -63,6 +68,10 @@ class Passwords:
         self._queued -= 1
         if not done.cancelled():
             done.exception()  # nobody may be there to look at it
+
+
+def crowded() -> RateLimited:
+    return RateLimited("Many people are signing in right now. Try again in a moment.", retry_after_s=2)
 
 
 def one_time() -> str:

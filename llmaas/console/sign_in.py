@@ -18,7 +18,7 @@ from hashlib import blake2b
 import structlog
 
 from llmaas.clock import Clock
-from llmaas.console.passwords import Passwords
+from llmaas.console.passwords import Passwords, crowded
 from llmaas.console.second_factor import SecondFactor
 from llmaas.domain import sessions
 from llmaas.domain.audit import Actor
@@ -81,7 +81,7 @@ class SignIn:
         counts = self._counts(user, account, browser)
         try:
             if self._passwords.busy and not self._is_known(user, browser):
-                raise RateLimited("Many people are signing in right now. Try again in a moment.", retry_after_s=2)
+                raise crowded()
             with _guess(counts):
                 if not await self._knows(user, password, code) or user is None:
                     raise _wrong()

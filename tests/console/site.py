@@ -54,6 +54,7 @@ from llmaas.storage.members import SqlMemberStore
 from llmaas.storage.projects import SqlProjectStore
 from llmaas.storage.secrets import SecretBox
 from llmaas.storage.sessions import SqlSessionStore
+from llmaas.storage.standing import hold_to
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
@@ -128,6 +129,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         projects=SqlProjectStore(database),
         members=SqlMemberStore(database),
         sessions=sessions,
+        hold_to=hold_to,
         tokens=SqlTokenStore(database),
         invitations=SqlInvitationStore(database),
         keys=SqlKeyStore(database),

@@ -96,6 +96,90 @@ async def test_A20_the_old_password_changes_nothing_after_a_reset(admin: Admin) 
     assert present.password_hash == digest
 
 
+class SlowMaker(SlowHasher):
+    """Hashes a new password when it is let."""
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.looked.set()
+        assert self.may_go_on.wait(20)
+        return super().hash(password, salt=salt)
+
+
+@pytest.mark.parametrize("act", ["make an admin", "reset a password", "reset a password on the page"])
+@pytest.mark.parametrize("change", ["disabled", "demoted", "signed out", "password reset"])
+async def test_A20_who_is_no_admin_any_more_makes_no_password(
+    admin: Admin, signed_in: SignedIn, change: str, act: str
+) -> None:
+    eve, victim = await admin.user("eve", admin=True), await admin.user("ada", admin=True)
+    browser = await signed_in("eve")
+    hasher = SlowMaker()
+    slow = admin.client(dataclasses.replace(admin.services, passwords=Passwords(hasher)))
+    slow.http.cookies, slow.csrf = browser.http.cookies, browser.csrf
+    path = f"/users/{victim.id}/reset-password"
+    if act == "make an admin":
+        sent = slow.call("POST", "/users", {"email": "puppet@example.org", "is_admin": True})
+    elif act == "reset a password":
+        sent = slow.call("POST", path)
+    else:
+        sent = slow.http.post(f"/admin{path}", data={"csrf": slow.csrf}, headers={"origin": ORIGIN})
+    under_way = asyncio.create_task(sent)
+    assert await asyncio.to_thread(hasher.looked.wait, 20)
+    users = admin.services.users
+    if change == "signed out":
+        (session,) = await admin.services.sessions.of_user(eve.id)
+        await admin.services.sessions.end(eve.id, session.id, by=TEST)
+    elif change == "password reset":
+        await users.set_password(eve.id, CHEAP.hash("x"), must_change=True, keep_session=None, by=TEST)
+    else:
+        is_disabled = change == "disabled"
+        changed = dataclasses.replace(eve, disabled_ms=1 if is_disabled else None, is_admin=is_disabled)
+        await users.change(eve, changed, by=TEST)
+    hasher.may_go_on.set()
+    answer = await under_way
+    if act.endswith("page"):
+        assert answer.status_code in {403, 422}
+    else:
+        assert answer.status_code == (403 if change == "demoted" else 401)
+    assert await users.by_email("puppet@example.org") is None
+    assert await users.get(victim.id) == victim
+
+
+async def test_A20_an_admin_may_still_end_what_they_are(admin: Admin, signed_in: SignedIn) -> None:
+    eve = await admin.user("eve", admin=True)
+    await admin.user("ada", admin=True)
+    await admin.project("lab", eve=Role.OWNER, ada=Role.OWNER)
+    browser = await signed_in("eve")
+    assert (await browser.call("POST", "/projects/lab/leave")).status_code == 204
+    form = {"current": PASSWORD, "password": NEW_PASSWORD}
+    assert (await browser.call("PUT", "/me/password", form)).status_code == 204
+    assert (await browser.call("PATCH", f"/users/{eve.id}", {"is_admin": False})).status_code == 200
+    assert (await browser.call("PATCH", "/me", {"name": "Eve"})).status_code == 200
+    assert (await browser.call("POST", "/sign-out")).status_code == 204
+    again = await signed_in("ada")
+    assert (await again.call("PATCH", f"/users/{eve.id}", {"is_admin": True})).status_code == 200
+    assert (await again.call("PATCH", "/users/user-ada", {"disabled": True})).status_code == 200
+    assert (await again.call("GET", "/me")).status_code == 401
+
+
+async def test_A21_new_passwords_wait_in_no_endless_queue(admin: Admin, signed_in: SignedIn) -> None:
+    await admin.user("ada", admin=True)
+    hasher = SlowMaker()
+    browser = await signed_in("ada")
+    slow = admin.client(dataclasses.replace(admin.services, passwords=Passwords(hasher)))
+    slow.http.cookies, slow.csrf = browser.http.cookies, browser.csrf
+    tasks = [
+        asyncio.create_task(slow.call("POST", "/users", {"email": f"n{number}@example.org"})) for number in range(30)
+    ]
+    waiting, refused = set(tasks), set()
+    while len(waiting) > 14:
+        done, waiting = await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        refused |= done
+    assert {(task.result().status_code, task.result().headers["retry-after"]) for task in refused} == {(429, "2")}
+    hasher.may_go_on.set()
+    assert {(await task).status_code for task in waiting} == {201}
+
+
 async def slow_body(body: Any, arrived: asyncio.Event, may_go_on: asyncio.Event) -> AsyncIterator[bytes]:
     data = json.dumps(body).encode()
     arrived.set()

@@ -23,6 +23,7 @@ from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Credential, Permission
 from llmaas.domain.projects import unknown_project
+from llmaas.domain.standing import Standing
 from llmaas.domain.users import User
 from llmaas.errors import NotAllowed, NotAuthenticated, RateLimited, UnsupportedMediaType
 
@@ -83,7 +84,9 @@ class Guard:
         self._services = services
 
     async def check(self, connection: Connection, handler: BaseRouteHandler) -> None:
-        """Leaves the Principal in the request's state. Raises what the answer has to say."""
+        """Leaves the Principal in the request's state, and holds what the request writes to what it is let in on here: however
+        long the handler waits, nothing is done on the word of who may not do it any more. Raises what the answer has to say.
+        """
         needed = handler.opt.get("permission")
         _check_media_type(connection, handler)
         if needed == PUBLIC:
@@ -108,6 +111,8 @@ class Guard:
         also_one_time = needed is Permission.ACCOUNT_READ or handler.opt.get("also_one_time")
         if user.must_change_password and not also_one_time:
             raise NotAllowed("Change your one-time password first.")
+        project_id = connection.path_params.get("project_id")
+        self._services.hold_to(Standing(user, credential, credential_id, project_id, role))
 
     async def _signed_in(self, connection: Connection, handler: BaseRouteHandler) -> tuple[User, Credential, str, str]:
         """Leaves in the request's state what a form of ours holds whose session has ended, for who signs in again. One that is

@@ -28,6 +28,7 @@ from llmaas.domain.models import Backend, Provider
 from llmaas.domain.ports import BudgetStore
 from llmaas.domain.projects import ProjectStore
 from llmaas.domain.sessions import SessionStore
+from llmaas.domain.standing import HoldTo
 from llmaas.domain.tokens import TokenStore
 from llmaas.domain.usage import UsageReader
 from llmaas.domain.users import UserStore
@@ -55,6 +56,7 @@ class Services:
     projects: ProjectStore
     members: MemberStore
     sessions: SessionStore
+    hold_to: HoldTo
     tokens: TokenStore
     invitations: InvitationStore
     keys: KeyRegister

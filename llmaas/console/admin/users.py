@@ -109,7 +109,7 @@ async def create_user(services: TheServices, principal: ThePrincipal, data: JSON
 
 
 async def make_user(services: Services, principal: Principal, data: NewUser) -> MadeUser:
-    """Raises Conflict when the address is taken, InvalidRequest."""
+    """Raises Conflict when the address is taken, InvalidRequest, RateLimited."""
     if not valid_email(data.email):
         raise InvalidRequest("That is no e-mail address.", param="email")
     password = one_time()
@@ -161,6 +161,7 @@ async def reset_password(services: TheServices, principal: ThePrincipal, user_id
 
 
 async def new_password(services: Services, principal: Principal, user: User) -> MadeUser:
+    """Raises RateLimited when many passwords are being computed."""
     password = one_time()
     digest = await services.passwords.hash(password)
     await services.users.set_password(user.id, digest, must_change=True, keep_session=None, by=principal.actor)
