@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -247,6 +247,9 @@ def _foreign() -> tuple[type[Exception], ...]:
 
 def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, below
+    # A text that is not UTF-8 spoils itself: by itself the driver fails on all rows of the answer.
+    driver: Any = connection.driver_connection if hasattr(connection, "driver_connection") else connection
+    driver.text_factory = partial(str, encoding="utf-8", errors="replace")
     cursor = connection.cursor()
     for pragma in pragmas(BUSY_TIMEOUT_MS):
         cursor.execute(pragma)

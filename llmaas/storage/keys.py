@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from llmaas.domain.projects import Project, unknown_project
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database, again_when_cut, bump
+from llmaas.storage.readable import readable
 from llmaas.storage.tables import keys, projects
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.keys")
@@ -53,8 +55,8 @@ class SqlKeyStore:
                 query = joined.where(keys.c.id.in_(kids[start : start + _IN_CHUNK]))
                 for row in (await connection.execute(query)).mappings():
                     key = _to_key(row)
-                    if key is not None:
-                        project = Project(**{c.name: row[f"its_{c.name}"] for c in projects.c})
+                    project = readable(Project, {c.name: row[f"its_{c.name}"] for c in projects.c})
+                    if key is not None and project is not None:
                         found[key.id] = Caller(key, project)
         return found
 
@@ -180,8 +182,10 @@ def _to_key(row: sa.RowMapping) -> Key | None:
         values = {str(c.name): json.loads(row[c.name]) if c.name in _JSON else row[c.name] for c in keys.c}
         if unknown := values["limits"].keys() - _LIMITS:
             raise ValueError(f"unknown limits {', '.join(sorted(unknown))}")
+        for network in values["networks"]:
+            ip_network(network)
         return msgspec.convert(values, Key, builtin_types=(bytes,))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         _log.error("key_row_skipped", key=str(row["id"]), reason=str(error))
         return None
 

@@ -15,6 +15,7 @@ from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.credit import balances_of
 from llmaas.storage.database import Database, bump
+from llmaas.storage.readable import all_readable, readable
 from llmaas.storage.tables import memberships, projects, tiers
 
 _AUDITED = ("name", "tier_id", "retention_days", "low_credit_nano", "archived_ms")
@@ -31,7 +32,7 @@ class SqlProjectStore:
     async def list(self) -> list[Project]:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(projects).order_by(projects.c.id))).mappings().all()
-        return [Project(**row) for row in rows]
+        return all_readable(Project, rows)
 
     async def page(self, *, of_user: str | None, after: str | None, limit: int) -> Sequence[Project]:
         query = sa.select(projects).order_by(projects.c.id).limit(limit)
@@ -40,7 +41,7 @@ class SqlProjectStore:
         if after is not None:
             query = query.where(projects.c.id > after)
         async with self._database.connect() as connection:
-            return [Project(**row) for row in (await connection.execute(query)).mappings()]
+            return all_readable(Project, (await connection.execute(query)).mappings())
 
     async def add(self, project: Project, *, by: Actor = SYSTEM) -> None:
         async with self._database.begin() as connection:
@@ -71,7 +72,7 @@ class SqlProjectStore:
 
 async def _read(connection: AsyncConnection, project_id: str) -> Project | None:
     row = (await connection.execute(sa.select(projects).where(projects.c.id == project_id))).mappings().first()
-    return None if row is None else Project(**row)
+    return None if row is None else readable(Project, row)
 
 
 async def _check_tier(connection: AsyncConnection, tier_id: str | None) -> None:

@@ -18,4 +18,6 @@ class SqlRevisionStore:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(revisions.c.name, revisions.c.number))).all()
         numbers = {row.name: row.number for row in rows}
+        if not all(isinstance(numbers.get(name), int) for name in ("catalogue", "keys", "money")):
+            raise ValueError(f"the change numbers in the table `revisions` cannot be read: {numbers}")
         return Revisions(catalogue=numbers["catalogue"], keys=numbers["keys"], money=numbers["money"])

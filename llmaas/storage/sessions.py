@@ -12,6 +12,7 @@ from llmaas.domain.users import User
 from llmaas.errors import NotFound
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
+from llmaas.storage.readable import all_readable, readable
 from llmaas.storage.tables import sessions, users
 from llmaas.storage.users import require_unchanged
 
@@ -27,13 +28,14 @@ class SqlSessionStore:
             row = found.mappings().first()
         if row is None:
             return None
-        session = Session(**{c.name: row[c.name] for c in sessions.c})
-        return session, User(**{c.name: row[f"its_{c.name}"] for c in users.c})
+        session = readable(Session, {c.name: row[c.name] for c in sessions.c})
+        user = readable(User, {c.name: row[f"its_{c.name}"] for c in users.c})
+        return None if session is None or user is None else (session, user)
 
     async def of_user(self, user_id: str) -> list[Session]:
         query = sa.select(sessions).where(sessions.c.user_id == user_id).order_by(sessions.c.id)
         async with self._database.connect() as connection:
-            return [Session(**row) for row in (await connection.execute(query)).mappings()]
+            return all_readable(Session, (await connection.execute(query)).mappings())
 
     async def add(self, session: Session, *, verified: User, replaces: bytes | None, by: Actor) -> None:
         own = sessions.c.user_id == session.user_id

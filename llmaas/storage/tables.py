@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
@@ -18,6 +21,20 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+
+class Bytes(LargeBinary):
+    """In a damaged SQLite there may be a text or a number. It is read as no bytes at all, which are nobody's hash and open nothing,
+    and the rows beside it are as they were.
+    """
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], bytes | None]:
+        return _bytes
+
+
+def _bytes(value: Any) -> bytes | None:
+    return value if value is None else bytes(value) if isinstance(value, bytes | bytearray | memoryview) else b""
+
 
 projects = Table(
     "projects",
@@ -41,7 +58,7 @@ users = Table(
     Column("must_change_password", Boolean, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("name", String, nullable=False, server_default=""),
-    Column("totp_secret", LargeBinary),
+    Column("totp_secret", Bytes),
     Column("totp_last_step", BigInteger),
     Column("oidc_issuer", String),
     Column("oidc_subject", String),
@@ -65,7 +82,7 @@ invitations = Table(
     Column("project_id", String, ForeignKey("projects.id"), nullable=False),
     Column("email", String, nullable=False),
     Column("role", String, nullable=False),
-    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("token_hash", Bytes, nullable=False, unique=True),
     Column("invited_by", String, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
@@ -77,14 +94,14 @@ recovery_codes = Table(
     "recovery_codes",
     metadata,
     Column("user_id", String, ForeignKey("users.id"), primary_key=True),
-    Column("code_hash", LargeBinary, primary_key=True),
+    Column("code_hash", Bytes, primary_key=True),
 )
 
 sessions = Table(
     "sessions",
     metadata,
     Column("id", String, primary_key=True),
-    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("token_hash", Bytes, nullable=False, unique=True),
     Column("user_id", String, ForeignKey("users.id"), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("seen_ms", BigInteger, nullable=False),
@@ -99,7 +116,7 @@ tokens = Table(
     Column("id", String, primary_key=True),
     Column("user_id", String, ForeignKey("users.id"), nullable=False),
     Column("name", String, nullable=False),
-    Column("secret_hash", LargeBinary, nullable=False),
+    Column("secret_hash", Bytes, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("used_ms", BigInteger),
     Column("expires_ms", BigInteger),
@@ -112,7 +129,7 @@ keys = Table(
     Column("id", String, primary_key=True),
     Column("project_id", String, ForeignKey("projects.id"), nullable=False),
     Column("name", String, nullable=False),
-    Column("secret_hash", LargeBinary, nullable=False),
+    Column("secret_hash", Bytes, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),
     Column("revoked_ms", BigInteger),
@@ -141,7 +158,7 @@ providers = Table(
     Column("cancel_stops_billing", Boolean, nullable=False),
     Column("api_key_env", String),
     Column("extra_parameters", JSON, nullable=False),
-    Column("secret", LargeBinary),
+    Column("secret", Bytes),
     Column("explain_refusals", Boolean),
 )
 
@@ -211,7 +228,7 @@ vault = Table(
     "vault",
     metadata,
     Column("name", String, primary_key=True),
-    Column("sealed", LargeBinary, nullable=False),
+    Column("sealed", Bytes, nullable=False),
 )
 
 usage = Table(
@@ -475,7 +492,7 @@ audit = Table(
     Column("project_id", String),
     Column("before", JSON),
     Column("after", JSON),
-    Column("previous_hash", LargeBinary, nullable=False),
-    Column("hash", LargeBinary, nullable=False),
+    Column("previous_hash", Bytes, nullable=False),
+    Column("hash", Bytes, nullable=False),
     Index("audit_by_project", "project_id", "seq"),
 )

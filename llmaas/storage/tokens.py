@@ -12,6 +12,7 @@ from llmaas.domain.users import User
 from llmaas.errors import NotFound
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
+from llmaas.storage.readable import all_readable, readable
 from llmaas.storage.tables import tokens, users
 
 
@@ -25,8 +26,9 @@ class SqlTokenStore:
             row = (await connection.execute(joined.where(tokens.c.id == token_id))).mappings().first()
         if row is None:
             return None
-        token = Token(**{c.name: row[c.name] for c in tokens.c})
-        return token, User(**{c.name: row[f"its_{c.name}"] for c in users.c})
+        token = readable(Token, {c.name: row[c.name] for c in tokens.c})
+        user = readable(User, {c.name: row[f"its_{c.name}"] for c in users.c})
+        return None if token is None or user is None else (token, user)
 
     async def of_user(self, user_id: str, *, after: str | None, limit: int) -> list[Token]:
         query = sa.select(tokens).where(tokens.c.user_id == user_id, tokens.c.revoked_ms.is_(None))
@@ -34,7 +36,7 @@ class SqlTokenStore:
         if after is not None:
             query = query.where(tokens.c.id > after)
         async with self._database.connect() as connection:
-            return [Token(**row) for row in (await connection.execute(query)).mappings()]
+            return all_readable(Token, (await connection.execute(query)).mappings())
 
     async def add(self, token: Token, *, by: Actor) -> None:
         async with self._database.begin() as connection:

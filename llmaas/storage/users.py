@@ -14,6 +14,7 @@ from llmaas.domain.users import User, changed_meanwhile
 from llmaas.errors import Conflict, NotFound, Outdated
 from llmaas.storage.audit import record
 from llmaas.storage.database import Database
+from llmaas.storage.readable import all_readable, readable
 from llmaas.storage.tables import invitations, keys, memberships, recovery_codes, sessions, users
 
 _CHANGEABLE = ("name", "is_admin", "disabled_ms")
@@ -45,14 +46,14 @@ class SqlUserStore:
     async def list(self) -> list[User]:
         async with self._database.connect() as connection:
             rows = (await connection.execute(sa.select(users).order_by(users.c.email))).mappings().all()
-        return [User(**row) for row in rows]
+        return all_readable(User, rows)
 
     async def page(self, *, after: str | None, limit: int) -> Sequence[User]:
         query = sa.select(users).order_by(users.c.id).limit(limit)
         if after is not None:
             query = query.where(users.c.id > after)
         async with self._database.connect() as connection:
-            return [User(**row) for row in (await connection.execute(query)).mappings()]
+            return all_readable(User, (await connection.execute(query)).mappings())
 
     async def add(self, user: User, *, by: Actor = SYSTEM) -> None:
         async with self._database.begin() as connection:
@@ -148,7 +149,7 @@ class SqlUserStore:
     async def _find(self, *conditions: sa.ColumnElement[bool]) -> User | None:
         async with self._database.connect() as connection:
             row = (await connection.execute(sa.select(users).where(*conditions))).mappings().first()
-        return None if row is None else User(**row)
+        return None if row is None else readable(User, row)
 
 
 async def add_user(connection: AsyncConnection, user: User, by: Actor) -> None:
@@ -165,7 +166,7 @@ async def require_unchanged(connection: AsyncConnection, verified: User) -> User
     verified: checking a password takes long enough for it to be changed meanwhile.
     """
     row = (await connection.execute(sa.select(users).where(users.c.id == verified.id))).mappings().first()
-    present = None if row is None else User(**row)
+    present = None if row is None else readable(User, row)
     if present is None or present.credentials != verified.credentials:
         raise changed_meanwhile()
     return present
@@ -173,9 +174,10 @@ async def require_unchanged(connection: AsyncConnection, verified: User) -> User
 
 async def _read(connection: AsyncConnection, user_id: str) -> User:
     row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).mappings().first()
-    if row is None:
+    user = None if row is None else readable(User, row)
+    if user is None:
         raise NotFound(f"There is no user `{user_id[:64]}`.", param="user_id")
-    return User(**row)
+    return user
 
 
 async def _update(connection: AsyncConnection, user_id: str, **values: object) -> None:

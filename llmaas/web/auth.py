@@ -84,10 +84,17 @@ class Authenticator:
         """Keys changed somewhere: read again what is held, so that known keys stay known and revoked ones stop."""
         fresh = await self._store.callers([caller.key.id for caller in self._known.values()])
         for digest, caller in list(self._known.items()):
-            if caller.key.id in fresh:
-                self._known[digest] = fresh[caller.key.id]
+            now = fresh.get(caller.key.id)
+            if now is not None and now.key.secret_hash == caller.key.secret_hash:
+                self._known[digest] = now
             else:
                 del self._known[digest]
+        self._nobodys.clear()
+        self._refreshes += 1
+
+    def forget(self) -> None:
+        """Let go of all that is held: each key is read again when it is used next, by itself. For when nobody knows what changed."""
+        self._known.clear()
         self._nobodys.clear()
         self._refreshes += 1
 
