@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -80,6 +80,8 @@ _MOST_SCRAPERS = 16
 _NEVER = -1
 """A revision that no database has."""
 _LOOK_AGAIN_S = 5.0
+_BEHIND_S = 3.0
+"""How long what changed of keys may be unreadable before no key is held any more: a revoked one stops within five seconds."""
 _PLACE_S = 5.0
 _PLACE_AGAIN_S = 0.1
 
@@ -185,6 +187,7 @@ class GatewayWorker:
         self._credentials: dict[str, Secret | None] = {}
         self._revisions = Revisions(catalogue=0, keys=0, money=0)
         self._day = ""
+        self._keys_unknown_since_s: float | None = None
         self._valkey: ValkeyCounters | None = None
         self._keeping_leases: asyncio.Task[None] | None = None
         self.metrics = Metrics()
@@ -206,7 +209,7 @@ class GatewayWorker:
             usage_always=settings.stream_usage == "always",
         )
         self._authenticator = Authenticator(installation.keys, installation.pepper, clock, settings.key_cache_size)
-        health_handlers = HealthHandlers(self.service, self.ledger, self.metrics)
+        health_handlers = HealthHandlers(self.service, self.ledger, self.metrics, lambda: not self._is_behind)
         inference = InferenceHandlers(
             self.service,
             self._authenticator,
@@ -400,19 +403,46 @@ class GatewayWorker:
         """Notice within `refresh_interval_s` what other processes changed. An unreachable database changes nothing here."""
         await self._presence.changes.wait(self._installation.settings.refresh_interval_s)
         try:
-            present = await self._installation.revisions.read()
-            if present.keys != self._revisions.keys:
-                await self._authenticator.refresh()
-            if present.catalogue != self._revisions.catalogue or self._installation.today != self._day:
-                await self._load_catalogue()
-            money = self._revisions.money
-            if present.money != money or present.keys != self._revisions.keys:
-                money = present.money if await self._counters.refresh() else _NEVER
-            self._revisions = dataclasses.replace(present, money=money)
+            await self._take_in_changes()
         except Unavailable as error:
             _log.warning("changes_not_readable", hint=error.hint)
-        if self._presence.silent_s > self._installation.settings.total_timeout_s:
-            await self._counters.refresh()  # idle leases are given up before others take this worker for gone
+        finally:
+            if self._presence.silent_s > self._installation.settings.total_timeout_s:
+                await self._counters.refresh()  # idle leases are given up before others take this worker for gone
+
+    async def _take_in_changes(self) -> None:
+        with self._or_behind(harmless=Unavailable):  # while the database is away, what is known goes on
+            present = await self._installation.revisions.read()
+        keys_changed = present.keys != self._revisions.keys
+        if keys_changed:
+            with self._or_behind(harmless=()):
+                await self._authenticator.refresh()
+        self._keys_unknown_since_s = None
+        if present.catalogue != self._revisions.catalogue or self._installation.today != self._day:
+            await self._load_catalogue()
+        money = self._revisions.money
+        if present.money != money or keys_changed:
+            money = present.money if await self._counters.refresh() else _NEVER
+        self._revisions = dataclasses.replace(present, money=money)
+
+    @contextlib.contextmanager
+    def _or_behind(self, *, harmless: type[Exception] | tuple[()]) -> Iterator[None]:
+        """When it fails for long, keys are held no longer: each is read by itself when it is used, so a revoked one stops."""
+        try:
+            yield
+        except harmless:
+            raise
+        except Exception:
+            if self._keys_unknown_since_s is None:
+                self._keys_unknown_since_s = self._clock.monotonic_s()
+            if self._is_behind:
+                self._authenticator.forget()
+            raise
+
+    @property
+    def _is_behind(self) -> bool:
+        since_s = self._keys_unknown_since_s
+        return since_s is not None and self._clock.monotonic_s() - since_s >= _BEHIND_S
 
     async def _load_catalogue(self) -> None:
         sealed = await self._installation.catalogue.sealed_secrets()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmaas.domain.access import Caller
 from llmaas.domain.ports import UsageLog
 from llmaas.inference.service import InferenceService
@@ -11,8 +13,12 @@ from llmaas.web.responses import JSON, respond
 
 
 class HealthHandlers:
-    def __init__(self, service: InferenceService, log: UsageLog, metrics: Metrics) -> None:
+    def __init__(
+        self, service: InferenceService, log: UsageLog, metrics: Metrics, following: Callable[[], bool]
+    ) -> None:
+        """`following`: whether changes of keys are heard of."""
         self._service = service
+        self._following = following
         self._log = log
         self._metrics = metrics
 
@@ -26,6 +32,8 @@ class HealthHandlers:
             status, body = 503, b'{"status":"draining"}'
         elif not self._log.accepting:
             status, body = 503, b'{"status":"ledger_unavailable"}'
+        elif not self._following():
+            status, body = 503, b'{"status":"changes_unknown"}'
         else:
             status, body = 200, b'{"status":"ready"}'
         headers = [JSON] if status == 200 else [JSON, (b"retry-after", b"2")]
