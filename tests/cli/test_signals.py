@@ -98,8 +98,6 @@ async def test_a_start_is_told_that_what_was_before_it_is_still_ending(
     assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     writer.close()
     await gone(*children.values())
-    await serving.start()
-    await serving.greeted()
 
 
 async def test_a_stop_told_to_all_processes_lets_the_built_in_engine_finish(serving: Serving, tiny_model: Path) -> None:

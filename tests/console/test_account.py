@@ -183,6 +183,7 @@ async def test_A11_a_change_by_cookie_needs_the_token_and_our_origin(
     sent = {"origin": ORIGIN, "x_csrf_token": browser.csrf, **headers}
     refused = await browser.call("POST", "/tokens", {"name": "x"}, **sent)
     assert refused.status_code == 403
+    assert ("origin" if "origin" in headers else "csrf") in refused.json()["error"]["message"]
     assert (await browser.call("GET", "/tokens")).json()["data"] == []
 
 
