@@ -16,6 +16,7 @@ from llmaas.protocol.lenient import (
     MAX_BYTES,
     Halves,
     clean,
+    fault_in,
     lenient_answer,
     lenient_embeddings,
     read_json,
@@ -238,3 +239,10 @@ def test_thinking_among_the_parts_of_content_is_reasoning() -> None:
         found = answer.choices[0].delta
         assert found is not None
         assert (found.reasoning_content, found.content) == ("hm", said)
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"usage":{"total_tokens":1}}', b'{"timings":{}}', b'{"prompt_progress":{"total":9}}', b'{"type":"ping"}']
+)
+def test_usage_timings_and_progress_are_no_errors(said: bytes) -> None:
+    assert fault_in(said) is NOTHING

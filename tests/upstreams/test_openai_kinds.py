@@ -11,8 +11,6 @@ import pytest
 
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import FREE
-from llmaas.protocol.engine import NOTHING
-from llmaas.protocol.lenient import fault_in
 from tests.fakes.behaviour import Behaviour, Call
 from tests.fakes.raw_http import RawConnection, request_bytes
 from tests.service import CHAT, KINDS, PROVIDER_KEY, Service, chunks, error_of, model_of, text_of
@@ -314,10 +312,3 @@ async def test_an_error_within_a_choice_is_a_failure(service: Service, stream: b
     service.fake().script(Behaviour(body=told, content_type=kind))
     answer = await service.chat(stream=stream)
     assert (answer.status, error_of(answer)["code"]) == (502, "engine_failed")
-
-
-@pytest.mark.parametrize(
-    "said", [b'{"usage":{"total_tokens":1}}', b'{"timings":{}}', b'{"prompt_progress":{"total":9}}', b'{"type":"ping"}']
-)
-def test_usage_timings_and_progress_are_no_errors(said: bytes) -> None:
-    assert fault_in(said) is NOTHING
