@@ -101,7 +101,7 @@ _BROKEN = """
   while (walker.nextNode()) {
     const node = walker.currentNode;
     if (!node.parentElement.checkVisibility()) continue;
-    for (const word of node.data.matchAll(/[^\\s@._:\\/-]{2,}/g)) {
+    for (const word of node.data.matchAll(/[^\\s@._:\\/<>-]{2,}/g)) {  // a line may end before each of these or after it
       if (word[0].length > 16) continue;  // an id
       const range = document.createRange();
       range.setStart(node, word.index);
