@@ -29,7 +29,7 @@ _LEAST_TOKENS = 128
 """Of a choice: with less to its end an answer is not worth starting."""
 
 
-class Bounds(Struct, frozen=True):
+class Bounds(Struct, frozen=True, gc=False):
     """The most that a request may use, over all choices. `input_tokens`: a token is at least a byte, and what chat templates
     add is bounded. `output_tokens` None: neither the caller nor the model bounds them. `first_step`: output tokens to hold
     before the start: all of them when the caller said how many, else so many that few answers need more; then less will do (`flexible`).

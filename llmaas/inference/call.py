@@ -7,7 +7,7 @@ from msgspec import Struct
 from llmaas.domain.access import Caller
 
 
-class Call(Struct, frozen=True):
+class Call(Struct, frozen=True, gc=False):
     """`explain`: the caller wants to see how it was routed."""
 
     caller: Caller

@@ -24,7 +24,7 @@ from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRe
 _NOTHING = TokenCounts()
 
 
-class Ending(Struct):
+class Ending(Struct, gc=False):
     """How a request ended and what was made until then."""
 
     outcome: Outcome

@@ -17,7 +17,7 @@ PING = b": ping\n\n"
 _json = msgspec.json.Encoder()
 
 
-class AnswerHead(Struct, frozen=True):
+class AnswerHead(Struct, frozen=True, gc=False):
     """What stands in every answer and every chunk of it. `backend` is `{"engine_type": …, "machine_name": …}`.
 
     `older_calls`: a call is told as `function_call`, to callers that gave `functions` in place of `tools`.

@@ -50,7 +50,7 @@ the same name for all of the prompt, and tell of the cache in their details.
 """
 
 
-class Reported(Struct, frozen=True):
+class Reported(Struct, frozen=True, gc=False):
     """An engine's own counts; `cached` is part of `prompt`, `reasoning` of `completion`. None: it told none that makes sense.
 
     `suspect`: some of it made no sense, or had to be concluded. `total`: where it told neither side.

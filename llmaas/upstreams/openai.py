@@ -191,7 +191,7 @@ class OpenAiUpstream:
         return self._transport.send(origin, self._posts.build(origin, base, path, body, credential), self._timeouts)
 
 
-class _Asking(Struct, frozen=True):
+class _Asking(Struct, frozen=True, gc=False):
     """A request as it was sent, for when it is refused."""
 
     _upstream: OpenAiUpstream
