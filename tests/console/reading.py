@@ -13,7 +13,7 @@ import httpx
 
 from tests.console.site import ORIGIN, Browser
 
-_VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "path", "rect", "use"})
+_VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "path", "rect", "use", "wbr"})
 _UNSEEN = frozenset({"script", "style", "template"})
 
 
