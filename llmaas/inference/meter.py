@@ -49,6 +49,7 @@ class Meter(Struct, eq=False):
         """Raises EngineFailed for an engine that goes on past what it was allowed."""
         out: list[Piece] = []
         pieces = self.pieces
+        ended = pieces.finished
         for answer in answers:
             if answer.usage is not NOTHING and given(answer.usage):
                 self._usage = answer.usage if self._usage is NOTHING else later_usage(self._usage, answer.usage)
@@ -61,7 +62,7 @@ class Meter(Struct, eq=False):
         bound = self.bounds.output_tokens
         if bound is not None and pieces.seen > bound + _SLACK_PIECES:
             raise EngineFailed("The engine went on past the requested length.")
-        if pieces.finished:
+        if ended:
             # Some give a reason with each piece, and text after one is text all the same; but nobody goes on for ever without.
             self._after_end += sum(
                 not any(choice.finish_reason for choice in answer.choices or ()) for answer in answers
