@@ -135,7 +135,8 @@ class _Odd:
         cached = max(cached or 0, self._largest("cached beside") or 0)
         if total is None:
             if completion is not None and reasoning is not None and reasoning > completion:
-                completion += reasoning
+                # It is beside the rest and not a part of it; who counts so might as well count otherwise.
+                completion, self._suspect = completion + reasoning, True
             return Reported(prompt, completion, cached, reasoning, self._suspect)
         if prompt and completion and not reasoning and total > prompt + completion and self._tells_thoughts_nowhere():
             # Gemini's route for OpenAI's clients leaves the thoughts out, and has them in the total alone.

@@ -252,7 +252,8 @@ def _doubtful(dialect: str) -> sa.Select[Any]:
         else lambda column: column
     )
     scaled = sum((exact(tokens[name]) * exact(price[name]) for name in _CLASSES), start=_number(_MTOK // 2))
-    whole = sa.func.floor(scaled / _number(_MTOK)) if dialect == "postgresql" else scaled // _number(_MTOK)
+    # PostgreSQL's `/` rounds a long quotient, at times up to the next whole number.
+    whole = sa.func.div(scaled, exact(_number(_MTOK))) if dialect == "postgresql" else scaled // _number(_MTOK)
     free = sa.or_(row.price_version.is_(None), row.billing_reason.in_(sorted(FREE)))
     expected = sa.case((free, _number(0)), else_=whole + price.request)
     corrects = row.corrects.is_not(None)

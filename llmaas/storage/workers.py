@@ -31,7 +31,9 @@ class SqlWorkerStore:
         async with self._database.begin(one_at_a_time=False) as connection:
             statement = upsert(connection, workers).values(values)
             later = {"seen_ms": worker.seen_ms, "catalogue_revision": worker.catalogue_revision}
-            await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=later))
+            # A heartbeat that was cancelled on its way may arrive behind the word that the worker has left, and must not undo it.
+            statement = statement.on_conflict_do_update(index_elements=["id"], set_=later, where=workers.c.seen_ms > 0)
+            await connection.execute(statement)
 
     async def leave(self, worker_id: str) -> None:
         """A worker ends in an orderly way: it need not be waited for."""

@@ -241,9 +241,9 @@ def test_reasoning_beside_details_that_tell_none_counts(details: Any) -> None:
     [
         (
             {"prompt_tokens": 9, "completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 40}},
-            Reported(9, 50, 0, 40),
+            Reported(9, 50, 0, 40, suspect=True),
         ),
-        ({"prompt_tokens": 9, "completion_tokens": 10, "reasoning_tokens": 40}, Reported(9, 50, 0, 40)),
+        ({"prompt_tokens": 9, "completion_tokens": 10, "reasoning_tokens": 40}, Reported(9, 50, 0, 40, suspect=True)),
         (
             {"prompt_tokens": 9, "completion_tokens": 10, "total_tokens": 19, "reasoning_tokens": 40},
             Reported(9, 10, 0, 40),
