@@ -22,10 +22,13 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FIRST_BYTE_S = 0.5
-BETWEEN_S = 0.6
-TOTAL_S = 2.0
-CONNECT_S = 0.7
+# Longer than the process of the tests, in which the fake engines run, is ever kept waiting on a busy machine.
+FIRST_BYTE_S = 1.5
+BETWEEN_S = 1.6
+TOTAL_S = 4.0
+CONNECT_S = 1.7
+# How much later than its time an end may come there.
+LATE_S = 1.5
 # One model for each test that makes its deployments fail, so that no test suffers from another's time aside.
 BOTH = [
     *("hang", "five-hundred", "busy", "refused", "reset-head", "first-event", "four-hundred", "spread", "too-many"),
@@ -144,7 +147,7 @@ async def test_F02_another_engine_answers_before_the_first_byte(
     upstream.always(FAILURES[model], model)
     started_s = time.monotonic()
     heard = [await ask(gateway, chat(model, stream=True)) for _ in range(2)]
-    assert time.monotonic() - started_s < FIRST_BYTE_S + 2
+    assert time.monotonic() - started_s < FIRST_BYTE_S + LATE_S
     assert all(h.complete for h in heard)
     rows = [await row_of(gateway, h) for h in heard]
     assert [row.backend_id for row in rows] == ["ma02", "ma02"]
@@ -259,7 +262,7 @@ async def test_a_full_backend_refuses_at_once(gateway: GatewayProcess, upstream:
 async def test_time_out_of_connecting(gateway: GatewayProcess) -> None:
     started_s = time.monotonic()
     heard = await ask(gateway, chat("silent-only"))
-    assert CONNECT_S - 0.1 < time.monotonic() - started_s < CONNECT_S + 1
+    assert CONNECT_S - 0.1 < time.monotonic() - started_s < CONNECT_S + LATE_S
     assert heard.status == 504
     row = (await gateway.rows())[0]
     assert (row.outcome, row.billing_reason) == ("engine_timeout", "failed_before_output")
@@ -271,7 +274,7 @@ async def test_time_out_of_the_first_byte(
     both(upstream, second_upstream, NAMED["fake-hang"], "all-hang")
     started_s = time.monotonic()
     heard = await ask(gateway, chat("all-hang", stream=True))
-    assert 2 * FIRST_BYTE_S - 0.1 < time.monotonic() - started_s < 2 * FIRST_BYTE_S + 1
+    assert 2 * FIRST_BYTE_S - 0.1 < time.monotonic() - started_s < 2 * FIRST_BYTE_S + LATE_S
     assert heard.status == 504
     row = (await gateway.rows())[0]
     assert (row.outcome, row.billing_reason, row.attempts) == ("engine_timeout", "failed_before_output", 2)
@@ -284,7 +287,7 @@ async def test_time_out_between_chunks(
     both(upstream, second_upstream, NAMED["fake-hang-2"], "mid-hang")
     started_s = time.monotonic()
     heard = await ask(gateway, chat("mid-hang", stream=True))
-    assert BETWEEN_S - 0.1 < time.monotonic() - started_s < BETWEEN_S + 0.9
+    assert BETWEEN_S - 0.1 < time.monotonic() - started_s < BETWEEN_S + LATE_S
     assert heard.status == 200
     assert heard.body.endswith(DONE)
     assert len(heard.errors) == 1
@@ -300,7 +303,7 @@ async def test_time_out_of_the_whole(
     both(upstream, second_upstream, Behaviour(endless=True, chunk_pause_ms=20), "endless")
     started_s = time.monotonic()
     heard = await ask(gateway, chat("endless", stream=True))
-    assert TOTAL_S - 0.1 < time.monotonic() - started_s < TOTAL_S + 1
+    assert TOTAL_S - 0.1 < time.monotonic() - started_s < TOTAL_S + LATE_S
     assert heard.body.endswith(DONE)
     assert len(heard.errors) == 1
     assert (await row_of(gateway, heard)).outcome == "engine_timeout"
