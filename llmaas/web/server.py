@@ -350,6 +350,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._read_later()
             return
         size = len(data)
         receiving = self._receiving
@@ -375,6 +376,16 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse(_TOO_LARGE)
         elif self._receiving is receiving and self._is_framing(size - (receiving.received - had)):
             self._refuse(b"The body of the request is all framing.")
+
+    def _read_later(self) -> None:
+        """The event loop reads a connection up to 32 times in a row; what is only dropped may not cost others that long."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _is_framing(self, more_bytes: int) -> bool:
         """Whether too much of the body has come that is neither data nor an honest chunk's. What a chunk leaves of its

@@ -14,11 +14,12 @@ import pytest
 
 from llmaas.domain.addresses import Proxies
 from llmaas.errors import BodyTooLarge, InvalidRequest, Saturated
+from llmaas.loop import Loop
 from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
 from llmaas.web.bodies import Bodies
 from llmaas.web.channel import Channel
 from llmaas.web.requests import open_request
-from llmaas.web.server import HttpChannel, HttpServer, listen
+from llmaas.web.server import HttpChannel, HttpConnection, HttpServer, listen
 from tests.fakes.raw_http import Incomplete, RawConnection
 from tests.waiting import until
 
@@ -47,9 +48,16 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    handle: Callable[[Channel], Awaitable[None]] = echo, proxies: Proxies | None = None, **more: Any
+    handle: Callable[[Channel], Awaitable[None]] = echo,
+    proxies: Proxies | None = None,
+    *,
+    send_buffer: int | None = None,
+    **more: Any,
 ) -> AsyncIterator[Running]:
+    """`send_buffer`: bytes that the kernel keeps of an answer that nobody reads, or as many as it likes."""
     listener = listen("127.0.0.1", 0)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = HttpServer(handle, proxies, **more)
     await server.start(listener)
     try:
@@ -517,13 +525,13 @@ LARGE_HEAD = b"GET /x HTTP/1.1\r\nhost: h\r\n" + b"".join(b"a%d: %b\r\n" % (n, b
 async def test_A23_what_connections_hold_has_a_budget_and_strangers_go_first(sent: bytes) -> None:
     async def answer(channel: Channel) -> None:
         if channel.path == "/large":
-            await channel.whole(200, [], bytes(3_000_000))
+            await channel.whole(200, [], bytes(300_000))
         else:
             await echo(channel)
 
     bodies = Bodies(2_000_000)
     assert bodies.share == 1_000_000
-    async with serving(answer, bodies=bodies, knows=has_key) as running, AsyncExitStack() as stack:
+    async with serving(answer, send_buffer=4096, bodies=bodies, knows=has_key) as running, AsyncExitStack() as stack:
         known = await stack.enter_async_context(await running.open())
         await known.send(KNOWN)
         server = running.server
@@ -751,3 +759,37 @@ async def test_an_asgi_application_answers_through_it() -> None:
             await raw.send(b"POST /api/x HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(sent) + sent)
             answer = await raw.response()
             assert (answer.status, answer.header("id"), answer.body) == (201, "req-1", answered)
+
+
+@pytest.mark.parametrize("opening", [b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx", GET[:-2] + b"no header\r\n"])
+def test_A19_what_is_only_dropped_keeps_nobody_waiting(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's event loop reads a connection that has much to say up to 32 times before it turns to another one."""
+    reads_of_turns: list[int] = []
+    read = HttpConnection.data_received
+
+    def counted(self: HttpConnection, data: bytes) -> None:
+        reads_of_turns[-1] += 1
+        read(self, data)
+
+    async def flood() -> None:
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            reads_of_turns.append(0)
+            loop.call_soon(turn)
+
+        def send(url: str) -> None:
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as sock, contextlib.suppress(OSError):
+                sock.sendall(opening)
+                sock.sendall(b"y" * 2**25)
+
+        async with serving() as running:
+            turn()
+            await asyncio.to_thread(send, running.url)
+
+    monkeypatch.setattr(HttpConnection, "data_received", counted)
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(flood())
+    assert sum(reads_of_turns) > 50
+    assert max(reads_of_turns) <= 2
