@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +14,9 @@ from llmaas.cli import output
 from llmaas.cli.parameters import JsonFlag, span_ms, words
 from llmaas.cli.place import Place, at_place
 from llmaas.cli.projects import require_project
-from llmaas.domain.energy import format_wh
-from llmaas.domain.exports import ROW_COLUMNS, row_record
+from llmaas.domain.exports import ROW_COLUMNS, class_record, row_record, sum_record
 from llmaas.domain.prices import format_amount
-from llmaas.domain.usage import BILLED, ClassSum, Grouping, Outcome, UsageFilter, UsageRow, UsageSum
+from llmaas.domain.usage import Grouping, Outcome, UsageFilter, UsageRow, is_unpriced
 from llmaas.domain.values import closest, printable
 from llmaas.errors import NotFound
 
@@ -145,66 +145,47 @@ async def _show_sums(installation: Installation, where: UsageFilter, form: _Form
     by_row = [Grouping(name) for name in groups if name != _TOKEN_TYPE]
     by_token_type = _TOKEN_TYPE in groups
     if by_token_type:
-        records = [_class_record(each, by_row) for each in await installation.usage.class_sums(where, by_row)]
+        records = [class_record(each, by_row) for each in await installation.usage.class_sums(where, by_row)]
     else:
-        records = [_record(each, by_row) for each in await installation.usage.sums(where, by_row)]
+        records = [sum_record(each, by_row) for each in await installation.usage.sums(where, by_row)]
     names = [name.replace("-", "_") for name in (*by_row, *([_TOKEN_TYPE] if by_token_type else []))]
     numbers = ["tokens"] if by_token_type else [*_TOKENS, "total_tokens", "estimated_wh"]
     columns = [*names, "requests", *numbers, "cost", "currency"]
     if form.as_json:
         output.json_list(records)
     elif form.as_csv:
-        written = output.CsvTable(columns)
+        written = output.CsvTable([*columns, "unpriced_requests"])
         for record in records:
-            written.add(record[c] for c in columns)
+            written.add(record[c] for c in (*columns, "unpriced_requests"))
     elif records:
         if Grouping.KEY in by_row:
             known = await installation.keys.get_many(list({record["key"] for record in records}))
             records = [{**each, "name": known[each["key"]].name if each["key"] in known else ""} for each in records]
             columns.insert(columns.index("key") + 1, "name")
         shown = [c.replace("_", " ").replace(" tokens", "").replace("total", "tokens") for c in columns]
-        unpriced = await installation.usage.unpriced(where)
-        if by_row == [Grouping.MODEL] and not by_token_type:
+        if not by_token_type:
             free = format_amount(0)
             records = [
-                {**each, "cost": _NO_PRICE} if each["model"] in unpriced and each["cost"] == free else each
+                {**each, "cost": _NO_PRICE} if each["unpriced_requests"] and each["cost"] == free else each
                 for each in records
             ]
         output.table(shown, [[record[c] for c in columns] for record in records], title="Sums")
-        for model_id, count in unpriced.items():
-            told = f"{count} request{'' if count == 1 else 's'} of {printable(model_id)}"
-            output.note(
-                f"no price: {told} cost nothing; give it one in the fleet file (0 where it is meant to be free)"
-            )
+        await _tell_unpriced(installation, where)
     else:
         output.note("no usage yet")
 
 
-def _record(total: UsageSum, by: Sequence[Grouping]) -> dict[str, Any]:
-    return {
-        **_group_values(total.group, by),
-        "requests": total.requests,
-        **{name: getattr(total, name) for name in _TOKENS},
-        "total_tokens": total.total_tokens,
-        "estimated_wh": format_wh(total.energy_uwh),
-        "cost": format_amount(total.cost_nano),
-        "currency": total.currency,
-    }
-
-
-def _class_record(total: ClassSum, by: Sequence[Grouping]) -> dict[str, Any]:
-    return {
-        **_group_values(total.group, by),
-        "token_type": total.token_class.value,
-        "requests": total.requests,
-        "tokens": total.tokens,
-        "cost": format_amount(total.cost_nano),
-        "currency": total.currency,
-    }
-
-
-def _group_values(group: Sequence[str | None], by: Sequence[Grouping]) -> dict[str, str | None]:
-    return {name.replace("-", "_"): value for name, value in zip(by, group, strict=True)}
+async def _tell_unpriced(installation: Installation, where: UsageFilter) -> None:
+    """One line for each model that had no price."""
+    counts: Counter[str] = Counter()
+    for total in await installation.usage.sums(where, [Grouping.MODEL]):
+        counts[total.group[0] or ""] += total.unpriced_requests
+    for model_id, count in sorted(counts.items()):
+        if count:
+            told = f"{count} request{'' if count == 1 else 's'} of {printable(model_id)}"
+            output.note(
+                f"no price: {told} cost nothing; give it one in the fleet file (0 where it is meant to be free)"
+            )
 
 
 async def _show_rows(installation: Installation, where: UsageFilter, form: _Form, limit: int | None) -> None:
@@ -256,9 +237,5 @@ def _cells(row: UsageRow) -> list[object]:
         row.engine_type,
         row.machine_name,
         row.outcome,
-        _NO_PRICE if _unpriced(row) else f"{format_amount(row.cost_nano)} {row.currency}",
+        _NO_PRICE if is_unpriced(row) and not row.cost_nano else f"{format_amount(row.cost_nano)} {row.currency}",
     ]
-
-
-def _unpriced(row: UsageRow) -> bool:
-    return row.price_version is None and not row.cost_nano and row.corrects is None and row.outcome in BILLED

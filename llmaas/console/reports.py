@@ -53,6 +53,7 @@ class Line:
     energy_uwh: int = 0
     ttft_ms: int = 0
     ttft_requests: int = 0
+    unpriced_requests: int = 0
     by_column: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -77,7 +78,7 @@ class Line:
 _MANY = frozenset({By.KEY, By.END_USER})
 _NUMBERS = (
     *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
-    *("cost_nano", "energy_uwh", "ttft_ms", "ttft_requests"),
+    *("cost_nano", "energy_uwh", "ttft_ms", "ttft_requests", "unpriced_requests"),
 )
 
 
@@ -101,6 +102,10 @@ class Report:
     @property
     def is_empty(self) -> bool:
         return not any(line.requests or line.cost_nano for line in self.totals)
+
+    @property
+    def unpriced_requests(self) -> int:
+        return sum(line.unpriced_requests for line in self.totals)
 
     @property
     def is_monthly(self) -> bool:
@@ -221,6 +226,7 @@ async def _by_class(
         line = lines.setdefault((name, found.currency), Line(name, found.currency))
         if found.token_class is not TokenClass.OTHER:
             line.requests += found.requests
+            line.unpriced_requests += found.unpriced_requests
             setattr(line, f"{name}_tokens", getattr(line, f"{name}_tokens") + found.tokens)
         line.cost_nano += found.cost_nano
         column = found.group[0] or ""

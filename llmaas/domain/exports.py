@@ -9,23 +9,61 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmaas.clock import iso
 from llmaas.domain.energy import format_wh
 from llmaas.domain.prices import format_amount
-from llmaas.domain.usage import COLUMNS, UsageRow
+from llmaas.domain.usage import COLUMNS, ClassSum, Grouping, UsageRow, UsageSum, is_unpriced
 
-ROW_COLUMNS: tuple[str, ...] = (*COLUMNS, "cost", "estimated_wh", "started")
+ROW_COLUMNS: tuple[str, ...] = (*COLUMNS, "cost", "estimated_wh", "started", "unpriced")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def row_record(row: UsageRow) -> dict[str, Any]:
-    """Every column of the row, and its cost, energy and start as people write them."""
+    """Every column of the row, its cost, energy and start as people write them, and whether it had no price."""
     values = {name: getattr(row, name) for name in COLUMNS}
-    readable = (format_amount(row.cost_nano), format_wh(row.energy_uwh), iso(row.started_ms))
-    return {**values, **dict(zip(("cost", "estimated_wh", "started"), readable, strict=True))}
+    added = (format_amount(row.cost_nano), format_wh(row.energy_uwh), iso(row.started_ms), is_unpriced(row))
+    return {**values, **dict(zip(ROW_COLUMNS[len(COLUMNS) :], added, strict=True))}
+
+
+def sum_record(total: UsageSum, by: Sequence[Grouping]) -> dict[str, Any]:
+    """The values of its groupings, then its numbers; cost, energy and means as people write them."""
+    return {
+        **group_values(total.group, by),
+        "requests": total.requests,
+        "input_tokens": total.input_tokens,
+        "cached_input_tokens": total.cached_input_tokens,
+        "output_tokens": total.output_tokens,
+        "reasoning_tokens": total.reasoning_tokens,
+        "total_tokens": total.total_tokens,
+        "documents": total.documents,
+        "estimated_wh": format_wh(total.energy_uwh),
+        "cost": format_amount(total.cost_nano),
+        "currency": total.currency,
+        "unpriced_requests": total.unpriced_requests,
+        "mean_duration_ms": total.duration_ms // total.requests if total.requests else None,
+        "mean_ttft_ms": total.ttft_ms // total.ttft_requests if total.ttft_requests else None,
+    }
+
+
+def class_record(total: ClassSum, by: Sequence[Grouping]) -> dict[str, Any]:
+    """The same of one class of tokens."""
+    return {
+        **group_values(total.group, by),
+        "token_type": total.token_class.value,
+        "requests": total.requests,
+        "tokens": total.tokens,
+        "cost": format_amount(total.cost_nano),
+        "currency": total.currency,
+        "unpriced_requests": total.unpriced_requests,
+    }
+
+
+def group_values(group: Sequence[str | None], by: Sequence[Grouping]) -> dict[str, str | None]:
+    """Each value by the name of its grouping, as records spell it."""
+    return {name.replace("-", "_"): value for name, value in zip(by, group, strict=True)}
 
 
 def csv_line(cells: Iterable[object]) -> str:

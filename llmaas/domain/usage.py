@@ -145,6 +145,11 @@ MAY_COST = BILLED | {Outcome.ENGINE_REFUSED}
 """Outcomes of rows that may cost something. A request that was refused before any output made no tokens."""
 
 
+def is_unpriced(row: UsageRow) -> bool:
+    """Whether it cost nothing because nobody had set a price. A price of 0 is one."""
+    return row.price_version is None and row.outcome in BILLED
+
+
 class Grouping(StrEnum):
     """What sums of rows can be made by."""
 
@@ -195,6 +200,7 @@ class UsageFilter:
 @dataclass(frozen=True, slots=True)
 class UsageSum:
     """`group` has one value for each grouping that was asked for, in that order. `energy_uwh` is an estimate.
+    `unpriced_requests`: those of the requests for which `is_unpriced` holds.
 
     `ttft_ms` is the sum over those `ttft_requests` that gave a first piece.
     """
@@ -212,6 +218,7 @@ class UsageSum:
     duration_ms: int = 0
     ttft_ms: int = 0
     ttft_requests: int = 0
+    unpriced_requests: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -252,6 +259,7 @@ class ClassSum:
     requests: int
     tokens: int
     cost_nano: int
+    unpriced_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 5_000
 _PRIVATE = 0o600
 CHANGES_CHANNEL = "llmaas_changes"
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The version that this program works with: the newest migration (a test compares the two)."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

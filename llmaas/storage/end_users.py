@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.storage.database import Database, upsert
-from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, NUMBERS
+from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, READ, UNPRICED, unpriced_of
 from llmaas.storage.tables import (
     usage,
     usage_days,
@@ -69,7 +69,7 @@ class SqlEndUsers:
         async with self._database.connect(long=True) as connection:
             found: Sequence[Any] = (await connection.execute(_days_differ())).all()
         for day_ms, project_id, *amounts in found:
-            told = ", ".join(f"{n} by {int(a)}" for n, a in zip(NUMBERS, amounts, strict=True) if a)
+            told = ", ".join(f"{n} by {int(a)}" for n, a in zip(READ, amounts, strict=True) if a)
             yield f"day {day_ms} of {project_id}: usage_end_users differs from usage_days: {told}"
 
     async def _missing(self, now_ms: int) -> list[tuple[int, int]]:
@@ -158,7 +158,7 @@ class _Part:
             before = await self._keys(connection, project_id)
             rows: Sequence[Any] = (await connection.execute(self._sums(project_id))).all()
         of = {"project_id": project_id, "unit_ms": self.unit_ms, "start_ms": self.start_ms}
-        names = ("end_user", "currency", *NUMBERS)
+        names = ("end_user", "currency", *READ)
         made = [{**of, **dict(zip(names, (*row[:2], *map(int, row[2:])), strict=True))} for row in rows]
         gone = sorted(before - {(record["end_user"], record["currency"]) for record in made})
         for first in range(0, len(made), _AT_ONCE):
@@ -167,7 +167,7 @@ class _Part:
                 insert = upsert(connection, usage_end_users)
                 put = insert.on_conflict_do_update(
                     index_elements=list(usage_end_users.primary_key.columns),
-                    set_={name: insert.excluded[name] for name in NUMBERS},
+                    set_={name: insert.excluded[name] for name in READ},
                 )
                 await connection.execute(put, made[first : first + _AT_ONCE])
             await asyncio.sleep(_PAUSE_S)
@@ -214,9 +214,13 @@ class _Part:
 
     def _sums(self, project_id: str) -> sa.Select[Any]:
         end_user = sa.func.coalesce(usage.c.end_user, sa.literal_column("''"))
-        counted = {"requests": sa.func.count(), "ttft_requests": sa.func.count(usage.c.ttft_ms)}
+        counted = {
+            "requests": sa.func.count(),
+            "ttft_requests": sa.func.count(usage.c.ttft_ms),
+            UNPRICED: unpriced_of(usage),
+        }
         zero: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
-        numbers = [counted[n] if n in counted else sa.func.coalesce(sa.func.sum(usage.c[n]), zero) for n in NUMBERS]
+        numbers = [counted[n] if n in counted else sa.func.coalesce(sa.func.sum(usage.c[n]), zero) for n in READ]
         mine = (usage.c.project_id == project_id, *_between(usage.c.started_ms, self._bounds()))
         return sa.select(end_user, usage.c.currency, *numbers).where(*mine).group_by(end_user, usage.c.currency)
 
@@ -328,12 +332,15 @@ def _days_differ() -> sa.Select[Any]:
         if table is usage_end_users:
             clauses.append(usage_end_users.c.unit_ms == DAY_MS)
         factor = sa.literal_column(sign, sa.BigInteger)
-        sums = [(sa.func.sum(table.c[name]) * factor).label(name) for name in NUMBERS]
+        sums = [
+            ((unpriced_of(table) if name == UNPRICED else sa.func.sum(table.c[name])) * factor).label(name)
+            for name in READ
+        ]
         day = table.c[time].label("day_ms")
         parts.append(
             sa.select(day, table.c.project_id, *sums).where(*clauses).group_by(table.c[time], table.c.project_id)
         )
     both = sa.union_all(*parts).subquery()
-    differences = [sa.func.sum(both.c[name]) for name in NUMBERS]
+    differences = [sa.func.sum(both.c[name]) for name in READ]
     of = (both.c.day_ms, both.c.project_id)
     return sa.select(*of, *differences).group_by(*of).having(sa.or_(*(d != 0 for d in differences))).order_by(*of)

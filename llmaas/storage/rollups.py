@@ -15,8 +15,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmaas.domain.usage import BILLED
 from llmaas.storage.database import Database, upsert
-from llmaas.storage.tables import usage, usage_days, usage_end_user_parts, usage_hours, usage_months, usage_removed
+from llmaas.storage.tables import (
+    usage,
+    usage_days,
+    usage_end_user_parts,
+    usage_end_users,
+    usage_hours,
+    usage_months,
+    usage_removed,
+)
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -34,6 +43,20 @@ NUMBERS: tuple[str, ...] = (
     *("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "documents"),
     *("cost_nano", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests"),
 )
+
+UNPRICED = "unpriced_requests"
+"""This number is not kept in hours, days and months: two of their dimensions tell it."""
+READ: tuple[str, ...] = (*NUMBERS, UNPRICED)
+
+
+def unpriced_of(table: sa.Table) -> sa.ColumnElement[int]:
+    """How many requests of a table of usage are as `domain.usage.is_unpriced` says, as a sum over its records."""
+    if table is usage_end_users:
+        return sa.func.sum(table.c[UNPRICED])
+    requests: sa.ColumnElement[int] = _literal(1) if table is usage else table.c.requests
+    without = table.c.price_version.is_(None) if table is usage else table.c.price_version == _literal(0)
+    billed = table.c.outcome.in_(sorted(BILLED))
+    return sa.func.sum(sa.case((sa.and_(without, billed), requests), else_=_literal(0)))
 
 
 def month_start(ms: int) -> int:

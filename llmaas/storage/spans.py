@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from llmaas.clock import iso
 from llmaas.domain.usage import FROM_ROWS, Grouping, UsageFilter
 from llmaas.storage.end_users import Bounds, EndUserParts
-from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, NUMBERS, month_end, month_start
+from llmaas.storage.rollups import DAY_MS, FRESH, HOUR_MS, READ, UNPRICED, month_end, month_start, unpriced_of
 from llmaas.storage.tables import keys, usage, usage_days, usage_end_users, usage_hours, usage_months
 
 _COLUMN_OF = {
@@ -75,7 +75,7 @@ def sums_query(
     with_price: bool = False,
     parts: EndUserParts | None = None,
     only: Only | None = None,
-    numbers: Sequence[str] = NUMBERS,
+    numbers: Sequence[str] = READ,
 ) -> sa.Select[Any]:
     """Columns: one for each grouping, currency, [price version, outcome], then the numbers. The last may be decimals.
 
@@ -272,6 +272,8 @@ def _dimension(table: sa.Table, time: sa.ColumnElement[int], name: str) -> sa.Co
 
 
 def _total(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    if name == UNPRICED:
+        return sa.func.coalesce(unpriced_of(table), sa.literal_column("0"))
     if table is not usage:
         return sa.func.sum(table.c[name])
     if name == "requests":

@@ -373,6 +373,7 @@ usage_end_users = Table(
     Column("duration_ms", BigInteger, nullable=False),
     Column("ttft_ms", BigInteger, nullable=False),
     Column("ttft_requests", BigInteger, nullable=False),
+    Column("unpriced_requests", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.prices import Price, TokenCounts, cost_nano
 from llmaas.domain.usage import (
-    BILLED,
     FREE,
     MAY_COST,
     BillingReason,
@@ -34,7 +33,7 @@ from llmaas.domain.usage import (
 )
 from llmaas.storage.database import Database
 from llmaas.storage.end_users import EndUserParts, end_user_parts
-from llmaas.storage.rollups import NUMBERS
+from llmaas.storage.rollups import READ, UNPRICED
 from llmaas.storage.spans import (
     Only,
     group_text,
@@ -49,7 +48,7 @@ from llmaas.storage.tables import prices, usage
 _PAGE_ROWS = 1_000
 _MTOK = 1_000_000
 _SUMMED = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano")
-_ALSO = ("documents", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests")
+_ALSO = ("documents", "energy_uwh", "duration_ms", "ttft_ms", "ttft_requests", UNPRICED)
 _CLASSES = (TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT, TokenClass.REASONING)
 _RANKED = {
     Ranked.TOKENS: ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
@@ -115,23 +114,12 @@ class SqlUsageReader:
             currency, version, outcome, *numbers = row[len(by) :]
             group = _texts(by, row), currency
             charged = known.get(version) if version is not None and outcome in MAY_COST else None
-            bills.setdefault(group, _Bill()).add(charged, dict(zip(NUMBERS, map(int, numbers), strict=True)))
+            bills.setdefault(group, _Bill()).add(charged, dict(zip(READ, map(int, numbers), strict=True)))
         return [
             one
             for (values, currency), bill in sorted(bills.items(), key=lambda item: _order_of(*item[0]))
             for one in bill.classes(values, currency)
         ]
-
-    async def unpriced(self, where: UsageFilter) -> dict[str, int]:
-        """By model: requests that cost nothing because nobody had set a price, and not because they were free."""
-        async with self._database.connect() as connection:
-            found = await _read(connection, sums_query(where, [Grouping.MODEL], with_price=True))
-        counts: dict[str, int] = {}
-        for model_id, _, version, outcome, *numbers in found:
-            if not version and outcome in BILLED:
-                requests = int(dict(zip(NUMBERS, numbers, strict=True))["requests"])
-                counts[model_id] = counts.get(model_id, 0) + requests
-        return {model_id: count for model_id, count in sorted(counts.items()) if count}
 
     async def rows(self, where: UsageFilter, limit: int | None = None) -> AsyncIterator[UsageRow]:
         """Single rows, newest first, in constant memory. Rows that arrive meanwhile are not among them."""
@@ -181,12 +169,14 @@ class _Bill:
 
     def __init__(self) -> None:
         self._requests = 0
+        self._unpriced = 0
         self._cost_nano = 0
         self._tokens = dict.fromkeys(_CLASSES, 0)
         self._scaled = dict.fromkeys(_CLASSES, 0)
 
     def add(self, price: Price | None, numbers: dict[str, int]) -> None:
         self._requests += numbers["requests"]
+        self._unpriced += numbers[UNPRICED]
         self._cost_nano += numbers["cost_nano"]
         for name in _CLASSES:
             tokens = numbers[f"{name}_tokens"]
@@ -196,11 +186,12 @@ class _Bill:
     def classes(self, values: tuple[str | None, ...], currency: str) -> list[ClassSum]:
         costs = {name: (scaled + _MTOK // 2) // _MTOK for name, scaled in self._scaled.items()}
         classes = [
-            ClassSum(values, currency, name, self._requests, self._tokens[name], costs[name]) for name in _CLASSES
+            ClassSum(values, currency, name, self._requests, self._tokens[name], costs[name], self._unpriced)
+            for name in _CLASSES
         ]
         rest = self._cost_nano - sum(costs.values())
         if rest:
-            classes.append(ClassSum(values, currency, TokenClass.OTHER, self._requests, 0, rest))
+            classes.append(ClassSum(values, currency, TokenClass.OTHER, self._requests, 0, rest, self._unpriced))
         return classes
 
 
@@ -220,10 +211,10 @@ def _sums(by: Sequence[Grouping], rows: Sequence[Any]) -> list[UsageSum]:
     totals: dict[_Group, list[int]] = {}
     for row in rows:
         currency, *numbers = row[len(by) :]
-        total = totals.setdefault((_texts(by, row), currency), [0] * len(NUMBERS))
+        total = totals.setdefault((_texts(by, row), currency), [0] * len(READ))
         for n, number in enumerate(numbers):
             total[n] += int(number)
-    named = [(group, dict(zip(NUMBERS, total, strict=True))) for group, total in totals.items()]
+    named = [(group, dict(zip(READ, total, strict=True))) for group, total in totals.items()]
     sums = [UsageSum(*group, *(total[name] for name in (*_SUMMED, *_ALSO))) for group, total in named]
     return sorted(sums, key=_order)
 

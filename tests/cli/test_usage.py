@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from llmaas.domain.usage import COLUMNS
+from llmaas.domain.exports import ROW_COLUMNS
 from tests.cli.ledgers import NOON_MS, record, spool, usage_row
 from tests.cli.running import Cli
 
@@ -156,7 +156,7 @@ def test_rows_for_programs_have_every_column(llmaas: Cli) -> None:
     filled(llmaas)
     rows = llmaas.good("usage", "--rows", "--json").json
     assert [int(row["id"].removeprefix("chatcmpl-"), 16) for row in rows] == [3, 2, 1, 4]
-    assert list(rows[0]) == [*COLUMNS, "cost", "estimated_wh", "started"]
+    assert list(rows[0]) == list(ROW_COLUMNS)
     assert (rows[0]["streamed"], rows[0]["started"]) == (True, "2026-05-29T12:00:03.000Z")
     assert rows[3]["cost"] == "1.234567891"
     assert [row["id"] for row in llmaas.good("usage", "--rows", "--limit", "2", "--json").json] == [
@@ -173,7 +173,7 @@ def test_A02_a_spreadsheet_finds_no_formula(llmaas: Cli) -> None:
         assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
         assert "'=cmd|' /C calc'!A0" in cells
     head, *rows = csv.reader(io.StringIO(llmaas.good("usage", "--rows", "--csv").out))
-    assert head == [*COLUMNS, "cost", "estimated_wh", "started"]
+    assert head == list(ROW_COLUMNS)
     assert len(rows) == 4
 
 
@@ -282,6 +282,13 @@ def test_what_had_no_price_is_told_from_what_is_free(llmaas: Cli) -> None:
     ]
     by_day = llmaas.good("usage", "--by", "day").err
     assert "2 requests of forgotten" in by_day
+    counts = {"broken": 0, "forgotten": 2, "free": 0}
+    assert {s["model"]: s["unpriced_requests"] for s in llmaas.good("usage", "--json").json} == counts
+    for options in ([], ["--by", "model,token-type"]):
+        lines = csv.DictReader(io.StringIO(llmaas.good("usage", "--csv", *options).out))
+        assert {line["model"]: int(line["unpriced_requests"]) for line in lines} == counts
+    unpriced = {row["id"]: row["unpriced"] for row in llmaas.good("usage", "--rows", "--json").json}
+    assert [row_id for row_id, so in unpriced.items() if so] == [usage_row(n).id for n in (3, 2)]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ class Lab:
             "requested_model": "granite",
             "provider_id": "lab",
             "backend_id": "ma01",
+            "price_version": 1,
             "input_tokens": 1_000,
             "output_tokens": 500,
             "ttft_ms": 200,

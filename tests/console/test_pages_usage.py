@@ -47,6 +47,21 @@ def _chart(page: Shown) -> list[str]:
     return [text for text in told if ":" in text]
 
 
+async def test_requests_without_a_price_are_counted_and_told_apart(used: Lab) -> None:
+    await used.asked(used.row(70, model_id="forgotten", price_version=None, cost_nano=0))
+    viewer = await used.reader("viewer")
+    page = await viewer.get(USAGE)
+    assert page.row("forgotten")["Cost"] == "No price"
+    assert page.row("Total")["Cost"] == "0.0270 EUR"
+    assert "1 request cost nothing, because its model had no price." in page.text
+    assert "Set prices" not in page.text, "a viewer cannot"
+    assert "Set prices" in (await (await used.reader("root")).get(USAGE)).text
+    listed = await viewer.get(f"{USAGE}/requests")
+    assert [row["Cost"] for row in listed.rows() if row["Model"] == "forgotten"] == ["No price"]
+    for path in ("/projects/lab/overview", "/projects/lab/billing"):
+        assert "1 request without a price" in (await viewer.get(path)).text, path
+
+
 async def test_sums_by_model_are_those_of_the_rows(used: Lab) -> None:
     page = await (await used.reader("viewer")).get(USAGE)
     granite, total = page.row("granite3.3:8b"), page.row("Total")

@@ -45,6 +45,7 @@ async def test_sums_are_of_this_month_unless_told(admin: Admin) -> None:
     (total,) = answer["data"]
     assert (total["model"], total["requests"], total["total_tokens"], total["estimated_wh"]) == ("m", 5, 40, "5.0")
     assert (total["mean_ttft_ms"], total["cost"], total["currency"]) == (10, "0.00", "EUR")
+    assert total["unpriced_requests"] == 5
     answer = (
         await client.call("GET", "/projects/lab/usage?from=2000-01-01&by=model,month", authorization=viewer)
     ).json()
@@ -63,6 +64,7 @@ async def test_classes_of_tokens(admin: Admin) -> None:
         "output": 25,
         "reasoning": 0,
     }
+    assert {s["unpriced_requests"] for s in answer["data"]} == {5}
 
 
 async def test_rows_come_in_pages(admin: Admin) -> None:

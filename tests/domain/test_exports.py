@@ -31,4 +31,6 @@ def test_A02_what_callers_wrote_stays_in_its_cell(text: str) -> None:
 def test_a_row_has_every_column_and_what_people_read() -> None:
     record = row_record(row(cost_nano=1_500_000_000, energy_uwh=2_000_000, started_ms=1_780_012_800_000))
     assert tuple(record) == ROW_COLUMNS
+    assert (record["unpriced"], row_record(row(price_version=1))["unpriced"]) == (True, False)
+    assert row_record(row(outcome="engine_failed"))["unpriced"] is False, "it would have cost nothing anyway"
     assert (record["cost"], record["estimated_wh"], record["started"]) == ("1.50", "2.0", "2026-05-29T00:00:00.000Z")

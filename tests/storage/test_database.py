@@ -187,6 +187,18 @@ async def test_a_database_of_the_schema_before_is_migrated_with_what_is_in_it(em
     await database.close()
 
 
+def test_sums_by_end_user_from_before_they_counted_unpriced_requests_are_made_anew(empty_place: Place) -> None:
+    if isinstance(empty_place, Path):
+        empty_place.parent.mkdir()
+    module._on_schema(empty_place, lambda connection, _: module.upgrade(connection, "0004"))  # noqa: SLF001 - no door leads back
+    run(empty_place, "INSERT INTO usage_end_user_parts (unit_ms, start_ms, maker) VALUES (86400000, 0, 0)")
+    assert migrate(empty_place) == ("0004", SCHEMA)
+    found = module._on_schema(  # noqa: SLF001 - as above
+        empty_place, lambda connection, _: connection.scalar(sa.text("SELECT count(*) FROM usage_end_user_parts"))
+    )
+    assert found == 0, "no part counts as whole before it is made from rows"
+
+
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"hello " * 1000)

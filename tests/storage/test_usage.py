@@ -157,6 +157,9 @@ def counted(rows: Sequence[UsageRow], where: UsageFilter, by: Sequence[Grouping]
             requests=len(mine),
             ttft_ms=sum(one.ttft_ms or 0 for one in mine),
             ttft_requests=sum(one.ttft_ms is not None for one in mine),
+            unpriced_requests=sum(
+                one.price_version is None and one.outcome in {"completed", "client_aborted"} for one in mine
+            ),
             **{name: sum(getattr(one, name) for one in mine) for name in NUMBERS},
         )
         for group, mine in groups.items()
@@ -244,6 +247,7 @@ async def test_classes_of_tokens_add_up_to_the_bill(database: Database) -> None:
     ]
     assert sum(s.cost_nano for s in sums) == 2 * GOOD.cost_nano
     assert {s.requests for s in sums} == {4}
+    assert {s.unpriced_requests for s in sums} == {1}
 
 
 async def test_rows_come_newest_first_as_they_were_put(database: Database) -> None:

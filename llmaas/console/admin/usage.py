@@ -21,12 +21,10 @@ from litestar.response import Stream
 
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Limit, PathId, moment
-from llmaas.domain.energy import format_wh
-from llmaas.domain.exports import ROW_COLUMNS, csv_line, json_line, row_record
+from llmaas.domain.exports import ROW_COLUMNS, class_record, csv_line, json_line, row_record, sum_record
 from llmaas.domain.permissions import Permission
-from llmaas.domain.prices import format_amount
 from llmaas.domain.projects import unknown_project
-from llmaas.domain.usage import FROM_ROWS, ClassSum, Cursor, Grouping, UsageFilter, UsageSum
+from llmaas.domain.usage import FROM_ROWS, Cursor, Grouping, UsageFilter
 from llmaas.errors import InvalidRequest
 
 _TOKEN_TYPE = "token-type"
@@ -44,7 +42,10 @@ class ExportFormat(StrEnum):
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """`from` is within, `to` is not; null: without end. Money is a decimal in `currency`, energy an estimate."""
+    """`from` is within, `to` is not; null: without end. Money is a decimal in `currency`, energy an estimate.
+
+    `unpriced_requests`: those of the requests that cost nothing because their model had no price.
+    """
 
     start: str | None = msgspec.field(name="from")
     end: str | None = msgspec.field(name="to")
@@ -162,9 +163,9 @@ async def _sums(services: Services, where: UsageFilter, by: str, *, given: bool)
     groupings = [_grouping(name) for name in names if name != _TOKEN_TYPE]
     _check_window(where, groupings, services.clock.now_ms())
     if _TOKEN_TYPE in names:
-        data = [_class_record(each, groupings) for each in await services.usage.class_sums(where, groupings)]
+        data = [class_record(each, groupings) for each in await services.usage.class_sums(where, groupings)]
     else:
-        data = [_sum_record(each, groupings) for each in await services.usage.sums(where, groupings)]
+        data = [sum_record(each, groupings) for each in await services.usage.sums(where, groupings)]
     return Sums(moment(where.from_ms), moment(where.to_ms), data)
 
 
@@ -198,39 +199,6 @@ async def _lines(services: Services, where: UsageFilter, file_format: ExportForm
             yield "".join(lines)
             lines.clear()
     yield "".join(lines)
-
-
-def _sum_record(total: UsageSum, by: Sequence[Grouping]) -> dict[str, Any]:
-    return {
-        **_groups(total.group, by),
-        "requests": total.requests,
-        "input_tokens": total.input_tokens,
-        "cached_input_tokens": total.cached_input_tokens,
-        "output_tokens": total.output_tokens,
-        "reasoning_tokens": total.reasoning_tokens,
-        "total_tokens": total.total_tokens,
-        "documents": total.documents,
-        "estimated_wh": format_wh(total.energy_uwh),
-        "cost": format_amount(total.cost_nano),
-        "currency": total.currency,
-        "mean_duration_ms": total.duration_ms // total.requests if total.requests else None,
-        "mean_ttft_ms": total.ttft_ms // total.ttft_requests if total.ttft_requests else None,
-    }
-
-
-def _class_record(total: ClassSum, by: Sequence[Grouping]) -> dict[str, Any]:
-    return {
-        **_groups(total.group, by),
-        "token_type": total.token_class.value,
-        "requests": total.requests,
-        "tokens": total.tokens,
-        "cost": format_amount(total.cost_nano),
-        "currency": total.currency,
-    }
-
-
-def _groups(group: Sequence[str | None], by: Sequence[Grouping]) -> dict[str, str | None]:
-    return {name.replace("-", "_"): value for name, value in zip(by, group, strict=True)}
 
 
 def _grouping(name: str) -> Grouping:

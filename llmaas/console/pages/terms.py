@@ -39,11 +39,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Nano-units. `forecast_nano`: what the month comes to if all that is left of it is as the days of the last week."""
+    """Nano-units. `unpriced_requests`: of this month. `forecast_nano`: what the month comes to if all that is left of it is as the days of the last week."""
 
     month_nano: int
     forecast_nano: int
     week_nano: int
+    unpriced_requests: int = 0
 
     def days_left(self, credit_nano: int) -> int | None:
         """How long credit lasts so, in whole days; None: nothing is spent. More than a year is said as 366."""
@@ -84,14 +85,16 @@ async def pace_of(services: Services, project_id: str) -> Pace:
     month, week = month_of(today), last_days(today, PACE_DAYS + 1)
     where = UsageFilter(project_id=project_id, from_ms=min(month.from_ms, week.from_ms))
     by_day: dict[str, int] = {}
+    unpriced = 0
     for part in await services.usage.sums(where, [Grouping.DAY]):
+        unpriced += part.unpriced_requests if (part.group[0] or "") >= str(month.first) else 0
         if part.currency == services.currency:
             by_day[part.group[0] or ""] = part.cost_nano
     spent = sum(cost for day, cost in by_day.items() if day >= str(month.first))
     lately = sum(by_day.get(day, 0) for day in week.days[:-1])
     # What is left of today runs as the days of the last week did, too.
     left_ms = (month.last - today).days * DAY_MS + DAY_MS - services.clock.now_ms() % DAY_MS
-    return Pace(spent, spent + lately * left_ms // (PACE_DAYS * DAY_MS), lately)
+    return Pace(spent, spent + lately * left_ms // (PACE_DAYS * DAY_MS), lately, unpriced)
 
 
 async def _since(services: Services, project_id: str, from_ms: int) -> Sequence[UsageSum]:

@@ -23,7 +23,7 @@ from llmaas.console.reports import MOST_LINES, By, Measure, Report, make_report
 from llmaas.console.spans import Span, day_of
 from llmaas.domain.keys import masked
 from llmaas.domain.permissions import Permission
-from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageRow
+from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageRow, is_unpriced
 from llmaas.errors import NotFound
 
 _MOST_KEYS = 200
@@ -93,6 +93,7 @@ async def list_requests(
         is_first=place is None,
         following=str(Cursor.after(found[_ROWS - 1])) if len(found) > _ROWS else None,
         options=names.options(services),
+        is_unpriced=is_unpriced,
     )
 
 
@@ -104,8 +105,9 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
     names = await _Names.read(page, services, project_id)
     made, took_ms = row.output_tokens + row.reasoning_tokens, row.duration_ms - (row.ttft_ms or 0)
     rate = made * 1000 // took_ms if made > 1 and took_ms >= _LEAST_RATE_MS else None
+    energy = shown_energy(page, row.energy_uwh)
     return page.render(
-        "usage/request.html", row=row, key_names=names.keys, rate=rate, energy=shown_energy(page, row.energy_uwh)
+        "usage/request.html", row=row, key_names=names.keys, rate=rate, energy=energy, is_unpriced=is_unpriced
     )
 
 
