@@ -9,8 +9,10 @@ import os
 import time
 
 _BLOCK_IDS = 256
-_RANDOM_DIGITS = 20
-_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_TAIL_BYTES = 10
+_VERSION = bytes(0x70 | byte & 0x0F for byte in range(256))
+_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
+"""Each byte as it stands where the version or the variant takes its highest bits."""
 
 
 class IdSource:
@@ -33,7 +35,8 @@ class IdSource:
 
 
 def _random_tails() -> list[str]:
-    """What follows the time: the version, and the variant in the highest two bits of the fifth digit."""
-    digits = os.urandom(_BLOCK_IDS * _RANDOM_DIGITS // 2).hex()
-    blocks = [digits[at : at + _RANDOM_DIGITS] for at in range(0, len(digits), _RANDOM_DIGITS)]
-    return [f"7{block[:3]}{_VARIANTS[block[3]]}{block[4:19]}" for block in blocks]
+    """What follows the time: the version and 12 random bits, the variant and 62, as hex digits."""
+    tails = bytearray(os.urandom(_BLOCK_IDS * _TAIL_BYTES))
+    tails[0::_TAIL_BYTES] = tails[0::_TAIL_BYTES].translate(_VERSION)
+    tails[2::_TAIL_BYTES] = tails[2::_TAIL_BYTES].translate(_VARIANT)
+    return tails.hex(" ", _TAIL_BYTES).split()
