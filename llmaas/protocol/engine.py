@@ -11,11 +11,12 @@ import msgspec
 from msgspec import Struct
 
 NOTHING = msgspec.Raw()
+_NULL = msgspec.Raw(b"null")
 
 
 def given(raw: msgspec.Raw) -> bool:
     """Whether a raw member was there and is not null."""
-    return raw is not NOTHING and bytes(raw) != b"null"
+    return raw is not NOTHING and raw != _NULL
 
 
 class EngineFunction(Struct):
