@@ -60,12 +60,11 @@ class Attempts:
         plan: Plan,
         settlement: Settlement,
         reply: Reply,
-        start: Callable[[Target], Handle[T]],
-        take: Callable[[T], U],
+        start: Callable[[Target], tuple[Handle[T], Callable[[T], U]]],
     ) -> U:
-        """What `take` made of what the attempt that worked, the last one started, gave first; its target is in the settlement
-        and counts as busy until `over()`. `take` raises EngineFailed for what is not what was asked for, which is then asked of
-        the next target. Raises the last attempt's error, or ClientGone.
+        """`start` gives an attempt and what takes its first answer, which raises EngineFailed when that is not what was asked for:
+        then the next target is asked. Gives what was taken of the attempt that worked, the last one started; its target is in the
+        settlement and counts as busy until `over()`. Raises the last attempt's error, or ClientGone.
         """
         if self._budget < _BUDGET_LEAST:
             self._budget = min(self._budget + _BUDGET_SHARE, _BUDGET_LEAST)
@@ -80,7 +79,7 @@ class Attempts:
             settlement.attempts += 1
             self._load.begin(target)
             try:
-                handle = start(target)
+                handle, take = start(target)
                 self._watch(reply, target, handle)
                 try:
                     first = await handle.first()

@@ -71,15 +71,22 @@ class Meter(Struct, eq=False):
                 raise EngineFailed("The engine went on after its end.")
         return out
 
-    def begin(self, answers: Sequence[EngineAnswer]) -> list[Piece]:
-        """Take what an engine gave first, of which nothing was relayed yet: the pieces, with the last ones when it is whole. Raises
-        EngineFailed for what is not what was asked for.
+    def begin(self, answers: Sequence[EngineAnswer]) -> str | list[Piece]:
+        """Take what an engine gave first, of which nothing was relayed yet: the pieces, with the last ones when it is whole; or all of
+        it, when that is one text and needs no mending. Raises EngineFailed for what is not what was asked for.
         """
         if not self.whole:
             out = self.feed(answers)
             if not self.pieces.seen:
                 self.pieces.check()
             return out
+        answer = answers[0]
+        text = self.pieces.plain_text(answer)
+        if text is not None:
+            self._usage = answer.usage
+            self._timings = answer.timings
+            self._text = text
+            return text
         out = self.feed(answers)
         if not self.pieces.finished and not self.pieces.seen:
             raise EngineFailed("The engine's answer is empty.")
@@ -100,16 +107,6 @@ class Meter(Struct, eq=False):
             called = "" if piece.tool is None else (piece.tool.name or "") + piece.tool.arguments
             self._text += (piece.content or "") + (piece.refusal or "") + called
             self._thoughts += piece.reasoning or ""
-
-    def plain_text(self, answers: Sequence[EngineAnswer]) -> str | None:
-        """Of a whole answer that is one text and needs no mending, which is then all of it; None: `feed` it."""
-        answer = answers[0]
-        text = self.pieces.plain_text(answer)
-        if text is not None:
-            self._usage = answer.usage
-            self._timings = answer.timings
-            self._text = text
-        return text
 
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""

@@ -78,11 +78,12 @@ class Relay(Struct, eq=False):
         if not pieces.finished:
             await self._make_sure(generation)
         rest = writer.write(self._last_pieces())
-        if meter.capped and pieces.finish_reason() == "length":
+        finish = pieces.finish_reason()
+        if meter.capped and finish == "length":
             self._limited = True
         if self._limited:
             rest += writer.limit_reached(_CUT_OFF)
-        ending, usage = self._ending()
+        ending, usage = self._ending(finish)
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
@@ -93,7 +94,8 @@ class Relay(Struct, eq=False):
         answer, meter = WholeAnswer(head), self._meter
         self._settlement.first_piece()
         if isinstance(begun, str):
-            answer.add_plain(begun, meter.pieces.finish_reason())
+            finish = meter.pieces.finish_reason()
+            answer.add_plain(begun, finish)
         else:
             answer.add(begun)
             if not generation.complete:
@@ -101,11 +103,12 @@ class Relay(Struct, eq=False):
                 if not meter.pieces.finished:
                     await self._make_sure(generation)
                 answer.add(self._last_pieces())
-        if meter.capped and meter.pieces.finish_reason() == "length":
+            finish = meter.pieces.finish_reason()
+        if meter.capped and finish == "length":
             self._limited = True
         if self._limited:
             answer.limit_reached = _CUT_OFF
-        ending, usage = self._ending()
+        ending, usage = self._ending(finish)
         body = answer.body(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
         await self._reply.whole(head.id, head.backend, body)
@@ -141,7 +144,7 @@ class Relay(Struct, eq=False):
     def _last_pieces(self) -> list[Piece]:
         return self._meter.pieces.cut("length") if self._cut_off else self._meter.last_pieces()
 
-    def _ending(self) -> tuple[Ending, Raw]:
+    def _ending(self, finish: str | None) -> tuple[Ending, Raw]:
         """Of a whole answer, with its `usage` object."""
         gone, meter = self._reply.gone, self._meter
         tokens, source, suspect = meter.counts(self._allowance.charged_at_most, self._cut_off)
@@ -152,7 +155,7 @@ class Relay(Struct, eq=False):
             tokens,
             source,
             suspect,
-            meter.pieces.finish_reason(),
+            finish,
         )
         plain, cached, output, reasoning = tokens.input, tokens.cached_input, tokens.output, tokens.reasoning
         return ending, usage_json(plain + cached, cached, output + reasoning, reasoning)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -146,14 +146,14 @@ class InferenceService:
         try:
             plan = self._policy.plan(entry.model.id, targets)
 
-            def start(target: Target) -> Embedding:
-                return self._upstreams[target.provider.kind].embed(target, request)
+            def start(target: Target) -> tuple[Embedding, Callable[[EngineEmbeddings], EngineEmbeddings]]:
+                return self._upstreams[target.provider.kind].embed(target, request), take
 
             def take(answer: EngineEmbeddings) -> EngineEmbeddings:
                 check_embeddings(answer, request)
                 return answer
 
-            result = await self._attempts.run(plan, settlement, reply, start, take)
+            result = await self._attempts.run(plan, settlement, reply, start)
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = settlement.target.backend.labels
@@ -189,7 +189,10 @@ class InferenceService:
         reply: Reply,
     ) -> None:
         targets = self._able(entry, bounds.needs) if bounds.needs else entry.targets
-        shape: Shape = "chat" if isinstance(request, ChatRequest) else "completion"
+        shape: Shape = "completion"
+        older = False
+        if isinstance(request, ChatRequest):
+            shape, older = "chat", request.functions is not None
         allowance = self._try_hold(call, catalogue, entry, bounds, reply)
         if allowance is None:
             allowance = await self._hold(call, catalogue, entry, bounds, reply)
@@ -198,12 +201,11 @@ class InferenceService:
         task = self._begin(settlement)
         try:
             plan = self._policy.plan(entry.model.id, targets)
-            begun = await self._attempts.run(plan, settlement, reply, start, start.take)
+            begun = await self._attempts.run(plan, settlement, reply, start)
             meter, generation = start.meter, start.generation
             assert settlement.target and meter and generation  # noqa: S101, PT018 - set by the attempt
             created_s = call.started_ms // 1000
             labels = settlement.target.backend.labels
-            older = isinstance(request, ChatRequest) and request.functions is not None
             head = AnswerHead(call.answer_id, shape, created_s, entry.model.id, labels, older)
             relay = Relay(reply, settlement, meter, allowance, _explainer(settlement) if call.explain else None)
             try:
@@ -323,7 +325,7 @@ class InferenceService:
 
 
 class _Start(Struct, eq=False):
-    """Asks a target for an answer. `meter` and `generation` are those of the last one that was asked."""
+    """Asks a target for an answer, which its meter takes. `meter` and `generation` are those of the last one that was asked."""
 
     _upstreams: Mapping[ProviderKind, Upstream]
     _call: Call
@@ -334,7 +336,7 @@ class _Start(Struct, eq=False):
     meter: Meter | None = None
     generation: Generation | None = None
 
-    def __call__(self, target: Target) -> Generation:
+    def __call__(self, target: Target) -> tuple[Generation, Callable[[Sequence[EngineAnswer]], str | list[Piece]]]:
         request, bounds = self._request, self._bounds
         upstream = self._upstreams[target.provider.kind]
         traits = upstream.traits
@@ -344,17 +346,10 @@ class _Start(Struct, eq=False):
         extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
         cap = None if traits.exact_while_streaming and as_stream else self._allowance.cap()
-        self.meter = Meter(bounds, pieces, not as_stream, request, cap is not None)
+        meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap is not None)
         told = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
         generation = self.generation = upstream.generate(target, told, stream=as_stream, extra=extra)
-        return generation
-
-    def take(self, first: Sequence[EngineAnswer]) -> str | list[Piece]:
-        """Holds what a generation gave first against the request."""
-        meter = self.meter
-        assert meter is not None  # noqa: S101 - it was asked
-        text = meter.plain_text(first) if meter.whole else None
-        return meter.begin(first) if text is None else text
+        return generation, meter.begin
 
 
 def _name_schema(error: EngineRefused, request: ChatRequest | CompletionRequest) -> None:

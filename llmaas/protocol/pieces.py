@@ -142,7 +142,7 @@ class Pieces:
             or message.tool_calls
         ):
             return None
-        self._begin(0).finish = choice.finish_reason
+        self._begun[0] = _Choice(None, finish=choice.finish_reason)
         self.seen = 1
         self.finished = True
         return message.content

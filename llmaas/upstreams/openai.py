@@ -106,22 +106,24 @@ class OpenAiUpstream:
         self._text = "/completions", Asked("prompt", explain=False)
 
     def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
-        if not self.traits.forces_calls and isinstance(request, ChatRequest) and demands_call(request):
-            by_schema = as_schema(request, "none")
-            return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra), request)
+        path, asked_in = self._text
+        if isinstance(request, ChatRequest):
+            path, asked_in = self._chat
+            if not self.traits.forces_calls and demands_call(request):
+                by_schema = as_schema(request, "none")
+                return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra), request)
         if request.logprobs is not None and not self.traits.gives_asked_alternatives and wants_none(request):
             asked = with_one(request)
             return WithoutAlternatives(self.generate(target, asked, stream=stream, extra=extra))
-        if isinstance(request, CompletionRequest) and not self.traits.prompt_lists:
+        if not self.traits.prompt_lists and isinstance(request, CompletionRequest):
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
                 each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
                 return InTurn(
                     [partial(self.generate, target, one, stream=stream, extra=extra) for one in each], request.n or 1
                 )
-        chat = isinstance(request, ChatRequest)
         built = self._build(target, request, stream=stream)
-        if extra and chat and not HINTS.isdisjoint(extra):
+        if extra and isinstance(request, ChatRequest) and not HINTS.isdisjoint(extra):
             built = msgspec.structs.replace(built, **dict.fromkeys(HINTS & extra.keys()))  # they are sent once
         body = _json.encode(built)
         if stream and self.traits.exact_while_streaming and not self._is_vllm:
@@ -130,7 +132,6 @@ class OpenAiUpstream:
             body = _json.encode(extra)[:-1] + b"," + body[1:]
         if self._habits.known:
             body = self._habits.adapted((target.backend.id, target.deployment.root), body)
-        path, asked_in = self._chat if chat else self._text
         asked_for = _Asking(self, target, path, body, asked_in)
         exchange = self._send(target, path, body)
         if not stream:

@@ -72,6 +72,9 @@ class Handle:
         self.aborted = error
 
 
+Started = tuple[Handle, Callable[[str], str]]
+
+
 class Rig:
     def __init__(self) -> None:
         self.load = Load()
@@ -85,14 +88,14 @@ class Rig:
         facts = Facts()
         left = list(outcomes)
 
-        def start(at: Target) -> Handle:
+        def start(at: Target) -> Started:
             self.started.append(at)
-            return Handle(left.pop(0))
+            return Handle(left.pop(0)), self.take
 
         settlement = cast(Settlement, facts)
         plan = Plan(targets or TARGETS, "least_busy")
         try:
-            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start, self.take)
+            await self.attempts.run(plan, settlement, cast(Reply, self.caller), start)
         finally:
             self.attempts.over(settlement)
         return facts
@@ -166,12 +169,12 @@ async def test_B05_a_hang_up_aborts_only_what_stops_costing(provider: Provider) 
     rig = Rig()
     handles: list[Handle] = []
 
-    def start(_: Target) -> Handle:
+    def start(_: Target) -> Started:
         handles.append(Handle(None, rig.caller.hang_up))
-        return handles[-1]
+        return handles[-1], rig.take
 
     facts = cast(Settlement, Facts())
-    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start, rig.take)
+    await rig.attempts.run(Plan([target(1, provider)], "only"), facts, cast(Reply, rig.caller), start)
     assert isinstance(handles[0].aborted, ClientGone) is provider.cancel_stops_billing
 
 

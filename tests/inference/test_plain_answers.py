@@ -12,7 +12,7 @@ from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter
 from llmaas.protocol.answers import AnswerHead, WholeAnswer
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
-from llmaas.protocol.pieces import Pieces
+from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, Message
 
 HEAD = AnswerHead("chatcmpl-1", "chat", 1_760_000_000, "m", {"engine_type": "openai", "machine_name": "ma01"})
@@ -56,11 +56,13 @@ def long_way(answer: EngineAnswer, *, thinks: bool) -> tuple[bytes, Any, str | N
 @given(said=ANSWERS, thinks=st.booleans())
 def test_a_plain_answer_is_what_it_is_piece_by_piece(said: dict[str, Any], thinks: bool) -> None:
     data = msgspec.json.encode(said)
-    counting = meter(thinks=thinks)
-    text = counting.plain_text([answer_decoder.decode(data)])
-    if text is None:
-        assert (counting.pieces.seen, counting.pieces.finished) == (0, False), "the long way begins anew"
+    pieces = Pieces(1, thinks)
+    if pieces.plain_text(answer_decoder.decode(data)) is None:
+        assert (pieces.seen, pieces.finished) == (0, False), "the long way begins anew"
         return
+    counting = meter(thinks=thinks)
+    text = counting.begin([answer_decoder.decode(data)])
+    assert isinstance(text, str)
     whole = WholeAnswer(HEAD)
     whole.add_plain(text, counting.pieces.finish_reason())
     short = (whole.body(USAGE, None), counting.counts(None, cut_off=False), counting.pieces.finish_reason())
@@ -71,5 +73,6 @@ def test_a_usual_answer_is_plain() -> None:
     message: dict[str, Any] = {"role": "assistant", "content": "hello", "refusal": None, "tool_calls": []}
     said = {"choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]}
     answer = answer_decoder.decode(msgspec.json.encode(said))
-    assert meter(thinks=False).plain_text([answer]) == "hello"
-    assert meter(thinks=True).plain_text([answer]) is None
+    assert meter(thinks=False).begin([answer]) == "hello"
+    pieces = meter(thinks=True).begin([answer])
+    assert [piece.content for piece in pieces if isinstance(piece, Piece)] == ["hello", None]
