@@ -761,7 +761,9 @@ async def test_an_asgi_application_answers_through_it() -> None:
             assert (answer.status, answer.header("id"), answer.body) == (201, "req-1", answered)
 
 
-@pytest.mark.parametrize("opening", [b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx", GET[:-2] + b"no header\r\n"])
+@pytest.mark.parametrize(
+    "opening", [b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx", GET[:-2] + b"no header\r\n"]
+)
 def test_A19_what_is_only_dropped_keeps_nobody_waiting(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service's event loop reads a connection that has much to say up to 32 times before it turns to another one."""
     reads_of_turns: list[int] = []

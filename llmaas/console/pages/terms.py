@@ -39,7 +39,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Nano-units. `unpriced_requests`: of this month. `forecast_nano`: what the month comes to if all that is left of it is as the days of the last week."""
+    """Nano-units. `unpriced_requests`: of this month. `forecast_nano`: what the month comes to if the rest of it is as the
+    days of the last week.
+    """
 
     month_nano: int
     forecast_nano: int
