@@ -1,4 +1,4 @@
-"""Four gateway processes on PostgreSQL and Valkey under one supervisor, and callers that keep their connections."""
+"""Gateway processes on PostgreSQL and Valkey under one supervisor, and callers that keep their connections."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import random
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmaas import settings
 from llmaas.domain.fleet import Fleet
+from llmaas.domain.limits import Limits
+from llmaas.domain.models import Model, ModelKind
+from llmaas.domain.prices import NANO, Price
+from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.installation import Installation
 from tests.engine.serving import Serving
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import fleet_of
 
 WORKERS = 4
 
@@ -34,9 +40,27 @@ class Workers:
         await self.installation.catalogue.apply(fleet, now_ms=now_ms, prune=True)
         await asyncio.sleep(1.0)  # the promise: everywhere within a second
 
+    async def key_with(self, limits: Limits) -> str:
+        token, _ = await self.installation.create_key(project_id="default", name="limited", limits=limits)
+        return token
+
+    async def rows(self, key_id: str | None = None) -> list[UsageRow]:
+        return [row async for row in self.installation.usage.rows(UsageFilter(key_id=key_id))]
+
+    async def ledger_faults(self) -> list[str]:
+        return [fault async for fault in self.installation.ledger_check.faults(self.installation.clock.now_ms())]
+
     def kill_one(self) -> None:
         """SIGKILL; the supervisor starts another."""
         os.kill(random.choice(self.serving.gateways()), signal.SIGKILL)
+
+
+class OneModel(Workers):
+    """They serve the model `one` of a fake engine, at one unit of money for each request."""
+
+    def __init__(self, serving: Serving, installation: Installation, upstream: FakeUpstream) -> None:
+        super().__init__(serving, installation)
+        self.upstream = upstream
 
 
 @asynccontextmanager
@@ -58,6 +82,14 @@ async def workers(folder: Path, database_url: str, state_url: str, count: int = 
         await installation.close()
 
 
+@asynccontextmanager
+async def one_model(folder: Path, database_url: str, state_url: str, count: int = WORKERS) -> AsyncIterator[OneModel]:
+    async with FakeUpstream() as upstream, workers(folder, database_url, state_url, count) as running:
+        model = Model("one", ModelKind.CHAT, 0, price=Price(0, "one", 0, request=NANO))
+        await running.apply(replace(fleet_of(upstream.base_url, ["one"]), models=(model,)))
+        yield OneModel(running.serving, running.installation, upstream)
+
+
 @dataclass(slots=True)
 class Told:
     """What a caller saw of one request. `whole`: the answer came to its end. `said`: what it says, unless it is a stream."""
@@ -76,6 +108,12 @@ class Job:
     request_id: str
     leave_after_bytes: int | None = None
     path: str = "/v1/chat/completions"
+
+
+def jobs(key: str, count: int, first: int = 0) -> list[Job]:
+    """Of the one model."""
+    body = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+    return [Job(key, body, f"r-{n}") for n in range(first, first + count)]
 
 
 @dataclass

@@ -5,51 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from llmaas.domain.limits import Limits
-from llmaas.domain.models import Model, ModelKind
-from llmaas.domain.prices import NANO, Price
-from llmaas.domain.usage import UsageFilter
+from llmaas.domain.prices import NANO
 from tests.fakes.behaviour import Behaviour
-from tests.fakes.upstream import FakeUpstream
-from tests.faults.fleet_of_workers import Job, Told, Workers, call, workers
-from tests.gateway import fleet_of
+from tests.faults.fleet_of_workers import OneModel, Told, call, jobs
 from tests.valkey import ValkeyServer
 from tests.waiting import until
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as server:
-        yield server
+def valkey_url(mortal_valkey: ValkeyServer) -> str:
+    return mortal_valkey.url
 
 
-@pytest.fixture
-async def four(
-    tmp_path: Path, postgres_url: str, mortal_valkey: ValkeyServer, upstream: FakeUpstream
-) -> AsyncIterator[Workers]:
-    async with workers(tmp_path, postgres_url, mortal_valkey.url) as running:
-        fleet = fleet_of(upstream.base_url, ["one"])
-        model = Model("one", ModelKind.CHAT, 0, price=Price(0, "one", 0, request=NANO))
-        await running.apply(type(fleet)((), fleet.providers, fleet.backends, (model,), fleet.deployments))
-        yield running
-
-
-async def key_with(four: Workers, limits: Limits) -> str:
-    token, _ = await four.installation.create_key(project_id="default", name="limited", limits=limits)
-    return token
-
-
-def jobs(key: str, count: int, first: int = 0) -> list[Job]:
-    body = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
-    return [Job(key, body, f"r-{n}") for n in range(first, first + count)]
-
-
-async def cut_the_bus(four: Workers) -> None:
+async def cut_the_bus(four: OneModel) -> None:
     """End the connections by which workers hear of changes."""
     async with four.installation.database.connect() as connection:
         await connection.exec_driver_sql(
@@ -57,13 +29,13 @@ async def cut_the_bus(four: Workers) -> None:
         )
 
 
-async def test_A10_a_revoked_key_is_refused_everywhere(four: Workers) -> None:
+async def test_A10_a_revoked_key_is_refused_everywhere(four: OneModel) -> None:
     await revoked_and_refused(four, cut=False)
     await revoked_and_refused(four, cut=True)
 
 
-async def revoked_and_refused(four: Workers, *, cut: bool) -> None:
-    key = await key_with(four, Limits())
+async def revoked_and_refused(four: OneModel, *, cut: bool) -> None:
+    key = await four.key_with(Limits())
     seen: list[tuple[float, int]] = []
     done = asyncio.Event()
 
@@ -88,10 +60,10 @@ async def revoked_and_refused(four: Workers, *, cut: bool) -> None:
 
 
 async def test_F10_money_is_exact_and_requests_go_on_while_valkey_is_away(
-    four: Workers, mortal_valkey: ValkeyServer
+    four: OneModel, mortal_valkey: ValkeyServer
 ) -> None:
     cap = 150 * NANO
-    key = await key_with(four, Limits(budget_total=cap, requests_per_minute=100_000))
+    key = await four.key_with(Limits(budget_total=cap, requests_per_minute=100_000))
     told = await call(four.serving.port, jobs(key, 50), 10)
     mortal_valkey.kill()
     told += await call(four.serving.port, jobs(key, 50, 50), 10)
@@ -101,21 +73,21 @@ async def test_F10_money_is_exact_and_requests_go_on_while_valkey_is_away(
     counted = Counter(one.status for one in told)
     assert set(counted) == {200, 429}
     assert 148 <= counted[200] <= 150
-    rows = [row async for row in four.installation.usage.rows(UsageFilter(key_id=key.split("_")[1]))]
+    rows = await four.rows(key.split("_")[1])
     assert sum(row.cost_nano for row in rows) == counted[200] * NANO
 
 
-async def test_B13_a_stop_of_four_workers_loses_no_row(four: Workers, upstream: FakeUpstream) -> None:
-    upstream.always(Behaviour(tokens=20, chunk_pause_ms=30))
-    key = await key_with(four, Limits())
+async def test_B13_a_stop_of_four_workers_loses_no_row(four: OneModel) -> None:
+    four.upstream.always(Behaviour(tokens=20, chunk_pause_ms=30))
+    key = await four.key_with(Limits())
     heard: list[Told] = []
     calling = asyncio.create_task(call(four.serving.port, jobs(key, 40), 20, heard))
-    await upstream.wait_requests(15)
+    await four.upstream.wait_requests(15)
     assert four.serving.process is not None
     four.serving.process.terminate()
     assert await four.serving.ended() == 0
     await calling
-    rows = {row.request_id: row async for row in four.installation.usage.rows(UsageFilter())}
+    rows = {row.request_id: row for row in await four.rows()}
     whole = [one for one in heard if one.whole and one.status == 200]
     assert len(whole) >= 15
     assert {one.request_id for one in whole} <= set(rows)

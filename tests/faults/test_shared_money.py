@@ -5,47 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-
-import pytest
+from collections.abc import Sequence
 
 from llmaas.domain.limits import Limits
-from llmaas.domain.models import Model, ModelKind
-from llmaas.domain.prices import NANO, Price
-from llmaas.domain.usage import UsageFilter
+from llmaas.domain.prices import NANO
 from llmaas.storage.workers import SqlWorkerStore
-from tests.fakes.upstream import FakeUpstream
-from tests.faults.fleet_of_workers import Job, Workers, call, workers
-from tests.gateway import fleet_of
+from tests.faults.fleet_of_workers import OneModel, call, jobs
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as server:
-        yield server
-
-
-@pytest.fixture
-async def four(tmp_path: Path, postgres_url: str, valkey_url: str, upstream: FakeUpstream) -> AsyncIterator[Workers]:
-    async with workers(tmp_path, postgres_url, valkey_url) as running:
-        fleet = fleet_of(upstream.base_url, ["one"])
-        model = Model("one", ModelKind.CHAT, 0, price=Price(0, "one", 0, request=NANO))
-        await running.apply(type(fleet)((), fleet.providers, fleet.backends, (model,), fleet.deployments))
-        yield running
-
-
-async def key_with(four: Workers, limits: Limits) -> str:
-    token, _ = await four.installation.create_key(project_id="default", name="limited", limits=limits)
-    return token
-
-
-def jobs(key: str, count: int) -> list[Job]:
-    body = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
-    return [Job(key, body, f"r-{n}") for n in range(count)]
-
-
-async def spent_and_leased(four: Workers, budget: str) -> tuple[int, int]:
+async def spent_and_leased(four: OneModel, budget: str) -> tuple[int, int]:
     async with four.installation.database.connect() as connection:
         rows = await connection.exec_driver_sql(
             f"SELECT coalesce(sum(spent_nano), 0), coalesce(sum(leased_nano), 0) FROM budget_shares WHERE budget_id = '{budget}'"
@@ -54,9 +22,9 @@ async def spent_and_leased(four: Workers, budget: str) -> tuple[int, int]:
     return int(sums[0]), int(sums[1])
 
 
-async def test_B01_four_processes_spend_exactly_the_cap(four: Workers) -> None:
+async def test_B01_four_processes_spend_exactly_the_cap(four: OneModel) -> None:
     cap = 137 * NANO
-    key = await key_with(four, Limits(budget_total=cap))
+    key = await four.key_with(Limits(budget_total=cap))
     budget = f"key:{key.split('_')[1]}:total"
     over: list[tuple[int, int]] = []
     done = asyncio.Event()
@@ -77,8 +45,8 @@ async def test_B01_four_processes_spend_exactly_the_cap(four: Workers) -> None:
     assert (await spent_and_leased(four, budget))[0] == cap
 
 
-async def test_B12_four_processes_keep_a_rate(four: Workers) -> None:
-    key = await key_with(four, Limits(requests_per_minute=100))
+async def test_B12_four_processes_keep_a_rate(four: OneModel) -> None:
+    key = await four.key_with(Limits(requests_per_minute=100))
     began_s = time.monotonic()
     told = await call(four.serving.port, jobs(key, 1000), 100)
     drained = (time.monotonic() - began_s) * 100 / 60
@@ -87,18 +55,18 @@ async def test_B12_four_processes_keep_a_rate(four: Workers) -> None:
     assert admitted + sum(one.status == 429 for one in told) == 1000
 
 
-async def test_F12_no_money_is_lost_or_made_by_kills(four: Workers, upstream: FakeUpstream) -> None:
+async def test_F12_no_money_is_lost_or_made_by_kills(four: OneModel) -> None:
     listed = SqlWorkerStore(four.installation.database)
     cap = 1000 * NANO
-    key = await key_with(four, Limits(budget_total=cap))
+    key = await four.key_with(Limits(budget_total=cap))
     kid = key.split("_")[1]
     calling = asyncio.create_task(call(four.serving.port, jobs(key, 600), 40))
     for count in (150, 300):
-        await upstream.wait_requests(count, 30)
+        await four.upstream.wait_requests(count, 30)
         four.kill_one()
     told = await calling
     assert len(four.serving.gateways()) >= 2
-    rows = {row.request_id: row async for row in four.installation.usage.rows(UsageFilter(key_id=kid))}
+    rows = {row.request_id: row for row in await four.rows(kid)}
     assert {one.request_id for one in told if one.whole and one.status == 200} <= set(rows)
     spent, leased = await spent_and_leased(four, f"key:{kid}:total")
     assert spent == sum(row.cost_nano for row in rows.values())
