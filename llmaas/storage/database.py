@@ -53,6 +53,7 @@ _BEGIN_WRITE = sa.select(
     sa.func.pg_advisory_xact_lock(_WRITE_LOCK),
     sa.func.set_config("idle_in_transaction_session_timeout", str(_FORGOTTEN_MS), sa.true()),
 )
+_CUT_PAUSES_S = (0.0, 0.05, 0.1, 0.2)
 P = ParamSpec("P")
 T = TypeVar("T")
 Condition = Callable[[AsyncConnection], Awaitable[None]]
@@ -197,30 +198,41 @@ def _see_whether_cut(context: ExceptionContext) -> None:
     """SQLAlchemy goes by whether the driver has closed the connection, which it has not yet when it met the server's last word in
     the midst of a statement. The connections beside it are made anew too: a server rarely says good-bye to one alone.
     """
-    import asyncpg  # noqa: PLC0415 - commands on SQLite start without it
-
-    error = context.original_exception.__cause__
-    last_words = (asyncpg.PostgresConnectionError, asyncpg.InternalClientError, asyncpg.OperatorInterventionError)
-    if context.is_pre_ping or (isinstance(error, last_words) and not isinstance(error, asyncpg.QueryCanceledError)):
+    if context.is_pre_ping or _is_last_word(context.original_exception.__cause__):
         context.is_disconnect = True
 
 
+def _is_last_word(error: BaseException | None) -> bool:
+    """Whether a server ended the connection with it, or the driver could not make sense of a connection that was ended."""
+    driver = sys.modules.get("asyncpg")
+    if driver is None or isinstance(error, driver.QueryCanceledError):
+        return False
+    last_words = (driver.PostgresConnectionError, driver.InternalClientError, driver.OperatorInterventionError)
+    return isinstance(error, last_words)
+
+
 def again_when_cut(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Do it a second time when PostgreSQL said good-bye to the connection (a restart, an idle time-out): for what requests wait
-    for, and only for what may be done twice. A server that does not answer is not asked again.
+    """Do it again when PostgreSQL said good-bye to the connection (a restart, an idle time-out), also to the one that took its place:
+    for what requests wait for, and only for what may be done twice. A server that does not answer is not asked again.
     """
 
     @wraps(work)
-    async def twice(*values: P.args, **named: P.kwargs) -> T:
-        try:
-            return await work(*values, **named)
-        except Unavailable as error:
-            cause = error.__cause__
-            if not (isinstance(cause, sa.exc.DBAPIError) and cause.connection_invalidated):
-                raise
+    async def again(*values: P.args, **named: P.kwargs) -> T:
+        for pause_s in _CUT_PAUSES_S:
+            try:
+                return await work(*values, **named)
+            except Unavailable as error:
+                if not _is_cut(error.__cause__):
+                    raise
+            await asyncio.sleep(pause_s)
         return await work(*values, **named)
 
-    return twice
+    return again
+
+
+def _is_cut(error: BaseException | None) -> bool:
+    """Also while a connection was being made, where SQLAlchemy does not wrap what the driver says."""
+    return error.connection_invalidated if isinstance(error, sa.exc.DBAPIError) else _is_last_word(error)
 
 
 def _unfit() -> InvalidRequest:

@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from llmaas.domain.ports import BudgetWant
 from llmaas.domain.usage import UsageRow
+from llmaas.errors import Unavailable
 from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.changes import PostgresChanges
-from llmaas.storage.database import Database, bump
+from llmaas.storage.database import Database, again_when_cut, bump
 from llmaas.storage.ledger import Ledger
 from llmaas.storage.postgres_rows import PostgresRows
 from llmaas.storage.revisions import SqlRevisionStore
@@ -236,6 +237,56 @@ async def test_F21_what_requests_wait_for_is_asked_again_on_a_new_connection(pos
         assert await store.read() == before
         terminate(postgres_url, "llmaas")
         await budgets.take([BudgetWant("project:default:total", 100, 1, 1)])
+    await database.close()
+
+
+async def test_F21_a_good_bye_to_the_connection_that_took_the_place_of_another_is_borne_too(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    tries = 0
+
+    @again_when_cut
+    async def read() -> int:
+        nonlocal tries
+        tries += 1
+        async with database.connect() as connection:
+            if tries <= 3:
+                await asyncio.to_thread(terminate, postgres_url, "llmaas")
+            return int((await connection.execute(sa.text("SELECT 7"))).scalar_one())
+
+    assert (await read(), tries) == (7, 4)
+    await database.close()
+
+
+async def test_F21_a_server_that_hangs_up_on_new_connections_is_asked_again_and_one_that_is_not_there_is_not() -> None:
+    """It hangs up as PostgreSQL does while it starts or stops."""
+    tries = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # asks for TLS
+        writer.write(b"N")
+        await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
+        told = b"SFATAL\0C57P03\0Mthe database system is starting up\0\0"
+        writer.write(b"E" + (len(told) + 4).to_bytes(4, "big") + told)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        database = Database(f"postgresql://llmaas@127.0.0.1:{server.sockets[0].getsockname()[1]}/none")
+
+        @again_when_cut
+        async def read() -> None:
+            nonlocal tries
+            tries += 1
+            async with database.connect():
+                raise AssertionError("there is no database")
+
+        with pytest.raises(Unavailable):
+            await read()
+        assert tries == 5
+        server.close()
+        with pytest.raises(Unavailable):
+            await read()
+        assert tries == 6
     await database.close()
 
 
