@@ -144,8 +144,9 @@ class Supervisor:
         await self._ready.wait()
 
     async def _keep(self, child: _Child) -> int:
-        """Start a process again whenever it ends, until we stop. Returns early, with its code, when a gateway's settings
-        are wrong or it never comes up.
+        """Start a process again whenever it ends, until we stop. Returns early, with its code, when a gateway that has never been
+        ready finds its settings wrong or does not come up: one that has been ready has right settings, and what keeps it from
+        starting now, such as a database that is away, passes.
         """
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
@@ -158,14 +159,15 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             child.failures = 0 if loop.time() - started_s > _STABLE_S else child.failures + 1
-            never_up = child.failures >= _GIVE_UP_AFTER and not child.was_ready
-            if code is None and any(gateway.process is not None for gateway in self._gateways):
-                never_up = False
-            if child is not self._engines and (never_up or code == ConfigurationError.EXIT_CODE):
+            alone = all(gateway.process is None for gateway in self._gateways)
+            hopeless = code == ConfigurationError.EXIT_CODE or (
+                child.failures >= _GIVE_UP_AFTER and (code is not None or alone)
+            )
+            if hopeless and not child.was_ready and child is not self._engines:
                 return code or 1
             wait_s = _BACKOFF_S[min(child.failures, len(_BACKOFF_S)) - 1] if child.failures else 0.0
             _log.error("process_ended", name=child.name, code=code, restart_in_s=wait_s)
-            if wait_s > _SHUT_AFTER_S and all(gateway.process is None for gateway in self._gateways):
+            if wait_s > _SHUT_AFTER_S and alone:
                 self._shut_doors()
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
