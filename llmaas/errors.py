@@ -24,7 +24,7 @@
     ├── EngineError               an attempt on one backend went wrong
     │   ├── EngineFailed
     │   ├── EngineTimeout         `phase` names the deadline that passed
-    │   ├── EngineRefused         the engine said 4xx: the same request fails everywhere
+    │   ├── EngineRefused         the engine said 4xx of the request: it fails everywhere
     │   └── EngineBusy            the engine said 429 or 503: another one may take it
     ├── ClientGone                the caller hung up; nobody reads an answer
     └── ConfigurationError        settings, fleet file or schema; `problems` lists every mistake
@@ -175,14 +175,18 @@ class EngineError(LlmaasError):
 class EngineFailed(EngineError):
     """`answers`: it works, but this answer is not what was asked for. Another one may do better, and the engine is not set aside
     for it, or a caller could have that done by what he asks.
+
+    `denied`: the engine said 4xx, and nothing tells whether that is because of the request or of how we reach the engine. It is
+    set aside only when another one has taken the same request.
     """
 
     code = "engine_failed"
     retryable = True
 
-    def __init__(self, message: str, *, hint: str | None = None, answers: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, answers: bool = False, denied: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.answers = answers
+        self.denied = denied
 
 
 class EngineTimeout(EngineError):

@@ -73,6 +73,16 @@ _NOT_ABLE = (
     (re.compile(r"does not support insert"), "suffix"),
 )
 """What engines say of what a model can't take, and the parameter that asked for it."""
+_NOT_WANTED = re.compile(
+    r"moderat(?:ion|ed)|\bflagged\b|content[ _-]?(?:policy|filter|management|restriction)|safety (?:system|filter|setting)"
+)
+"""What providers say of a request whose contents they don't answer, with one of many statuses."""
+_OUR_CREDENTIAL = re.compile(
+    r"api[ _-]?key|credential|authenti|unauthori[sz]ed|permission|account|billing|subscription"
+)
+_NO_SUCH_MODEL = re.compile(
+    r"model\b[^{}]{0,200}(?:not[ _-]?found|(?:does not|doesn't) exist)|(?:unknown|no such) model"
+)
 _BAD_SCHEMA = re.compile(r"json schema|json_schema|invalid (?:json )?schema|grammar|guided|structured output")
 """What engines say of a schema that they can't hold an answer to."""
 _STATUS_OF = (
@@ -83,6 +93,7 @@ _STATUS_OF = (
         re.compile(r"invalid.?request|bad.?request|invalid.?(?:value|parameter|argument|type)|validation|unsupported"),
         400,
     ),
+    (_NOT_WANTED, 400),
 )
 """Codes and types of errors, and the status that belongs to them."""
 _UNSAFE = re.compile(
@@ -150,7 +161,25 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
         said = sentence(body) if asked.explain and status in {400, 422} else None
         plain = "The engine can't take this request: one of its parameters is not supported or not valid."
         return EngineRefused(plain if said is None else f"The engine can't take this request: {said}")
-    return EngineFailed("The engine failed.", hint=f"status {status}")
+    is_clients = 400 <= status < 500 and status not in {401, 407}
+    if status == 451 or (is_clients and _NOT_WANTED.search(lowered)):
+        return EngineRefused("The engine or its provider does not answer this request because of what is in it.")
+    denied = is_clients and not _is_ours(status, lowered)
+    return EngineFailed("The engine failed.", hint=f"status {status}", denied=denied)
+
+
+def _is_ours(status: int, lowered: str) -> bool:
+    """Whether a refusal is of our credential, our account or our name of the model, whatever a caller asks."""
+    match status:
+        case 402:
+            return "max_tokens" not in lowered  # OpenRouter refuses so what the rest of the money can't pay for
+        case 403:
+            # A page that says so may come from a firewall, which looks at what is in a request.
+            return lowered.lstrip().startswith("{") and _OUR_CREDENTIAL.search(lowered) is not None
+        case 404:
+            # Others are of endpoints that a server does not have, or of what none of OpenRouter's can do.
+            return _NO_SUCH_MODEL.search(lowered) is not None
+    return False
 
 
 def _told_status(body: bytes) -> int:

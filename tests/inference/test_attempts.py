@@ -138,6 +138,34 @@ async def test_F04_a_refusal_is_final_and_says_nothing_about_the_engine() -> Non
     assert rig.idle()
 
 
+async def test_F04_a_4xx_sets_nobody_aside_unless_another_takes_the_request() -> None:
+    rig = Rig()
+    with pytest.raises(EngineFailed):
+        await rig.run([EngineFailed("x", denied=True) for _ in range(3)])
+    assert rig.started == TARGETS[:3]
+    with pytest.raises(EngineRefused):
+        await rig.run([EngineFailed("x", denied=True), EngineRefused("x")])
+    assert not any(rig.health.is_aside(one) for one in TARGETS)
+    facts = await rig.run([EngineFailed("x", denied=True), EngineFailed("x"), None])
+    assert (facts.attempts, facts.routing_reason) == (3, "failover")
+    assert [rig.health.is_aside(one) for one in TARGETS] == [True, True, False, False, False]
+    assert rig.idle()
+
+
+@pytest.mark.parametrize("error", [EngineFailed("x", denied=True), EngineFailed("x", answers=True)])
+async def test_F04_what_callers_bring_about_uses_up_no_failover_of_others(error: EngineFailed) -> None:
+    rig = Rig()
+    for _ in range(500):
+        with pytest.raises(EngineFailed):
+            await rig.run([error, error, error])
+    assert len(rig.started) <= 500 * 1.2 + 10
+    for _ in range(10):
+        assert (await rig.run([EngineFailed("x"), None])).attempts == 2
+    with pytest.raises(EngineFailed):
+        for _ in range(10):
+            await rig.run([EngineFailed("x"), None])
+
+
 async def test_no_more_than_three_targets_are_asked() -> None:
     rig = Rig()
     with pytest.raises(EngineFailed, match="third"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmaas.domain.models import ProviderKind
+from llmaas.domain.fleet import Fleet
+from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.errors import ContextTooLong, EngineBusy, EngineFailed, EngineRefused
 from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, from_error_body, sentence
 from tests.fakes.behaviour import Behaviour
@@ -213,6 +214,91 @@ def test_only_ones_own_engines_are_quoted_and_only_when_they_refuse() -> None:
     failed = from_error_body(500, body, CHAT)
     assert isinstance(failed, EngineFailed)
     assert "top_k" not in failed.message
+
+
+FLAGGED = "Input flagged by moderation"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "meaning", "denied"),
+    [
+        *(
+            (status, FLAGGED, EngineRefused, False)
+            for status in (*range(400, 429), 431, 451, 499)
+            if status not in (401, 407)
+        ),
+        (451, "", EngineRefused, False),
+        (403, "Request blocked by content policy", EngineRefused, False),
+        (401, FLAGGED, EngineFailed, False),
+        (407, "", EngineFailed, False),
+        (401, "Incorrect API key provided", EngineFailed, False),
+        (402, "Insufficient Balance", EngineFailed, False),
+        (402, "You requested 65536 tokens. Use fewer max_tokens", EngineFailed, True),
+        (403, "You do not have permission to use this model", EngineFailed, False),
+        (403, "no", EngineFailed, True),
+        (404, "The model `m` does not exist.", EngineFailed, False),
+        (404, "model 'm' not found, try pulling it first", EngineFailed, False),
+        (404, "Not Found", EngineFailed, True),
+        (404, "No endpoints found that support tool use.", EngineFailed, True),
+        (404, "This is a chat model and not supported in the v1/completions endpoint.", EngineFailed, True),
+        *(
+            (status, "no", EngineFailed, True)
+            for status in (405, 406, 408, 409, 410, 411, 412, 418, 423, 424, 425, 431, 499)
+        ),
+        *((status, "no", EngineFailed, False) for status in (201, 204, 301, 307, 500, 502, 504, 520, 600, 999)),
+        (429, FLAGGED, EngineBusy, False),
+    ],
+)
+def test_F04_whose_fault_a_status_is(status: int, said: str, meaning: type[Exception], denied: bool) -> None:
+    error = from_error_body(
+        status, json.dumps({"error": {"message": said, "type": "x", "code": status}}).encode(), CHAT
+    )
+    assert type(error) is meaning
+    assert (isinstance(error, EngineFailed) and error.denied) is denied
+
+
+def test_a_firewall_that_refuses_what_is_in_a_request_speaks_of_permission_too() -> None:
+    error = from_error_body(403, b"<html>403 Forbidden: you have no permission to access this</html>", CHAT)
+    assert isinstance(error, EngineFailed)
+    assert error.denied
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("endpoint", ["chat", "completion", "embeddings"])
+async def test_F04_what_two_backends_refuse_sets_neither_aside(
+    gateway: GatewayProcess, kind: ProviderKind, endpoint: str
+) -> None:
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        "completion": ("/v1/completions", {"prompt": "hi"}),
+        "embeddings": ("/v1/embeddings", {"input": "hi"}),
+    }
+    path, fields = asked[endpoint]
+    async with FakeUpstream() as one, FakeUpstream() as other:
+        made = ModelKind.EMBEDDING if endpoint == "embeddings" else ModelKind.CHAT
+        urls = [up.url if kind is ProviderKind.OLLAMA else up.base_url for up in (one, other)]
+        provider = Provider("p", kind)
+        backends = [Backend(f"b{number}", "p", url, f"ma{number}", str(kind)) for number, url in enumerate(urls)]
+        fleet = Fleet(
+            providers=(provider,),
+            backends=tuple(backends),
+            models=(Model(id="m", kind=made, created_ms=0),),
+            deployments=tuple(Deployment("m", backend.id, "m") for backend in backends),
+        )
+        await gateway.apply(fleet)
+        await gateway.start()
+        for status, said, code, tries in ((403, FLAGGED, "engine_refused", 1), (409, "no", "engine_failed", 2)):
+            before = len(one.requests) + len(other.requests)
+            refusal = Behaviour(status=status, body=json.dumps({"error": {"message": said}}).encode())
+            one.always(refusal)
+            other.always(refusal)
+            assert error_of(await gateway.post(path, {"model": "m", **fields}))["code"] == code
+            assert len(one.requests) + len(other.requests) - before == tries
+        one.reset()
+        other.reset()
+        for _ in range(4):
+            assert (await gateway.post(path, {"model": "m", **fields})).status == 200
+        assert (len(one.requests), len(other.requests)) == (2, 2)
 
 
 async def ask(service: Service, kind: ProviderKind, endpoint: str, behaviour: Behaviour) -> RawResponse:
