@@ -101,6 +101,12 @@ FIELD_NOTES: Mapping[str, Mapping[str, str]] = {
         "completion_tokens": "Of the output, those of reasoning among them.",
         "reasoning_tokens": "The part of `completion_tokens` that was thought and not said.",
     },
+    "Model": {
+        "phase": "`deprecated`: better use another one.",
+        "deprecation_date": "Day in UTC from which on it is deprecated.",
+        "shutdown_date": "Day in UTC from which on it is not served; who names it gets its successor, or 404.",
+        "successor": "The model to move to.",
+    },
     "ErrorObject": {
         "message": "For people.",
         "code": "For programs.",

@@ -8,6 +8,7 @@ import msgspec
 
 from llmaas.domain.access import Caller, find_model
 from llmaas.domain.catalogue import Entry
+from llmaas.domain.models import Lifecycle, Phase
 from llmaas.inference.service import CatalogueHolder
 from llmaas.web.requests import Request
 from llmaas.web.responses import JSON, respond
@@ -60,4 +61,17 @@ def model_object(entry: Entry) -> dict[str, Any]:
         "parent": None,
         "max_model_len": model.max_model_len,
         "permission": [permission],
+        **_end_of_life(model.lifecycle),
     }
+
+
+def _end_of_life(lifecycle: Lifecycle) -> dict[str, str]:
+    """What a developer has to know to move to another model in time; nothing while no end is announced."""
+    told = {
+        "phase": lifecycle.phase if lifecycle.phase == Phase.DEPRECATED else None,
+        "deprecation_date": lifecycle.deprecated,
+        "shutdown_date": lifecycle.retires,
+    }
+    if not any(told.values()):
+        return {}
+    return {name: value for name, value in {**told, "successor": lifecycle.successor}.items() if value is not None}

@@ -206,7 +206,9 @@ class ModelPermission(Struct, forbid_unknown_fields=True):
 
 
 class Model(Struct, forbid_unknown_fields=True):
-    """`root`: the engine's own name; `max_model_len`: the window that is really served."""
+    """`root`: the engine's own name; `max_model_len`: the window that is really served. The last four are there once an end of
+    its life is announced.
+    """
 
     id: str
     object: Literal["model"]
@@ -218,6 +220,10 @@ class Model(Struct, forbid_unknown_fields=True):
     parent: str | None
     max_model_len: int | None
     permission: list[ModelPermission]
+    phase: Literal["deprecated"] | UnsetType = UNSET
+    deprecation_date: str | UnsetType = UNSET
+    shutdown_date: str | UnsetType = UNSET
+    successor: str | UnsetType = UNSET
 
 
 class ModelList(Struct, forbid_unknown_fields=True):

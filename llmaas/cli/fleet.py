@@ -38,7 +38,7 @@ def apply(
     text = _read_text(file)
     called = "standard input" if file == "-" else file
 
-    async def work(installation: Installation) -> tuple[list[Change], list[str]]:
+    async def work(installation: Installation) -> tuple[list[Change], list[str], dict[str, int]]:
         present = await installation.catalogue.fleet()
         declared = read_fleet(
             text,
@@ -46,15 +46,20 @@ def apply(
             over=Fleet() if prune else present,
             forbidden=lambda wanted: installation.catalogue.forbidden(present, wanted),
         )
+        stopped = {
+            tier_id: count
+            for tier_id in declared.newly_prepaid(present)
+            if (count := await installation.projects.without_credit(tier_id))
+        }
         now_ms = installation.clock.now_ms()
         changes = await installation.catalogue.apply(
             declared, now_ms=now_ms, prune=prune, dry_run=dry_run, by=operator()
         )
-        return changes, declared.unpriced
+        return changes, declared.unpriced, stopped
 
     from llmaas.domain.fleet import Fleet
 
-    changes, unpriced = place.run(work)
+    changes, unpriced, stopped = place.run(work)
     if as_json:
         output.json_list({"action": c.action, "noun": c.noun, "id": c.id} for c in changes)
     else:
@@ -62,6 +67,10 @@ def apply(
     if unpriced:
         named = ", ".join(map(printable, unpriced))
         output.note(f"no price: {named}; what they answer costs nothing until they have one (0 where that is meant)")
+    for tier_id, count in stopped.items():
+        one = "1 project on it has no credit left: its requests are"
+        told = one if count == 1 else f"{count} projects on it have no credit left: their requests are"
+        output.note(f"tier {printable(tier_id)} pays in advance from now on: {told} refused until credit is added")
 
 
 def _tell(changes: Sequence[Change], *, dry_run: bool) -> None:

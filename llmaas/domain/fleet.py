@@ -60,6 +60,11 @@ class Fleet:
         """
         return [model.id for model in self.models if model.price is None and model.lifecycle.phase != "retired"]
 
+    def newly_prepaid(self, present: Fleet) -> list[str]:
+        """Tiers whose projects pay afterwards in the present fleet and in advance in this one."""
+        afterwards = {tier.id for tier in present.tiers if tier.prepaid_credit is None}
+        return [tier.id for tier in self.tiers if tier.prepaid_credit is not None and tier.id in afterwards]
+
     def merged_with(self, newer: Fleet) -> Fleet:
         """This fleet with what `newer` declares put over it, thing by thing, by id."""
         return Fleet(

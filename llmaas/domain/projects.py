@@ -45,6 +45,10 @@ class ProjectStore(Protocol):
         """
         ...
 
+    async def without_credit(self, tier_id: str) -> int:
+        """How many projects on a tier have nothing left to pay with: those that it refuses when it is prepaid."""
+        ...
+
 
 def valid_id(text: str) -> bool:
     """1 to 64 lower-case letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit."""

@@ -69,6 +69,13 @@ class SqlProjectStore:
             await record(connection, Act(by, "project.change", "project", seen.id, seen.id, _audited(seen), values))
             await bump(connection, "keys")
 
+    async def without_credit(self, tier_id: str) -> int:
+        on_it = sa.select(projects.c.id).where(projects.c.tier_id == tier_id, projects.c.archived_ms.is_(None))
+        async with self._database.connect() as connection:
+            ids = list((await connection.execute(on_it)).scalars())
+            balances = await balances_of(connection, ids)
+        return sum(balance.left_nano <= 0 for balance in balances.values())
+
 
 async def _read(connection: AsyncConnection, project_id: str) -> Project | None:
     row = (await connection.execute(sa.select(projects).where(projects.c.id == project_id))).mappings().first()

@@ -293,6 +293,19 @@ def test_a_change_of_price_is_a_new_version(llmaas: Cli) -> None:
     assert llmaas.good("models", "show", "m", "--json").json["price"]["cached_input"] == "1.90"
 
 
+@pytest.mark.parametrize("options", [["--dry-run"], ["--json"], []])
+def test_a_tier_that_becomes_prepaid_tells_how_many_projects_it_stops(llmaas: Cli, options: list[str]) -> None:
+    llmaas.good("apply", "-", stdin='[[tiers]]\nid = "team"\n')
+    for name in ("a", "b", "rich"):
+        llmaas.good("projects", "create", name, "--tier", "team")
+    llmaas.good("projects", "credit", "rich", "--add", "5.00")
+    text = '[[tiers]]\nid = "team"\nprepaid_credit = "50.00"\n'
+    told = "tier team pays in advance from now on: 2 projects on it have no credit left"
+    assert told in llmaas.good("apply", "-", *options, stdin=text).err
+    if not options:
+        assert "in advance" not in llmaas.good("apply", "-", stdin=text).err, "it did already"
+
+
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
 def test_a_model_without_a_price_is_told_and_one_that_is_free_is_not(llmaas: Cli, options: list[str]) -> None:
     text = '[[models]]\nid = "forgotten"\n[[models]]\nid = "free"\nprice = { input = "0" }\n'

@@ -319,6 +319,38 @@ async def test_A01_only_an_admin_administers(lab: Lab, name: str) -> None:
     assert (await _project(lab, "lab")).archived_ms is None
 
 
+async def test_a_tier_with_projects_without_credit_becomes_prepaid_with_open_eyes(lab: Lab) -> None:
+    reader, path = await lab.reader("root"), "/admin/tiers/team"
+    await reader.send(await reader.get("/admin/tiers/new"), id="team", monthly_cap="100")
+    await lab.admin.project("empty-1")
+    for project_id in ("other", "empty-1"):
+        await reader.send(await reader.get(f"/admin/projects/{project_id}"), tier="team")
+    await reader.send(await reader.get("/admin/projects/empty-1"), tier="team")
+    refused = await reader.send(await reader.get(path), prepaid_credit="50.00")
+    assert (refused.status, "2 projects on this tier have no credit left" in refused.text) == (422, True)
+    assert values_of(refused.form())["prepaid_credit"] == "50.00", "what was typed stays"
+
+    async def credit() -> int | None:
+        fleet = (await lab.admin.services.fleet.state()).fleet
+        return next(tier.prepaid_credit for tier in fleet.tiers if tier.id == "team")
+
+    assert await credit() is None
+    assert (await reader.send(refused, sure="on")).status == 200
+    assert await credit() == 50 * NANO
+    again = await reader.send(await reader.get(path), prepaid_credit="60.00")
+    assert (again.status, await credit()) == (200, 60 * NANO), "it is prepaid already"
+
+
+async def test_a_tier_becomes_prepaid_unasked_when_it_stops_nobody(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    await reader.send(await reader.get("/admin/tiers/new"), id="team", monthly_cap="100")
+    await reader.send(await reader.get("/admin/projects/other"), tier="team")
+    entry = {"amount": "5.00", "kind": "top-up"}
+    assert (await reader.browser.call("POST", "/projects/other/credit/entries", entry)).status_code == 201
+    done = await reader.send(await reader.get("/admin/tiers/team"), prepaid_credit="50.00")
+    assert (done.status, "team is changed." in done.text) == (200, True)
+
+
 async def test_a_project_that_has_spent_goes_to_a_prepaid_tier_with_open_eyes(lab: Lab) -> None:
     share = {"budget_id": "project:other:total", "worker_id": "", "spent_nano": 12 * NANO + NANO // 2, "leased_nano": 0}
     async with lab.admin.database.begin() as connection:

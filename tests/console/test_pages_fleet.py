@@ -16,7 +16,7 @@ from llmaas.domain.workers import Worker
 from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.workers import SqlWorkerStore
 from tests.console.lab import HOSTILE, Lab
-from tests.console.reading import Reader, Shown, values_of
+from tests.console.reading import Reader, Shown, values_of, words
 from tests.console.site import TEST
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
@@ -344,6 +344,11 @@ async def _profile_form(reader: Reader) -> Any:
 
 async def test_dates_of_a_model_are_checked_and_take_effect(lab: Lab) -> None:
     reader, path = await lab.reader("root"), "/admin/fleet/edit-model/granite3.3%3A8b"  # it is 2025-06-15
+    form = await reader.get(path)
+    for name, says in (("released", False), ("deprecated", True), ("retires", True)):
+        told = form.root.find(f".//*[@id='{name}']/..")
+        assert told is not None
+        assert ("a past day takes effect at once" in words(told)) is says, name
     wrong = await reader.send(await reader.get(path), deprecated="2026-02-01", retires="2026-01-01")
     assert (wrong.status, "before deprecated" in wrong.fault("retires")) == (422, True)
     done = await reader.send(await reader.get(path), deprecated="2025-01-01", retires="2025-06-15", successor="idle")

@@ -95,10 +95,14 @@ async def edit_tier(page: ThePage, services: TheServices, tier_id: PathId) -> Re
 async def change_tier(
     page: ThePage, services: TheServices, principal: ThePrincipal, tier_id: PathId, request: Request[Any, Any, Any]
 ) -> Response[Any]:
-    """Projects on it have the new limits within a second."""
-    _ = view_of(await services.fleet.state(), "tier", tier_id)
+    """Projects on it have the new limits within a second. It is asked before any are refused because they have no credit."""
+    present = view_of(await services.fleet.state(), "tier", tier_id).values
     fields = await read_fields(request, page.t)
     values = _values(fields)
+    if fields.good and "prepaid_credit" in values and "prepaid_credit" not in present and fields.value("sure") != "on":
+        stopped = await services.projects.without_credit(tier_id)
+        if stopped:
+            fields.faults["sure"] = page.t.count("tiers.stops", stopped)
     if fields.good:
         with fields.noting(*COUNTS, *MONEY):
             if_match = fields.value("etag") or None
