@@ -22,11 +22,13 @@ PUBLIC_PAGES = {
     "GET /docs/{group_name:str}",
     "GET /join",
     "GET /sign-in",
+    "GET /sign-in/resume",
     "GET /static/{version:str}/{name:str}",
     "GET /status",
     "POST /join",
     "POST /preferences",
     "POST /sign-in",
+    "POST /sign-in/resume",
 }
 
 

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, quote_plus, urlsplit
+from urllib.parse import parse_qs, quote_plus, urlencode, urlsplit
 
 import uvicorn
 from joserfc import jwt
@@ -24,7 +24,7 @@ class FakeOidc:
     """`claims` are put over the right ones of the next ID tokens; None takes one away.
 
     `algorithm`: "none" leaves the token unsigned, "HS256" signs with the client's secret. `forged`: sign with a key of
-    somebody else. `metadata` is put over the right configuration.
+    somebody else. `metadata` is put over the right configuration. `refusals`: so many of the next browsers come back with a wrong code.
     """
 
     def __init__(self, now_s: int) -> None:
@@ -34,6 +34,7 @@ class FakeOidc:
         self.metadata: dict[str, Any] = {}
         self.algorithm = "ES256"
         self.forged = False
+        self.refusals = 0
         self.asked: list[dict[str, str]] = []
         self.discoveries = 0
         self.key = ECKey.generate_key("P-256", {"kid": "one"})
@@ -67,6 +68,13 @@ class FakeOidc:
         self._codes[code] = query
         return {"code": code, "state": query["state"]}
 
+    def _sent_back(self, query: str) -> str:
+        brought = self.consent(f"/authorize?{query}")
+        if self.refusals:
+            self.refusals -= 1
+            brought["code"] = "refused"
+        return f"{parse_qs(query)['redirect_uri'][0]}?{urlencode(brought)}"
+
     def rotate_key(self) -> None:
         self.key = ECKey.generate_key("P-256", {"kid": secrets.token_hex(4)})
 
@@ -76,7 +84,11 @@ class FakeOidc:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
+        headers = [(b"content-type", b"application/json")]
         match scope["path"]:
+            case "/authorize":
+                status, answer = 302, {}
+                headers.append((b"location", self._sent_back(scope["query_string"].decode()).encode()))
             case "/.well-known/openid-configuration":
                 self.discoveries += 1
                 status, answer = 200, self._configuration()
@@ -87,7 +99,6 @@ class FakeOidc:
                 status, answer = self._token(form, dict(scope["headers"]))
             case _:
                 status, answer = 404, {}
-        headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 

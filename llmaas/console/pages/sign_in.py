@@ -1,4 +1,4 @@
-"""`/sign-in`, `/sign-out`: from a password to a session and back."""
+"""`/sign-in`, `/sign-out`: from a password to a session and back, and to a form under which a session ended."""
 
 from __future__ import annotations
 
@@ -54,6 +54,19 @@ async def sign_in(page: ThePage, services: TheServices, request: Request[Any, An
     return _form(page, services, fields, kept)
 
 
+@get("/sign-in/resume", opt={"permission": PUBLIC})
+async def ask_for_typed(page: ThePage, next_path: Next = "/") -> Response[Any]:
+    """Where the sign-in provider sends who had typed something: the browser has it still, and sends it."""
+    return page.render("sign_in/kept.html", target=local_path(next_path))
+
+
+@post("/sign-in/resume", opt={"permission": PUBLIC, **FORM})
+async def resume(page: ThePage, request: Request[Any, Any, Any]) -> Response[Any]:
+    fields = await read_fields(request, page.t)
+    resumed = page.resume(fields.value("typed"), page.csrf, []) if fields.good else None
+    return resumed or page.redirect(local_path(fields.value("next", "/")))
+
+
 def _sealed(services: Services, email: str, password: str) -> str:
     """Address and password on their way through the browser while it asks for the code: only we can read them."""
     text = json.dumps([services.clock.now_ms(), email, password])
@@ -89,4 +102,4 @@ def _form(page: Page, services: Services, fields: Fields, kept: tuple[str, str] 
     )
 
 
-ROUTES: tuple[HTTPRouteHandler, ...] = (ask, sign_in, sign_out)
+ROUTES: tuple[HTTPRouteHandler, ...] = (ask, sign_in, ask_for_typed, resume, sign_out)
