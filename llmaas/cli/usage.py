@@ -17,7 +17,8 @@ from llmaas.cli.projects import require_project
 from llmaas.domain.exports import ROW_COLUMNS, class_record, row_record, sum_record
 from llmaas.domain.prices import format_amount
 from llmaas.domain.usage import Grouping, Outcome, UsageFilter, UsageRow, is_unpriced
-from llmaas.domain.values import closest, printable
+from llmaas.domain.usage_names import unknown_name
+from llmaas.domain.values import printable
 from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def usage(
         now_ms = installation.clock.now_ms()
         if project is not None:
             await require_project(installation, project)
-        await _require_known(installation, key=key, model=model, backend=backend)
         span = span_ms(start, end, now_ms)
         where = UsageFilter(
             project_id=project,
@@ -91,6 +91,7 @@ def usage(
             end_user=end_user,
             id=answer,
         )
+        await _require_known(installation, where)
         if rows:
             await _show_rows(installation, where, form, limit)
             return
@@ -103,24 +104,13 @@ def usage(
     place.run(work)
 
 
-async def _require_known(
-    installation: Installation, *, key: str | None, model: str | None, backend: str | None
-) -> None:
-    """Raises NotFound for a name that was never used and is not there now: of what is removed the usage stays."""
+async def _require_known(installation: Installation, where: UsageFilter) -> None:
+    """Raises NotFound for a name that nothing ever had."""
     fleet = await installation.catalogue.fleet()
-    models, backends = [one.id for one in fleet.models], [one.id for one in fleet.backends]
-    keys = [key] if key is not None and await installation.keys.get(key) else []
-    for noun, name, present, where in (
-        ("model", model, models, UsageFilter(model_id=model)),
-        ("backend", backend, backends, UsageFilter(backend_id=backend)),
-        ("key", key, keys, UsageFilter(key_id=key)),
-    ):
-        if name is not None and name not in present and not await installation.usage.sums(where, []):
-            aliased = next((one.id for one in fleet.models if noun == "model" and name in one.aliases), None)
-            hint = f"it is an alias of `{aliased}`" if aliased else closest(name, present).removeprefix("; ")
-            raise NotFound(
-                f"There is no {noun} `{printable(name)}`, and no usage of one.", param=noun, hint=hint or None
-            )
+    unknown = await unknown_name(where, fleet=fleet, keys=installation.keys, usage=installation.usage)
+    if unknown is not None:
+        said = f"There is no {unknown.noun} `{printable(unknown.name)}`, and no usage of one."
+        raise NotFound(said, param=unknown.noun, hint=unknown.hint or None)
 
 
 def _groups(by: str | None) -> list[str]:

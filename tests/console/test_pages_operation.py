@@ -104,6 +104,15 @@ async def test_many_acts_are_read_page_by_page(lab: Lab) -> None:
     assert len((await reader.get(f"{AUDIT}?before=x")).rows()) == 50
 
 
+async def test_days_of_the_audit_log_in_the_wrong_order_are_told(lab: Lab) -> None:
+    reader = await lab.reader("root")
+    page = await reader.get(f"{AUDIT}?from=2025-06-16&to=2025-06-15")
+    assert "The first day, 2025-06-16, comes after the last, 2025-06-15, so no act matches." in page.text
+    assert page.main.findall(".//input[@aria-invalid='true']")
+    for fine in ("", "?from=2025-06-15&to=2025-06-15", "?from=2025-06-16"):
+        assert "comes after" not in (await reader.get(f"{AUDIT}{fine}")).text
+
+
 async def test_the_log_is_verified_and_a_change_shows(lab: Lab) -> None:
     reader = await lab.reader("root")
     sound = await reader.send(await reader.get(AUDIT))

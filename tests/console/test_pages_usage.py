@@ -135,6 +135,25 @@ async def test_an_address_that_makes_no_sense_shows_something_all_the_same(used:
         assert (await reader.get(f"{path}?{query}")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("model=granit", "Model: there is nothing here called granit, and no usage of it."),
+        ("key=nokey", "Key: there is nothing here called nokey, and no usage of it."),
+        ("member=user-root-2", "Member: there is nothing here called user-root-2, and no usage of it."),
+        ("model=secret-model", "Model: there is nothing here called secret-model, and no usage of it."),
+        ("outcome=great", "Outcome: there is nothing here called great, and no usage of it."),
+    ],
+)
+async def test_a_name_that_nothing_ever_had_is_told(used: Lab, query: str, told: str) -> None:
+    reader = await used.reader("owner")
+    for path in (USAGE, f"{USAGE}/requests"):
+        page = await reader.get(f"{path}?{query}")
+        assert told in page.text, path
+        assert "No usage in this time" in page.text
+    assert "nothing here called" not in (await reader.get(f"{USAGE}?model=embed&member=user-dev")).text
+
+
 async def test_sums_by_end_user_are_left_out_of_long_spans(used: Lab) -> None:
     page = await (await used.reader("owner")).get(f"{USAGE}?by=end-user&from=2025-01-01&to=2025-06-15")
     assert "at most 31 days" in page.text

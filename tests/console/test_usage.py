@@ -130,6 +130,32 @@ async def test_what_cannot_be_is_told(admin: Admin, query: str, param: str) -> N
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_name_that_nothing_ever_had_is_told(admin: Admin, path: str) -> None:
+    client, viewer, root = await filled(admin)
+    for where, authorization in (("/projects/lab", viewer), ("", root)):
+        for name in ("model", "key", "backend", "member"):
+            query = f"{'&' if '?' in path else '?'}{name}=nosuch"
+            answer = await client.call("GET", f"{where}/usage{path}{query}", authorization=authorization)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, name)
+            assert error["message"] == f"There is no such {name}, and no usage of one."
+        answer = await client.call(
+            "GET", f"{where}/usage{path}{'&' if '?' in path else '?'}outcome=great", authorization=authorization
+        )
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "outcome")
+
+
+async def test_a_name_that_something_has_or_had_is_no_mistake(admin: Admin) -> None:
+    client, viewer, root = await filled(admin)
+    for query in ("model=old", "backend=b", "member=user-vera", "outcome=completed", "end_user=nobody", "id=nothing"):
+        answer = await client.call("GET", f"/projects/lab/usage?{query}", authorization=viewer)
+        assert answer.status_code == 200, (query, answer.text)
+    assert (await client.call("GET", "/usage?key=foreign&member=user-root", authorization=root)).status_code == 200
+    foreign = await client.call("GET", "/projects/lab/usage?key=foreign", authorization=viewer)
+    assert foreign.status_code == 400, "of another project"
+
+
 async def test_the_ends_of_the_calendar_can_be_asked_for(admin: Admin) -> None:
     client, viewer, _ = await filled(admin)
     for first in ("9999-12-31T23:59:59.999999%2B00:00", "0001-01-01"):

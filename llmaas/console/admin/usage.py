@@ -6,7 +6,7 @@ The project of the path is put into the filter here and nowhere else; no paramet
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -24,7 +24,8 @@ from llmaas.console.admin.shapes import Limit, PathId, moment
 from llmaas.domain.exports import ROW_COLUMNS, class_record, csv_line, json_line, row_record, sum_record
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import unknown_project
-from llmaas.domain.usage import FROM_ROWS, Cursor, Grouping, UsageFilter
+from llmaas.domain.usage import FROM_ROWS, Cursor, Grouping, Outcome, UsageFilter
+from llmaas.domain.usage_names import UnknownName, unknown_name
 from llmaas.errors import InvalidRequest
 
 _TOKEN_TYPE = "token-type"
@@ -73,7 +74,7 @@ def wanted(  # noqa: PLR0917 - query parameters, by their names
     key: _Text = None,
     model: _Text = None,
     backend: _Text = None,
-    outcome: _Text = None,
+    outcome: Annotated[Outcome | None, QueryParameter(description="How requests ended.")] = None,
     member: _Text = None,
     end_user: _Text = None,
     answer: Annotated[str | None, QueryParameter(name="id", max_length=300)] = None,
@@ -110,7 +111,7 @@ async def sum_of_project(services: TheServices, project_id: PathId, wanted: TheW
 @get("/api/v1/usage", opt=_OPTIONS, dependencies=_GIVEN)
 async def sum_of_all(services: TheServices, wanted: TheWanted, by: _BY = "project") -> Sums:
     """Sums over all projects."""
-    return await _sums(services, wanted.where, by, given=wanted.given)
+    return await _sums(services, await _everywhere(services, wanted), by, given=wanted.given)
 
 
 @get("/api/v1/projects/{project_id:str}/usage/rows", opt=_OPTIONS, dependencies=_GIVEN)
@@ -124,7 +125,7 @@ async def rows_of_project(
 @get("/api/v1/usage/rows", opt=_OPTIONS, dependencies=_GIVEN)
 async def rows_of_all(services: TheServices, wanted: TheWanted, after: _AFTER = None, limit: Limit = 50) -> RowPage:
     """Single requests of all projects, newest first."""
-    return await _rows(services, wanted.where, after, limit)
+    return await _rows(services, await _everywhere(services, wanted), after, limit)
 
 
 @get("/api/v1/projects/{project_id:str}/usage/export", opt=_OPTIONS, dependencies=_GIVEN)
@@ -145,13 +146,40 @@ async def export_of_all(
     file_format: Annotated[ExportFormat, QueryParameter(name="format")] = ExportFormat.CSV,
 ) -> Stream:
     """All rows of all projects as a file."""
-    return _export(services, wanted.where, file_format)
+    return _export(services, await _everywhere(services, wanted), file_format)
 
 
 async def _within(services: Services, project_id: str, wanted: Wanted) -> UsageFilter:
     if await services.projects.get(project_id) is None:
         raise unknown_project(project_id)
-    return dataclasses.replace(wanted.where, project_id=project_id)
+    where = dataclasses.replace(wanted.where, project_id=project_id)
+    _require_known(await unknown_in(services, where))
+    return where
+
+
+async def _everywhere(services: Services, wanted: Wanted) -> UsageFilter:
+    _require_known(await unknown_in(services, wanted.where))
+    return wanted.where
+
+
+async def unknown_in(services: Services, where: UsageFilter) -> UnknownName | None:
+    """The first name of a filter that nothing ever had."""
+    if all(name is None for name in (where.model_id, where.backend_id, where.key_id, where.member_id)):
+        return None
+    members: Collection[str] = ()
+    if where.member_id is not None and where.project_id is not None:
+        members = await services.users.names_in(where.project_id)
+    elif where.member_id is not None and await services.users.get(where.member_id) is not None:
+        members = [where.member_id]
+    fleet = (await services.fleet.state()).fleet
+    return await unknown_name(where, fleet=fleet, keys=services.keys, usage=services.usage, members=members)
+
+
+def _require_known(unknown: UnknownName | None) -> None:
+    """Raises InvalidRequest. It says the same of what is not there and of what is another project's."""
+    if unknown is not None:
+        hint = f": {unknown.hint}" if unknown.hint else ""
+        raise InvalidRequest(f"There is no such {unknown.noun}, and no usage of one{hint}.", param=unknown.noun)
 
 
 async def _sums(services: Services, where: UsageFilter, by: str, *, given: bool) -> Sums:

@@ -86,6 +86,7 @@ async def _render(page: Page, services: Services, query: dict[str, str], verdict
             "project": _by_name(named),
         },
         wanted=wanted,
+        is_inverted=where.from_ms is not None and where.to_ms is not None and where.from_ms >= where.to_ms,
         is_filtered=bool(kept),
         following=following,
         first=f"?{urlencode(kept)}" if before else "",

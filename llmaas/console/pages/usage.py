@@ -13,6 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import PathId
+from llmaas.console.admin.usage import unknown_in
 from llmaas.console.charts import Chart, Series, merged, stacked_bars
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.key_views import is_playground
@@ -112,7 +113,12 @@ async def show_request(page: ThePage, services: TheServices, project_id: PathId,
 
 
 async def _bounded(services: Services, project_id: str, asked: Asked, *, summed: bool = False) -> Asked:
-    """End users that no sums hold are read from rows: of a span with too many its last days are left, at least one."""
+    """End users that no sums hold are read from rows: of a span with too many its last days are left, at least one. Names that
+    nothing has are noted.
+    """
+    unknown = await unknown_in(services, asked.where(project_id))
+    if unknown is not None:
+        return asked.with_unknown(unknown.noun)
     if asked.by is not By.END_USER and not asked.end_user:
         return asked
     # Sums by end user hold nothing by hour: who asks for that, as for single requests, has rows read.

@@ -24,8 +24,8 @@ _FILTERS = ("model", "key", "member", "outcome", "end_user")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`fault`: the key of the text that says what of the address made no sense; what it asked for is then left out. `typed`: days
-    that could not be used, as they stand in their fields still.
+    """`fault`: the key of the text that says what of the address made no sense; what it asked for is then left out. `unknown`: the
+    filter whose value nothing ever had. `typed`: days that could not be used, as they stand in their fields still.
     """
 
     span: Span
@@ -38,7 +38,12 @@ class Asked:
     outcome: str = ""
     end_user: str = ""
     fault: str = ""
+    unknown: str = ""
     typed: tuple[str, str] = ("", "")
+
+    def with_unknown(self, name: str) -> Asked:
+        """Days that make no sense are told first."""
+        return self if self.fault else dataclasses.replace(self, fault="unknown", unknown=name)
 
     @property
     def first_shown(self) -> str:
@@ -51,6 +56,8 @@ class Asked:
     @property
     def told(self) -> dict[str, object]:
         """What the text of `fault` says."""
+        if self.unknown:
+            return {"name": getattr(self, self.unknown)}
         return {"first": self.typed[0] or self.span.first, "last": self.typed[1] or self.span.last, "most": MOST_DAYS}
 
     def where(self, project_id: str) -> UsageFilter:
@@ -118,11 +125,13 @@ def read_asked(query: Mapping[str, str], today: date) -> Asked:
         model=said["model"],
         key=said["key"],
         member=said["member"],
-        outcome=said["outcome"] if said["outcome"] in set(Outcome) else "",
+        outcome=said["outcome"],
         end_user=said["end_user"],
         fault=fault,
         typed=(said["from"], said["to"]) if fault else ("", ""),
     )
+    if asked.outcome and asked.outcome not in set(Outcome):
+        asked = asked.with_unknown("outcome")
     if (by is By.END_USER or asked.end_user) and len(span.days) > MOST_ROW_DAYS:
         return dataclasses.replace(asked, by=By.MODEL if by is By.END_USER else by, end_user="", fault="long_span")
     return asked
