@@ -165,7 +165,10 @@ async def _add(installation: Installation, entry: CreditEntry, *, below_zero: bo
     except Conflict as error:
         if error.param != "below_zero":
             raise
-        left = format_amount((await installation.credit.balance(entry.project_id)).left_nano)
+        balance = await installation.credit.balance(entry.project_id)
+        left = format_amount(balance.left_nano)
+        if balance.held_nano:
+            left = f"{left}, of which requests hold {format_amount(balance.held_nano)}"
         said = f"That is more than `{entry.project_id}` has left ({left}). Take less, or give --below-zero."
         raise Conflict(said, param=error.param) from error
 

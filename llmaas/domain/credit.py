@@ -44,11 +44,16 @@ class Balance:
     def left_nano(self) -> int:
         return self.credited_nano - self.spent_nano
 
+    @property
+    def free_nano(self) -> int:
+        """What is left and not reserved, and so what may be taken out."""
+        return self.left_nano - self.held_nano
+
 
 class CreditStore(Protocol):
     async def add(self, entry: CreditEntry, *, by: Actor, below_zero: bool = False) -> CreditEntry:
         """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
-        project's or amount, and when more is taken than is left unless it may go `below_zero`.
+        project's or amount, and when more is taken than is free unless it may go `below_zero`.
         """
         ...
 

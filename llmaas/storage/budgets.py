@@ -2,7 +2,8 @@
 
 Money is spent by the ledger's transactions alone (`storage/row_store.py`); here it is leased and given back. Whoever takes
 locks the budget's row first, so two workers cannot both take the last of it. A worker states the total of what it took and gave
-back, not changes: a call of which nobody knows whether it happened is made good by the next one.
+back, not changes: a call of which nobody knows whether it happened is made good by the next one. For the first call of all the
+store remembers what it found before.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class SqlBudgetStore:
     def __init__(self, database: Database, worker_id: str = _FOLDED) -> None:
         self._database = database
         self._worker_id = worker_id
+        self._found: dict[str, int] = {}
+        """Nets as they were before a call whose caller knew none, until one is known to have happened."""
 
     @again_when_cut
     async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
@@ -37,12 +40,26 @@ class SqlBudgetStore:
     @again_when_cut
     async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
         ids = sorted({want.budget_id for want in wants})
+        found: dict[str, int] = {}
+        try:
+            grants = await self._take(wants, ids, found)
+        except BaseException:
+            self._found |= found  # it may have happened
+            raise
+        for budget_id in ids:
+            self._found.pop(budget_id, None)
+        return grants
+
+    async def _take(self, wants: Sequence[BudgetWant], ids: Sequence[str], found: dict[str, int]) -> list[Grant]:
+        """Puts into `found` the nets before it, of those that nobody knows."""
         async with self._database.begin(one_at_a_time=False) as connection:
-            insert = upsert(connection, budgets).on_conflict_do_nothing()
-            await connection.execute(insert, [{"id": budget_id} for budget_id in ids])
-            lock = sa.select(budgets.c.id).where(budgets.c.id.in_(ids)).order_by(budgets.c.id)
-            await connection.execute(lock.with_for_update())
-            nets = await self._state(connection, {want.budget_id: want.net_nano for want in wants})
+            await lock_budgets(connection, ids)
+            stated = {
+                want.budget_id: self._found.get(want.budget_id) if want.net_nano is None else want.net_nano
+                for want in wants
+            }
+            nets = await self._state(connection, stated)
+            found |= {want.budget_id: nets.get(want.budget_id, 0) for want in wants if want.net_nano is None}
             standing = await _standing(connection, ids)
             left: dict[str, int] = {}
             taken: dict[str, int] = {}
@@ -55,7 +72,7 @@ class SqlBudgetStore:
                 granted = min(want.most_nano, left[want.budget_id]) if left[want.budget_id] >= want.least_nano else 0
                 left[want.budget_id] -= granted
                 taken[want.budget_id] = taken.get(want.budget_id, 0) + granted
-                net = nets.get(want.budget_id, want.net_nano or 0) + taken[want.budget_id]
+                net = nets.get(want.budget_id, stated[want.budget_id] or 0) + taken[want.budget_id]
                 grants.append(Grant(granted, left[want.budget_id], net))
             await self._raise_leases(connection, taken, nets)
         return grants
@@ -131,6 +148,14 @@ class SqlBudgetStore:
             await connection.execute(
                 insert.on_conflict_do_update(index_elements=["budget_id", "worker_id"], set_=raised)
             )
+
+
+async def lock_budgets(connection: AsyncConnection, sorted_ids: Sequence[str]) -> None:
+    """Until the transaction ends, nobody else leases of these budgets."""
+    insert = upsert(connection, budgets).on_conflict_do_nothing()
+    await connection.execute(insert, [{"id": budget_id} for budget_id in sorted_ids])
+    lock = sa.select(budgets.c.id).where(budgets.c.id.in_(sorted_ids)).order_by(budgets.c.id)
+    await connection.execute(lock.with_for_update())
 
 
 async def _standing(connection: AsyncConnection, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:

@@ -13,7 +13,7 @@ import structlog
 
 from llmaas.errors import ConfigurationError
 from llmaas.settings import without_password
-from llmaas.storage.database import CHANGES_CHANNEL
+from llmaas.storage.database import CHANGES_CHANNEL, SESSION
 from llmaas.storage.workers import life_lock
 from llmaas.tasks import end
 
@@ -26,13 +26,6 @@ _CROWDED = (
     "state_url: another gateway works on this database, and only gateways that count in one Valkey may share it; stop the other,"
     " or set state_url to valkey://… for each"
 )
-_SESSION = {
-    "application_name": "llmaas",
-    # A machine that went away without a word keeps its locks for half a minute, not for hours.
-    "tcp_keepalives_idle": "15",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-}
 _AGAIN_S = (0.1, 0.5, 1.0, 2.0)
 _PROBE_S = 5.0
 
@@ -106,7 +99,10 @@ class PostgresChanges(Changes):
     async def _listen(self) -> None:
         """Until the connection ends."""
         connection = await asyncpg.connect(
-            self._url, timeout=_CONNECT_S, command_timeout=_CONNECT_S, server_settings=_SESSION
+            self._url,
+            timeout=_CONNECT_S,
+            command_timeout=_CONNECT_S,
+            server_settings={**SESSION, "application_name": "llmaas"},
         )
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())

@@ -9,10 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.audit import Act, Actor
+from llmaas.domain.budgets import project_total
 from llmaas.domain.credit import Balance, CreditEntry, CreditKind
 from llmaas.domain.projects import unknown_project
 from llmaas.errors import Conflict
 from llmaas.storage.audit import record
+from llmaas.storage.budgets import lock_budgets
 from llmaas.storage.database import Database, bump
 from llmaas.storage.tables import budget_shares, credit_entries, projects
 
@@ -23,7 +25,7 @@ class SqlCreditStore:
 
     async def add(self, entry: CreditEntry, *, by: Actor, below_zero: bool = False) -> CreditEntry:
         """Gives the entry, or the one that has its idempotency key already. Raises NotFound, Conflict when that one is another
-        project's or amount, and when more is taken than is left unless it may go `below_zero`.
+        project's or amount, and when more is taken than is free unless it may go `below_zero`.
         """
         async with self._database.begin() as connection:
             # Locked, so that two who take at once do not both find enough.
@@ -39,7 +41,8 @@ class SqlCreditStore:
                         raise Conflict("This idempotency key was used for another entry.", param="idempotency_key")
                     return present
             if entry.amount_nano < 0 and not below_zero:
-                await _check_left(connection, entry)
+                await lock_budgets(connection, [project_total(entry.project_id)])
+                await _check_free(connection, entry)
             values = dataclasses.asdict(entry)
             await connection.execute(sa.insert(credit_entries).values(**values))
             after = {"amount_nano": entry.amount_nano, "kind": str(entry.kind), "note": entry.note}
@@ -79,9 +82,9 @@ async def balances_of(connection: AsyncConnection, project_ids: list[str]) -> di
     }
 
 
-async def _check_left(connection: AsyncConnection, entry: CreditEntry) -> None:
+async def _check_free(connection: AsyncConnection, entry: CreditEntry) -> None:
     balance = (await balances_of(connection, [entry.project_id]))[entry.project_id]
-    if balance.left_nano + entry.amount_nano < 0:
+    if balance.free_nano + entry.amount_nano < 0:
         said = "That is more than the project has left. Take less, or allow a balance below zero."
         raise Conflict(said, param="below_zero")
 

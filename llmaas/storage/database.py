@@ -49,6 +49,15 @@ _FORGOTTEN_MS = 10_000
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LET_GO_S = 2.0
 """What SQLAlchemy may take to let go of a connection that it gives up."""
+SESSION = {
+    # The server keeps a session and its locks for half a minute when a machine went away without a word, not for hours.
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+"""Settings of every connection to PostgreSQL."""
+_MAY_PAUSE = sa.select(sa.func.set_config("idle_in_transaction_session_timeout", "0", sa.true()))
+"""For a report whose reader is slow: it holds no lock that others wait for."""
 _BEGIN_WRITE = sa.select(
     sa.func.pg_advisory_xact_lock(_WRITE_LOCK),
     sa.func.set_config("idle_in_transaction_session_timeout", str(_FORGOTTEN_MS), sa.true()),
@@ -107,6 +116,8 @@ class Database:
             async with connection.begin():
                 if self.file is None and one_at_a_time:
                     await connection.execute(_BEGIN_WRITE)
+                elif self.file is None and long:
+                    await connection.execute(_MAY_PAUSE)
                 condition = in_each_transaction.get()
                 if condition is not None:
                     await condition(connection)
@@ -119,6 +130,8 @@ class Database:
         `long` lifts the time limit: for reports and exports.
         """
         async with self._within_limit(long=long), self._opened(self._reading) as connection:
+            if long and self.file is None:
+                await connection.execute(_MAY_PAUSE)
             yield connection
 
     @asynccontextmanager
@@ -161,10 +174,17 @@ class Database:
 
 
 def _postgres_engine(url: str, limit_s: float, **options: Any) -> AsyncEngine:
-    """Connections that give up on a server which does not answer, and on a lock that is not free in time."""
+    """Connections that give up on a server which does not answer, and on a lock that is not free in time. One whose transaction
+    stands still for longer than any block may take is abandoned: the server ends it, so that its locks stop nobody for long.
+    """
     import asyncpg  # noqa: PLC0415 - commands on SQLite start without it
 
-    settings = {"application_name": "llmaas", "lock_timeout": str(round(limit_s * 1000))}
+    settings = {
+        **SESSION,
+        "application_name": "llmaas",
+        "lock_timeout": str(round(limit_s * 1000)),
+        "idle_in_transaction_session_timeout": str(round(max(1.0, limit_s - _LET_GO_S) * 1000)),
+    }
 
     async def connect() -> asyncpg.Connection:
         # By the driver itself: SQLAlchemy's reading of a URL knows neither `sslmode` nor several hosts.

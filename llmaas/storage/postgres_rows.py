@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 
 from llmaas.domain.usage import COLUMNS, UsageRow
+from llmaas.storage.database import SESSION
 from llmaas.storage.row_store import SHARED, StoreAway, Unstorable, shard_of
 from llmaas.storage.tally import HOUR_KEY, HOUR_SUMS
 
@@ -63,6 +64,7 @@ SELECT count(*) FROM fresh
 """  # noqa: S608 - our own names
 _PROBE = "SELECT pg_logical_emit_message(true, 'llmaas', 'probe')"
 _SETTINGS = {
+    **SESSION,
     "application_name": "llmaas-ledger",
     "statement_timeout": str(round(_DEADLINE_S * 1000)),
     "synchronous_commit": "on",

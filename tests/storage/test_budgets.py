@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-from collections.abc import Sequence
+import threading
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import override
 
 from llmaas.domain.budgets import project_total
 from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
 from llmaas.errors import Unavailable
-from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.budgets import SqlBudgetStore, lock_budgets
 from llmaas.storage.database import Database
 from llmaas.storage.postgres_rows import PostgresRows
 from llmaas.storage.tables import credit_entries, projects
@@ -82,6 +85,87 @@ async def test_what_a_worker_states_puts_right_what_it_never_heard_of(database: 
         assert await store.take([BudgetWant(KEY, 100, 0, 0, net_nano=25)]) == [Grant(0, 75, 25)]
     assert (await store.standing([KEY]))[KEY] == BudgetStanding(0, 25)
     assert await store.take([BudgetWant(KEY, 100, 1, 5)]) == [Grant(5, 70, 30)], "who does not know is told"
+
+
+class _Unheard(Database):
+    """Commits, and then loses the connection over which the answer would have come."""
+
+    def __init__(self, place: str | Path, *, cut: bool) -> None:
+        super().__init__(place)
+        self._lost: Exception = sa.exc.DBAPIError("COMMIT", None, Exception(), connection_invalidated=cut)
+        self.losses = 1
+
+    @override
+    @contextlib.asynccontextmanager
+    async def begin(self, *, one_at_a_time: bool = True, long: bool = False) -> AsyncIterator[AsyncConnection]:
+        async with super().begin(one_at_a_time=one_at_a_time, long=long) as connection:
+            yield connection
+        if self.losses:
+            self.losses -= 1
+            raise Unavailable("The database does not answer.") from self._lost
+
+
+async def test_F21_a_first_lease_whose_commit_is_not_heard_is_taken_once(database: Database, place: str | Path) -> None:
+    unheard = _Unheard(place, cut=True)
+    store = SqlBudgetStore(unheard, "a")
+    assert await store.take([BudgetWant(KEY, 100, 10, 40)]) == [Grant(40, 60, 40)]
+    assert (await store.standing([KEY]))[KEY] == BudgetStanding(0, 40)
+    unheard.losses = 1
+    assert await store.take([BudgetWant(KEY, 100, 10, 20)]) == [Grant(20, 40, 60)], "nor by one that has forgotten"
+    assert (await store.standing([KEY]))[KEY] == BudgetStanding(0, 60)
+    await unheard.close()
+
+
+async def test_F21_a_first_lease_of_which_nobody_knows_is_put_right_by_the_next_call(
+    database: Database, place: str | Path
+) -> None:
+    unheard = _Unheard(place, cut=False)
+    store = SqlBudgetStore(unheard, "a")
+    with pytest.raises(Unavailable):
+        await store.take([BudgetWant(KEY, 100, 10, 40)])
+    assert await store.take([BudgetWant(KEY, 100, 10, 20)]) == [Grant(20, 80, 20)]
+    assert (await store.standing([KEY]))[KEY] == BudgetStanding(0, 20)
+    await unheard.close()
+
+
+async def test_F12_a_host_that_stands_still_while_it_takes_stops_nobody_for_long(postgres_url: str) -> None:
+    """Its transaction has locked a budget, and never goes on."""
+    locked, over = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        async def take() -> None:
+            dark = Database(postgres_url, limit_s=3.0)
+            async with dark.begin(one_at_a_time=False) as connection:
+                await lock_budgets(connection, [KEY])
+                locked.set()
+                over.wait(30)  # the whole event loop
+            await dark.close()
+
+        with contextlib.suppress(Unavailable):
+            asyncio.run(take())
+
+    database = Database(postgres_url)
+    store = SqlBudgetStore(database, "living")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(stand_still))
+        await asyncio.to_thread(locked.wait, 30)
+        assert await store.take([BudgetWant(KEY, 100, 10, 40)]) == [Grant(40, 60, 40)]
+        over.set()
+    await database.close()
+
+
+async def test_a_report_may_pause_for_as_long_as_its_reader_does(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    show = sa.text("SHOW idle_in_transaction_session_timeout")
+    async with database.begin(one_at_a_time=False) as connection:
+        assert await connection.scalar(show) == "3s"
+    async with database.begin(one_at_a_time=False, long=True) as connection:
+        assert await connection.scalar(show) == "0"
+    async with database.connect(long=True) as connection:
+        assert await connection.scalar(show) == "0"
+    async with database.connect() as connection:
+        assert await connection.scalar(show) == "3s"
+    await database.close()
 
 
 async def test_credit_is_the_cap_of_a_project_without_another(database: Database) -> None:

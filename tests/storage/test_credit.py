@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmaas.domain.audit import Actor
+from llmaas.domain.budgets import project_total
 from llmaas.domain.credit import Balance, CreditEntry, CreditKind
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.ports import BudgetWant
@@ -19,15 +20,17 @@ from llmaas.domain.tiers import Tier
 from llmaas.errors import Conflict, NotFound
 from llmaas.ids import IdSource
 from llmaas.storage.alerts import SqlAlertStore
-from llmaas.storage.budgets import SqlBudgetStore
+from llmaas.storage.budgets import SqlBudgetStore, lock_budgets
 from llmaas.storage.catalogue import SqlCatalogueStore
 from llmaas.storage.credit import SqlCreditStore
 from llmaas.storage.database import Database
 from llmaas.storage.projects import SqlProjectStore
 from llmaas.storage.revisions import SqlRevisionStore
-from llmaas.storage.tables import alerts, audit
+from llmaas.storage.tables import alerts, audit, budget_shares
+from tests.postgres import execute
 from tests.storage.rows import row
 from tests.storage.test_row_store import store_at
+from tests.waiting import until
 
 ANA = Actor("user", "ana")
 
@@ -155,3 +158,23 @@ async def test_a_project_that_has_spent_pays_in_advance_only_with_open_eyes(
     assert refused.value.param == "below_zero"
     await projects.change(late, early, by=ANA, below_zero=True)
     assert await projects.get("default") == early
+
+
+async def test_B01_credit_that_is_leased_meanwhile_is_not_taken(postgres_url: str) -> None:
+    """Whoever leases and whoever takes credit wait for each other, so both cannot find the same money."""
+    database, budget = Database(postgres_url), project_total("default")
+    await SqlProjectStore(database).add(Project("default", "Default", 0), by=ANA)
+    store = SqlCreditStore(database)
+    await store.add(entry("c1", 100), by=ANA)
+    async with database.begin(one_at_a_time=False) as connection:
+        await lock_budgets(connection, [budget])
+        taking = asyncio.create_task(store.add(entry("c2", -100), by=ANA))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        await until(lambda: bool(execute(postgres_url, waiting)), "it waits")
+        lease = {"budget_id": budget, "worker_id": "a", "spent_nano": 0, "leased_nano": 80, "net_nano": 80}
+        await connection.execute(sa.insert(budget_shares).values(**lease))
+    with pytest.raises(Conflict):
+        await taking
+    await store.add(entry("c3", -20), by=ANA)
+    assert await store.balance("default") == Balance(80, 0, 80)
+    await database.close()
