@@ -136,7 +136,10 @@ class ChunkChoice(Struct, forbid_unknown_fields=True):
 
 
 class ChatCompletionChunk(Struct, forbid_unknown_fields=True):
-    """The data of one event of a stream. The last one, with `usage`, only when `stream_options.include_usage` is true."""
+    """The data of one event of a stream. The last one, with `usage`, only when `stream_options.include_usage` is true.
+
+    `limit_reached`, beside the last finish reason: why the answer ended early, where a limit or budget did not last.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]

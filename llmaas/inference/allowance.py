@@ -16,8 +16,8 @@ _MARGIN_TOKENS = 512
 
 
 class Allowance(Struct, eq=False):
-    """`enough_until`: output tokens at which `grow()` has to be called. `output_tokens`: what is held by now. `charged_at_most`: output
-    tokens that the caller pays for, however many were made; None: all, since nothing limits them.
+    """`enough_until`: output tokens at which `keep_ahead()` has to be called. `output_tokens`: what is held by now. `charged_at_most`:
+    output tokens that the caller pays for, however many were made; None: all, since nothing limits them.
     """
 
     _limiter: Limiter
@@ -28,26 +28,39 @@ class Allowance(Struct, eq=False):
     enough_until: int
     charged_at_most: int | None
 
-    async def grow(self) -> bool:
-        """Hold another step, or what is left of it; else it may go on to the end of what is held. False: it is there, and the answer
-        has to end.
+    async def keep_ahead(self, made: int) -> bool:
+        """Hold further steps until they reach beyond so many output tokens, the last one as far as the limits have it left; then it may
+        go on to the end of what is held. False: it is there, and the answer has to end.
         """
         most = self.bounds.output_tokens
-        step, least = self.bounds.first_step, self.bounds.least_step
-        if most is not None:
-            step = min(step, most - self.output_tokens)
-        if not await self._hold_more(step):
-            step = self._limiter.room_for_more(self.hold, self._claim, min(least, step), step)
-            if not step or not await self._hold_more(step):
-                goes_on = self.enough_until < self.output_tokens
+        while made >= self.enough_until:
+            step = self.bounds.first_step + max(0, made - self.output_tokens)
+            if most is not None:
+                step = min(step, most - self.output_tokens)
+            if not await self._hold_more(step, min(self.bounds.least_step, step)):
                 self.enough_until = self.output_tokens
-                return goes_on
-        self.output_tokens += step
-        self.charged_at_most = self.output_tokens if self.hold.limited else None
-        self.enough_until = _enough_until(self.hold, self.bounds, self.output_tokens)
+                return made < self.output_tokens
+            self.enough_until = _enough_until(self.hold, self.bounds, self.output_tokens)
         return True
 
-    async def _hold_more(self, output_tokens: int) -> bool:
+    async def cover(self, made: int) -> None:
+        """Hold what was made in the end, or as much of it as the limits have left: an engine may make more in one piece than anybody
+        could see coming.
+        """
+        if self.hold.limited and made > self.output_tokens:
+            await self._hold_more(made - self.output_tokens, 1)
+
+    async def _hold_more(self, output_tokens: int, least: int) -> bool:
+        """So many more, or what is left of them; False: less than `least` is left, and nothing was taken."""
+        if not await self._extend(output_tokens):
+            output_tokens = self._limiter.room_for_more(self.hold, self._claim, least, output_tokens)
+            if not output_tokens or not await self._extend(output_tokens):
+                return False
+        self.output_tokens += output_tokens
+        self.charged_at_most = self.output_tokens if self.hold.limited else None
+        return True
+
+    async def _extend(self, output_tokens: int) -> bool:
         claim = self._claim(output_tokens)
         return self.hold.extend(claim) or await self._limiter.extend(self.hold, claim)
 

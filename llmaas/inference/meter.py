@@ -28,8 +28,8 @@ Counted = tuple[TokenCounts, UsageSource, bool]
 
 
 class Meter(Struct, eq=False):
-    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece. `capped`: it was told to end where
-    what is held ends.
+    """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece. `cap`: output tokens of a choice that
+    it was told to end at, since no more is held; None: it was told of no such end.
 
     `pieces.seen`: pieces with something in them by now, each at least a token.
     """
@@ -38,7 +38,7 @@ class Meter(Struct, eq=False):
     pieces: Pieces
     whole: bool
     request: ChatRequest | CompletionRequest
-    capped: bool = False
+    cap: int | None = None
     _text: str = ""
     _thoughts: str = ""
     _after_end: int = 0
@@ -111,12 +111,11 @@ class Meter(Struct, eq=False):
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""
         reported = read_usage(self._usage) or read_timings(self._timings)
-        return max(self.pieces.seen, 0 if reported is None else reported.completion or 0)
+        told = 0 if reported is None else reported.completion or 0
+        return max(self.pieces.seen, min(told, self._ceiling()))
 
-    def counts(self, charged_at_most: int | None, cut_off: bool) -> Counted:  # noqa: FBT001 - as it stands in the relay
-        """`charged_at_most`: output tokens, None: all. `cut_off`: the answer was ended there, so that an engine which made more until it
-        heard of it is right.
-        """
+    def counts(self) -> Counted:
+        """What was made, as far as the request allowed it."""
         reported, source = read_usage(self._usage), _ENGINE
         if (
             reported is None
@@ -127,16 +126,14 @@ class Meter(Struct, eq=False):
             reported, source = self._complete(reported)
         elif self._timings is not NOTHING and not reported.cached:
             reported = self._with_cache(reported)
-        bounds, pieces = self.bounds, self.pieces
-        ceiling, most = _CEILING * bounds.made, bounds.output_tokens
-        if most is not None and most < ceiling:
-            ceiling = most
-        tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, bounds.input_tokens, ceiling)
-        if charged_at_most is not None and tokens.output + tokens.reasoning > charged_at_most:
-            reasoning = min(tokens.reasoning, charged_at_most)
-            tokens = TokenCounts(tokens.input, tokens.cached_input, charged_at_most - reasoning, reasoning)
-            bent = bent or not cut_off
+        pieces, most_input = self.pieces, self.bounds.input_tokens
+        tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, most_input, self._ceiling())
         return tokens, source, bent
+
+    def _ceiling(self) -> int:
+        """Output tokens that are possible."""
+        ceiling, most = _CEILING * self.bounds.made, self.bounds.output_tokens
+        return most if most is not None and most < ceiling else ceiling
 
     def _with_cache(self, said: Reported) -> Reported:
         """llama.cpp tells what the cache had in its timings too, which older ones alone do."""
@@ -204,6 +201,12 @@ def settle_counts(
         bent = bent or reported.reasoning is not None
         reasoning = completion
     return TokenCounts(prompt - cached, cached, completion - reasoning, reasoning), bent
+
+
+def part_of(tokens: TokenCounts, output_tokens: int) -> TokenCounts:
+    """The same with so many output tokens of it."""
+    reasoning = min(tokens.reasoning, output_tokens)
+    return TokenCounts(tokens.input, tokens.cached_input, output_tokens - reasoning, reasoning)
 
 
 def embedding_counts(answer: EngineEmbeddings, request: EmbeddingRequest, bounds: Bounds) -> Counted:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Raw, Struct
 
-from llmaas.domain.usage import BillingReason, Outcome
+from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import (
     ClientGone,
     ContextTooLong,
@@ -25,7 +25,7 @@ from llmaas.errors import (
     Unavailable,
 )
 from llmaas.inference.allowance import Allowance
-from llmaas.inference.meter import Meter
+from llmaas.inference.meter import Meter, part_of
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Ending, Settlement
 from llmaas.protocol.answers import DONE_EVENT, AnswerHead, StreamWriter, WholeAnswer
@@ -39,7 +39,7 @@ _COMPLETED: Final = Outcome.COMPLETED
 _ANSWERED: Final = BillingReason.ANSWERED
 _CUT_OFF: Final = "A limit or budget of the key or its project ended while the answer was made."
 _LOOK_PIECES: Final = 32
-"""Pieces after which the allowance is looked at again. One may hold several tokens; the allowance's margin covers them."""
+"""Pieces after which the allowance is looked at again, at the latest."""
 
 
 class Relay(Struct, eq=False):
@@ -71,19 +71,16 @@ class Relay(Struct, eq=False):
         data = writer.write(begun)
         self._settlement.first_piece()
         await reply.begin_stream(head.id, head.backend, data)
-        while not await generation.each(pass_on):
+        on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
+        while on and not await generation.each(pass_on):
             await reply.ready()
-            if pieces.seen >= self._look_at and not await self._may_go_on(generation):
-                break
+            on = pieces.seen < self._look_at or await self._may_go_on(generation)
         if not pieces.finished:
             await self._make_sure(generation)
         rest = writer.write(self._last_pieces())
-        finish = pieces.finish_reason()
-        if meter.capped and finish == "length":
-            self._limited = True
+        ending, usage = await self._ending(pieces.finish_reason())
         if self._limited:
-            rest += writer.limit_reached(_CUT_OFF)
-        ending, usage = self._ending(finish)
+            rest = writer.limit_reached(rest, _CUT_OFF)
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
@@ -104,11 +101,9 @@ class Relay(Struct, eq=False):
                     await self._make_sure(generation)
                 answer.add(self._last_pieces())
             finish = meter.pieces.finish_reason()
-        if meter.capped and finish == "length":
-            self._limited = True
+        ending, usage = await self._ending(finish)
         if self._limited:
             answer.limit_reached = _CUT_OFF
-        ending, usage = self._ending(finish)
         body = answer.body(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
         await self._reply.whole(head.id, head.backend, body)
@@ -118,18 +113,22 @@ class Relay(Struct, eq=False):
             answer.add(self._meter.feed(answers))
             return self._meter.pieces.seen < self._look_at
 
-        while not await generation.each(keep):
-            if not await self._may_go_on(generation):
-                break
+        on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
+        while on and not await generation.each(keep):
+            on = await self._may_go_on(generation)
 
     async def _may_go_on(self, generation: Generation) -> bool:
         """Hold more for an answer that outgrows what is held; without, end the engine's work."""
-        self._look_at = self._meter.pieces.seen + _LOOK_PIECES
+        seen, made, allowance = self._meter.pieces.seen, self._meter.output_so_far(), self._allowance
+        self._look_at = seen + _LOOK_PIECES
         if self._meter.pieces.full:
             self._cut_off = True
             generation.abort(EngineFailed("The engine makes more tool calls than an answer may have."))
             return False
-        if self._meter.output_so_far() < self._allowance.enough_until or await self._allowance.grow():
+        if made < allowance.enough_until or await allowance.keep_ahead(made):
+            # A piece may hold many tokens: the next look comes before as many pieces of this size use up what is held.
+            pieces_left = (allowance.enough_until - made) * seen // max(made, 1)
+            self._look_at = seen + max(1, min(_LOOK_PIECES, pieces_left))
             return True
         self._cut_off = self._limited = not self._meter.pieces.finished
         if self._cut_off:
@@ -144,11 +143,22 @@ class Relay(Struct, eq=False):
     def _last_pieces(self) -> list[Piece]:
         return self._meter.pieces.cut("length") if self._cut_off else self._meter.last_pieces()
 
-    def _ending(self, finish: str | None) -> tuple[Ending, Raw]:
+    async def _ending(self, finish: str | None) -> tuple[Ending, Raw]:
         """Of a whole answer, with its `usage` object."""
         gone, meter = self._reply.gone, self._meter
-        tokens, source, suspect = meter.counts(self._allowance.charged_at_most, self._cut_off)
+        tokens, source, suspect = meter.counts()
         reason = BillingReason.READ_TO_END if gone else _ANSWERED
+        most = self._allowance.charged_at_most
+        if most is not None and tokens.output + tokens.reasoning > most:
+            if meter.cap is None:
+                await self._allowance.cover(tokens.completion)
+            most = self._allowance.output_tokens
+            if tokens.completion > most:
+                tokens, suspect = part_of(tokens, most), suspect or not self._cut_off
+                if meter.cap is None:
+                    reason = BillingReason.LIMIT_REACHED
+        if finish == "length" and meter.cap is not None and tokens.completion >= meter.cap:
+            self._limited = True
         ending = Ending(
             Outcome.CLIENT_ABORTED if gone else _COMPLETED,
             BillingReason.LIMIT_REACHED if self._limited else reason,
@@ -161,8 +171,8 @@ class Relay(Struct, eq=False):
         return ending, usage_json(plain + cached, cached, output + reasoning, reasoning)
 
 
-def ending_of(error: BaseException, meter: Meter | None, charged_at_most: int | None) -> Ending:
-    """The terminal state of a request that this error ended."""
+def ending_of(error: BaseException, meter: Meter | None) -> Ending:
+    """The terminal state of a request that this error ended, with all that was made."""
     began = meter is not None and meter.pieces.seen > 0
     code = error.code if isinstance(error, LlmaasError) else "internal_error"
     if isinstance(error, ClientGone):
@@ -185,13 +195,21 @@ def ending_of(error: BaseException, meter: Meter | None, charged_at_most: int | 
         reason = BillingReason.FAILED_AFTER_OUTPUT if began else BillingReason.FAILED_BEFORE_OUTPUT
     if not began or meter is None:
         return Ending(outcome, reason, error_code=code)
-    tokens, source, suspect = meter.counts(charged_at_most, cut_off=False)
+    tokens, source, suspect = meter.counts()
     return Ending(outcome, reason, tokens, source, suspect, meter.pieces.finish_reason(), code)
 
 
 async def settle_failure(settlement: Settlement, error: BaseException, meter: Meter | None) -> None:
     """Settle what an error ended, unless it is settled; wait until that is durable, if it can be."""
-    durable = settlement.settle(ending_of(error, meter, settlement.charged_at_most))
+    ending, allowance = ending_of(error, meter), settlement.allowance
+    try:
+        if meter is not None and meter.cap is None and ending.billing_reason not in FREE:
+            await allowance.cover(ending.tokens.completion)
+    finally:
+        most = allowance.charged_at_most
+        if most is not None and ending.tokens.completion > most:
+            ending.tokens, ending.suspect = part_of(ending.tokens, most), True
+        durable = settlement.settle(ending)
     if isinstance(error, asyncio.CancelledError) or durable.cancelled():
         return  # the row is on its way all the same
     try:

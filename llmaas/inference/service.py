@@ -41,7 +41,7 @@ from llmaas.protocol.needs import Needs, refusal
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, JsonSchemaFormat, extra_members
 from llmaas.routing.policy import LeastBusy
-from llmaas.upstreams.base import Embedding, Generation, Upstream
+from llmaas.upstreams.base import Embedding, Generation, Traits, Upstream
 
 _USE = Permission.INFERENCE_USE
 _NO_MEMBERS: Mapping[str, msgspec.Raw] = {}
@@ -122,14 +122,15 @@ class InferenceService:
             entry.model,
             body_bytes=len(call.body),
             remote_images=self._remote_images,
-            countable=self._countable(entry),
+            countable=self._countable(entry, calls=bool(request.tools or request.functions)),
         )
         return self._generate(call, catalogue, entry, bounds, request, reply)
 
     def complete(self, call: Call, request: CompletionRequest, reply: Reply) -> Awaitable[None]:
         """Like `chat`, for a prompt."""
         entry, catalogue = self._enter(call, request.model)
-        bounds = admit_completion(request, entry.model, body_bytes=len(call.body), countable=self._countable(entry))
+        countable = self._countable(entry, calls=False)
+        bounds = admit_completion(request, entry.model, body_bytes=len(call.body), countable=countable)
         return self._generate(call, catalogue, entry, bounds, request, reply)
 
     async def embed(self, call: Call, request: EmbeddingRequest, reply: Reply) -> None:
@@ -260,9 +261,10 @@ class InferenceService:
             raise refusal(needs, unable[0])
         return able
 
-    def _countable(self, entry: Entry) -> bool:
-        for target in entry.targets:  # noqa: SIM110 - on the way of every request, where a generator costs thrice the loop
-            if not self._upstreams[target.provider.kind].traits.exact_while_streaming:
+    def _countable(self, entry: Entry, *, calls: bool) -> bool:
+        for target in entry.targets:
+            traits = self._upstreams[target.provider.kind].traits
+            if not traits.exact_while_streaming or (calls and traits.calls_come_whole):
                 return False
         return True
 
@@ -345,11 +347,22 @@ class _Start(Struct, eq=False):
         names = target.provider.extra_parameters
         extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
-        cap = None if traits.exact_while_streaming and as_stream else self._allowance.cap()
-        meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap is not None)
+        cap = None
+        if not (traits.exact_while_streaming and as_stream) or self._may_make_too_much(traits):
+            cap = self._allowance.cap()
+        meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap)
         told = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
         generation = self.generation = upstream.generate(target, told, stream=as_stream, extra=extra)
         return generation, meter.begin
+
+    def _may_make_too_much(self, traits: Traits) -> bool:
+        """Whether an engine that counts on the way may still have made more than is held and can be had when it is first heard: a call
+        comes in one piece from some.
+        """
+        request = self._request
+        if not isinstance(request, ChatRequest) or not request.tools:
+            return False
+        return traits.calls_come_whole or self._allowance.output_tokens < self._bounds.first_step
 
 
 def _name_schema(error: EngineRefused, request: ChatRequest | CompletionRequest) -> None:

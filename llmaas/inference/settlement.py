@@ -52,7 +52,7 @@ class Settlement(Struct, eq=False):
     _call: Call
     _catalogue: Catalogue
     _entry: Entry
-    _allowance: Allowance
+    allowance: Allowance
     _request: ChatRequest | CompletionRequest | EmbeddingRequest
     _endpoint: str
     target: Target | None = None
@@ -69,10 +69,6 @@ class Settlement(Struct, eq=False):
     def settled(self) -> bool:
         return self._durable is not None
 
-    @property
-    def charged_at_most(self) -> int | None:
-        return self._allowance.charged_at_most
-
     def first_piece(self) -> None:
         if self._ttft_ms is None:
             self._ttft_ms = self._elapsed_ms()
@@ -81,7 +77,7 @@ class Settlement(Struct, eq=False):
         """Append the row; the future says when it is durable. A second call changes nothing and gives the same future."""
         if self._durable is not None:
             return self._durable
-        call, request, allowance, target = self._call, self._request, self._allowance, self.target
+        call, request, allowance, target = self._call, self._request, self.allowance, self.target
         key = call.caller.key
         price = allowance.price
         tokens, energy_rate = ending.tokens, self._entry.energy_rate

@@ -55,9 +55,12 @@ class StreamWriter:
             extra["routing"] = routing
         return self._prefix + b"," + _json.encode(extra)[1:] + b"\n\n"
 
-    def limit_reached(self, message: str) -> bytes:
-        """The chunk that says why an answer ended early."""
-        return self._prefix + b',"choices":[],"limit_reached":' + _json.encode(message) + b"}\n\n"
+    @staticmethod
+    def limit_reached(last: bytes, message: str) -> bytes:
+        """The last events of an answer, of which the last one, a finish, says why it ended early. It is no event by itself: clients
+        look for a choice in each one that they did not ask for.
+        """
+        return last.removesuffix(b"}\n\n") + b',"limit_reached":' + _json.encode(message) + b"}\n\n"
 
     def _event(self, piece: Piece) -> bytes:
         index = piece.index

@@ -28,6 +28,7 @@ class Traits:
     `always_streams`: it is read as a stream even where a whole answer would carry more (log probabilities).
     `counts_each_choice`: its streams report usage for each choice by itself, so the reports are added up.
     `forces_calls`: it makes the call that `tool_choice` demands; where it does not, `forced.py` asks for it by a schema.
+    `calls_come_whole`: a tool call is one piece of a stream, however long its arguments are.
     `gives_asked_alternatives`: log probabilities come with as many other tokens as were asked for, also with none.
     `unable`: what it can't do of that which only some engines can (`protocol/needs.py`).
     """
@@ -39,6 +40,7 @@ class Traits:
     prompt_lists: bool = False
     counts_each_choice: bool = False
     forces_calls: bool = True
+    calls_come_whole: bool = False
     gives_asked_alternatives: bool = True
 
 

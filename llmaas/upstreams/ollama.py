@@ -127,7 +127,9 @@ _embedded_decoder = msgspec.json.Decoder(_Embedded)
 class OllamaUpstream:
     """Every answer is read as a stream, so that an abandoned one is counted by its pieces."""
 
-    traits = Traits(exact_while_streaming=True, always_streams=True, forces_calls=False, unable=_UNABLE)
+    traits = Traits(
+        exact_while_streaming=True, always_streams=True, forces_calls=False, calls_come_whole=True, unable=_UNABLE
+    )
 
     def __init__(self, transport: HttpTransport, locate: Locate, timeouts: Timeouts) -> None:
         self._transport = transport

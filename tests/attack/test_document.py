@@ -111,8 +111,9 @@ async def test_answers_that_a_limit_ended_are_as_described(target: Service) -> N
         whole.limit_reached = "A limit ended."
         _validator(document, name).validate(json.loads(whole.body(usage, None)))
     writer = StreamWriter(AnswerHead("id", "chat", 1, "m", {"engine_type": "vllm", "machine_name": "ma01"}))
+    last = writer.write([Piece(0, content="a"), Piece(0, finish="length")])
     for event in (
-        writer.limit_reached("A limit ended."),
+        b"data: " + writer.limit_reached(last, "A limit ended.").rpartition(b"data: ")[2],
         writer.usage(usage, {"reason": "only", "attempts": 1, "queue_ms": 0}),
     ):
         _validator(document, "ChatCompletionChunk").validate(json.loads(event.removeprefix(b"data: ")))

@@ -53,7 +53,7 @@ def test_every_error_ends_a_request_as_the_table_says() -> None:
     began.feed([piece()])
     for error in ERRORS:
         for counting in (None, began):
-            ending = ending_of(error, counting, None)
+            ending = ending_of(error, counting)
             seen[ending.billing_reason].add(ending.outcome)
     for reason, outcomes in published().items():
         if reason not in MADE:

@@ -17,20 +17,23 @@ from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.limits import Limits
-from llmaas.domain.models import Model, ModelKind, ProviderKind
+from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.projects import Project
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import UsageRow
 from llmaas.storage.spool import Spool
 from tests.fakes.behaviour import Behaviour
-from tests.fakes.raw_http import RawResponse
+from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import Heard, ask, chat
 from tests.gateway import GatewayProcess, fleet_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
+ASKED = {"include_usage": True}
+PER_TOKEN = Price(0, "", 0, output=1_000 * NANO)
+THOUSAND = "word " * 1_000
 PRICES = {
     "five": Price(0, "five", 0, request=5 * NANO),
     "long": Price(0, "long", 0, output=1_000 * NANO),
@@ -38,6 +41,12 @@ PRICES = {
     "bounded": Price(0, "bounded", 0, output=1_000 * NANO),
     "slow": None,
 }
+COUNTING = {
+    "pieces": ProviderKind.VLLM,
+    "timed": ProviderKind.LLAMA_CPP,
+    "calls": ProviderKind.OLLAMA,
+}
+"""Models of engines that count on the way, at 0.001 for each token of output."""
 BOUNDED_TOKENS = 300
 
 
@@ -66,13 +75,17 @@ async def gateway(
         replace(counting.backends[0], id="gpu", provider_id="vllm"),
     )
     deployment = replace(counting.deployments[0], backend_id="gpu")
+    url = {kind: upstream.url if kind is ProviderKind.OLLAMA else upstream.base_url for kind in COUNTING.values()}
     await shared_gateway.apply(
         Fleet(
             tiers,
-            (*fleet.providers, provider),
-            (*fleet.backends, backend),
-            models,
-            (*fleet.deployments, deployment),
+            (*fleet.providers, provider, *(Provider(name, kind) for name, kind in COUNTING.items())),
+            (
+                *(*fleet.backends, backend),
+                *(Backend(name, name, url[kind], name, str(kind)) for name, kind in COUNTING.items()),
+            ),
+            (*models, *(Model(name, ModelKind.CHAT, 0, price=replace(PER_TOKEN, model_id=name)) for name in COUNTING)),
+            (*fleet.deployments, deployment, *(Deployment(name, name, name) for name in COUNTING)),
         )
     )
     await shared_gateway.start()
@@ -271,6 +284,177 @@ async def test_an_engine_that_counts_goes_on_with_the_rest_of_a_step(gateway: Ga
     row = next(row for row in await gateway.rows() if row.id == heard.answer_id)
     assert (row.finish_reason, row.billing_reason) == ("length", "limit_reached")
     assert row.output_tokens == 5_000
+
+
+def in_few_pieces(model: str, pieces: int = 10) -> Behaviour:
+    """A thousand tokens in each, which the engine counts as it goes; from Ollama one call that has them all."""
+    said: list[dict[str, Any]]
+    if model == "calls":
+        call = {"function": {"name": "f", "arguments": {"text": THOUSAND * pieces}}}
+        said = [
+            {"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": False},
+            {"done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": pieces * 1_000},
+        ]
+        return raw(b"application/x-ndjson", b"".join(json.dumps(line).encode() + b"\n" for line in said))
+    said = [{"choices": [{"index": 0, "delta": {"content": THOUSAND}}]} for _ in range(pieces)]
+    said.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    for number, part in enumerate(said, 1):
+        made = min(number, pieces) * 1_000
+        if model == "pieces":
+            part["usage"] = {"prompt_tokens": 3, "completion_tokens": made}
+        else:
+            part["timings"] = {"prompt_n": 3, "predicted_n": made}
+    events = [b"data: " + json.dumps(part).encode() + b"\n\n" for part in said]
+    return raw(b"text/event-stream", b"".join(events) + b"data: [DONE]\n\n")
+
+
+def raw(kind: bytes, body: bytes) -> Behaviour:
+    return Behaviour(
+        raw=b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, len(body)) + body
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("model", COUNTING)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(requests_per_minute=600),
+        Limits(concurrent_requests=5),
+        Limits(output_tokens_per_hour=100_000),
+        Limits(budget_total=100 * NANO),
+    ],
+    ids=["none", "requests", "at once", "hour", "budget"],
+)
+async def test_B15_an_answer_in_few_pieces_costs_what_was_made_under_whatever_limit(
+    gateway: GatewayProcess, upstream: FakeUpstream, *, limits: Limits, model: str, stream: bool
+) -> None:
+    upstream.script(in_few_pieces(model))
+    key = await key_with(gateway, limits)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    answer = await post(gateway, key, model, tools=tools, stream=stream, stream_options=(stream and ASKED) or None)
+    assert answer.status == 200, answer.body
+    assert answer.body.count(b"word ") == 10_000, "all of it came"
+    row = next(row for row in await gateway.rows() if row.id == answer.header("id"))
+    assert (row.output_tokens, row.cost_nano, row.usage_suspect) == (10_000, 10 * NANO, False)
+    assert (row.billing_reason, b"limit_reached" in answer.body) == ("answered", False)
+    assert b'"completion_tokens":10000' in answer.body, "the caller is told the same"
+    if limits != Limits():
+        assert row.hold_nano is not None
+        assert row.cost_nano <= row.hold_nano
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_B02_an_answer_in_one_piece_costs_no_more_than_is_left(
+    gateway: GatewayProcess, upstream: FakeUpstream, stream: bool
+) -> None:
+    """4,096 are held, 7,000 are left, and 10,000 come at once."""
+    upstream.script(in_few_pieces("timed"))
+    key = await key_with(gateway, Limits(budget_total=7 * NANO))
+    answer = await post(gateway, key, "timed", stream=stream)
+    row = next(row for row in await gateway.rows() if row.id == answer.header("id"))
+    assert (row.output_tokens, row.cost_nano, row.hold_nano) == (7_000, 7 * NANO, 7 * NANO)
+    assert (row.outcome, row.billing_reason, row.usage_suspect) == ("completed", "limit_reached", True)
+    assert (await post(gateway, key, "timed", stream=stream)).status == 429
+    assert await gateway.ledger_faults() == []
+
+
+async def test_an_engine_with_long_pieces_is_stopped_where_the_money_ends(
+    gateway: GatewayProcess, vllm: FakeUpstream
+) -> None:
+    """334 tokens can be paid. It is stopped in the fourth piece of a hundred, long before any number of pieces."""
+    counts = {
+        number: b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n' % (number * 100)
+        for number in range(1, 60)
+    }
+    vllm.script(Behaviour(tokens=60, usage="missing", raw_events=counts, pause_at=(6,)), model="counted")
+    key = await key_with(gateway, Limits(budget_total=NANO * 334 // 1_000))
+    kept, gateway.key = gateway.key, key
+    heard = await ask(gateway, chat("counted", stream=True))
+    gateway.key = kept
+    row = next(row for row in await gateway.rows() if row.id == heard.answer_id)
+    assert (row.output_tokens, row.finish_reason, row.billing_reason) == (334, "length", "limit_reached")
+    await vllm.wait_cancelled()
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(budget_total=NANO * 222 // 1_000), 222),
+        (Limits(budget_total=5 * NANO), 5_000),
+        (Limits(requests_per_minute=600), 16_384),
+        (Limits(), None),
+    ],
+    ids=["little", "some", "enough", "none"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_engine_whose_calls_come_whole_is_told_what_is_held(
+    gateway: GatewayProcess, upstream: FakeUpstream, *, limits: Limits, told: int | None, stream: bool
+) -> None:
+    upstream.script(Behaviour())
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    answer = await post(gateway, await key_with(gateway, limits), "calls", tools=tools, stream=stream)
+    assert answer.status == 200
+    assert upstream.last.json["options"].get("num_predict") == told
+    row = next(row for row in await gateway.rows() if row.id == answer.header("id"))
+    assert (row.output_tokens, row.billing_reason) == (5, "answered")
+
+
+@pytest.mark.parametrize("model", ["pieces", "timed"])
+@pytest.mark.parametrize(("budget", "told"), [(222, 222), (5_000, None)])
+async def test_an_engine_that_may_hold_a_call_back_is_told_what_is_left_of_a_limit(
+    gateway: GatewayProcess, upstream: FakeUpstream, *, model: str, budget: int, told: int | None
+) -> None:
+    key = await key_with(gateway, Limits(budget_total=budget * NANO // 1_000))
+    for tools, sent in (([{"type": "function", "function": {"name": "f"}}], told), (None, None)):
+        upstream.script(Behaviour(tokens=1))
+        assert (await post(gateway, key, model, tools=tools)).status == 200
+        assert upstream.last.json.get("max_tokens") == sent
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_end_that_is_the_engines_own_is_not_called_a_limit(
+    gateway: GatewayProcess, upstream: FakeUpstream, stream: bool
+) -> None:
+    """Its window ended, say: five tokens were made of many thousands that are held."""
+    upstream.script(Behaviour(finish_reason="length"), model="long")
+    answer = await post(gateway, await key_with(gateway, Limits(budget_total=100 * NANO)), "long", stream=stream)
+    assert (answer.status, b"limit_reached" in answer.body, b'"length"' in answer.body) == (200, False, True)
+    row = next(row for row in await gateway.rows() if row.id == answer.header("id"))
+    assert (row.output_tokens, row.finish_reason, row.billing_reason) == (5, "length", "answered")
+
+
+@pytest.mark.parametrize("model", ["long", "counted"])
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_stream_says_with_its_finish_that_a_limit_ended_it(
+    gateway: GatewayProcess, *, model: str, asked: bool
+) -> None:
+    """Clients look for a choice in each chunk that they did not ask for."""
+    options = {"stream_options": ASKED} if asked else {}
+    answer = await post(gateway, await key_with(gateway, Limits(budget_total=NANO)), model, stream=True, **options)
+    events = [json.loads(part[6:]) for part in answer.body.split(b"\n\n") if part.startswith(b"data: {")]
+    assert [event for event in events if not event["choices"]] == events[len(events) - asked :]
+    (said,) = [event for event in events if "limit_reached" in event]
+    assert (said["choices"][0]["finish_reason"], "budget" in said["limit_reached"]) == ("length", True)
+
+
+async def test_B15_who_leaves_is_charged_what_was_made_beyond_the_first_step(
+    gateway: GatewayProcess, vllm: FakeUpstream
+) -> None:
+    count = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9000}}\n\n'
+    vllm.script(Behaviour(tokens=3, usage="missing", raw_events={2: count}, pause_at=(3,)), model="counted")
+    key = await key_with(gateway, Limits(budget_total=100 * NANO))
+    before = len(await gateway.rows())
+    body = json.dumps(chat("counted", stream=True)).encode()
+    async with await RawConnection.open(gateway.url) as connection:
+        headers = [("content-type", "application/json"), ("authorization", f"Bearer {key}")]
+        await connection.send(request_bytes("POST", CHAT, headers=headers, body=body))
+        await vllm.wait_paused()
+        await connection.read_until(b"hello ")
+        await connection.read_until(b"hello ")
+    row = (await gateway.wait_rows(before + 1))[0]
+    assert (row.billing_reason, row.output_tokens, row.cost_nano) == ("aborted_after_output", 9_000, 9 * NANO)
 
 
 async def test_B02_a_picture_is_held_as_a_picture(gateway: GatewayProcess) -> None:

@@ -15,7 +15,7 @@ from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed, LlmaasError
 from llmaas.inference.admission import Bounds
-from llmaas.inference.meter import Meter, settle_counts
+from llmaas.inference.meter import Meter, part_of, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
 from llmaas.protocol.requests import ChatRequest, Message
@@ -71,7 +71,7 @@ def test_B10_counts_stay_between_what_was_seen_and_what_was_allowed(
         counting.feed([answer(choices=[], usage=usage)])
     except ValueError:
         return
-    tokens, source, suspect = counting.counts(None, cut_off=False)
+    tokens, source, suspect = counting.counts()
     assert min(tokens.input, tokens.cached_input, tokens.output, tokens.reasoning) >= 0
     most = 2**21 if bound is None else bound
     assert min(seen, most) <= total(tokens) <= most, "never more than was held, whatever came"
@@ -116,11 +116,11 @@ def test_A16_an_engine_that_goes_on_past_its_bound_is_stopped() -> None:
 def test_a_whole_answer_without_counts_is_estimated_from_its_size() -> None:
     counting = meter(bound=20, whole=True)
     counting.feed([answer(choices=[{"index": 0, "message": {"content": "x" * 33}, "finish_reason": "stop"}])])
-    tokens, source, suspect = counting.counts(None, cut_off=False)
+    tokens, source, suspect = counting.counts()
     assert (tokens, source, suspect) == (TokenCounts(input=25, output=9), UsageSource.COUNTED, True)
     endless = meter(bound=20, whole=True)
     endless.feed([answer(choices=[{"index": 0, "message": {"content": "x" * 1_000}, "finish_reason": "stop"}])])
-    assert endless.counts(None, cut_off=False)[0].output == 20
+    assert endless.counts()[0].output == 20
 
 
 def read(
@@ -130,7 +130,7 @@ def read(
     counting = meter(bound=bound, whole=whole)
     said = {"message" if whole else "delta": {"content": text}}
     counting.feed([answer(choices=[{"index": 0, **said, "finish_reason": "stop"}], **fields)])
-    tokens, source, suspect = counting.counts(None, cut_off=False)
+    tokens, source, suspect = counting.counts()
     return tokens.prompt, tokens.completion, str(source), suspect
 
 
@@ -178,7 +178,7 @@ def test_B15_the_estimate_of_a_whole_answer_has_its_calls_and_its_thoughts() -> 
     call = {"id": "c", "function": {"name": "f" * 4, "arguments": "x" * 36}}
     message = {"content": "\u65e5" * 8, "reasoning_content": "t" * 64, "tool_calls": [call]}
     counting.feed([answer(choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])])
-    tokens, _, _ = counting.counts(None, cut_off=False)
+    tokens, _, _ = counting.counts()
     assert tokens.completion == (24 + 64 + 40) // 4
     assert tokens.reasoning == 32 * 64 // (64 + 48), "its part of the text"
 
@@ -188,15 +188,20 @@ def test_B15_reasoning_that_the_engine_does_not_tell_is_its_part_of_the_text() -
     message = {"content": "x" * 100, "reasoning_content": "t" * 300}
     usage = {"prompt_tokens": 9, "completion_tokens": 80}
     counting.feed([answer(choices=[{"index": 0, "message": message, "finish_reason": "stop"}], usage=usage)])
-    assert counting.counts(None, cut_off=False) == (TokenCounts(9, 0, 20, 60), UsageSource.ENGINE, False)
+    assert counting.counts() == (TokenCounts(9, 0, 20, 60), UsageSource.ENGINE, False)
 
 
-def test_B02_no_more_is_charged_than_is_held() -> None:
-    counting = meter(bound=None, whole=True)
-    usage = {"prompt_tokens": 9, "completion_tokens": 900}
-    counting.feed([answer(choices=[{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}], usage=usage)])
-    assert counting.counts(128, cut_off=False) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, True)
-    assert counting.counts(128, cut_off=True) == (TokenCounts(9, 0, 128, 0), UsageSource.ENGINE, False)
+def test_B02_a_part_of_what_was_made_has_its_thoughts_first() -> None:
+    made = TokenCounts(9, 3, output=500, reasoning=400)
+    assert part_of(made, 128) == TokenCounts(9, 3, output=0, reasoning=128)
+    assert part_of(made, 450) == TokenCounts(9, 3, output=50, reasoning=400)
+
+
+def test_B15_what_is_told_on_the_way_stays_within_what_is_possible() -> None:
+    for bound, most in ((20, 20), (None, 2**21)):
+        counting = meter(bound=bound)
+        counting.feed([answer(choices=[{"index": 0, "delta": {"content": "x"}}], usage={"completion_tokens": 2**27})])
+        assert counting.output_so_far() == most
 
 
 def test_reports_split_over_a_stream_are_read_together() -> None:
@@ -204,7 +209,7 @@ def test_reports_split_over_a_stream_are_read_together() -> None:
     first = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 80}}
     counting.feed([answer(choices=[{"index": 0, "delta": {"content": "x"}}], usage=first), piece()])
     counting.feed([answer(choices=[], usage={"completion_tokens": 2}), answer(choices=[], usage={})])
-    tokens, source, suspect = counting.counts(None, cut_off=False)
+    tokens, source, suspect = counting.counts()
     assert (tokens, source, suspect) == (TokenCounts(20, 80, 2, 0), UsageSource.ENGINE, False)
 
 
@@ -240,7 +245,7 @@ async def test_a_prompt_that_has_begun_and_told_nothing_is_estimated_with_those_
 
     def take(answers: Sequence[EngineAnswer]) -> bool:
         counting.feed(answers)
-        tokens, source, _ = counting.counts(None, cut_off=False)
+        tokens, source, _ = counting.counts()
         found.append((tokens.prompt, tokens.completion, str(source)))
         return True
 
@@ -256,5 +261,5 @@ def test_what_the_cache_had_is_read_from_timings_where_usage_tells_none(details:
     usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102, **details}
     timings = {"prompt_n": 20, "cache_n": 80, "predicted_n": 2}
     counting.feed([piece(), piece(), answer(choices=[], usage=usage, timings=timings)])
-    tokens, _, suspect = counting.counts(None, cut_off=False)
+    tokens, _, suspect = counting.counts()
     assert (tokens, suspect) == (TokenCounts(20, 80, 2, 0), False)

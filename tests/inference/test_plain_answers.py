@@ -50,7 +50,7 @@ def long_way(answer: EngineAnswer, *, thinks: bool) -> tuple[bytes, Any, str | N
     whole.add(counting.feed([answer]))
     assert counting.pieces.finished
     whole.add(counting.pieces.finish())
-    return whole.body(USAGE, None), counting.counts(None, cut_off=False), counting.pieces.finish_reason()
+    return whole.body(USAGE, None), counting.counts(), counting.pieces.finish_reason()
 
 
 @given(said=ANSWERS, thinks=st.booleans())
@@ -65,7 +65,7 @@ def test_a_plain_answer_is_what_it_is_piece_by_piece(said: dict[str, Any], think
     assert isinstance(text, str)
     whole = WholeAnswer(HEAD)
     whole.add_plain(text, counting.pieces.finish_reason())
-    short = (whole.body(USAGE, None), counting.counts(None, cut_off=False), counting.pieces.finish_reason())
+    short = (whole.body(USAGE, None), counting.counts(), counting.pieces.finish_reason())
     assert short == long_way(answer_decoder.decode(data), thinks=thinks)
 
 
