@@ -78,7 +78,8 @@ class MemoryCounters:
     async def refresh(self) -> bool:
         """Read budgets and credit again: limits, credit or corrections were changed by others. What is held stays.
 
-        False when what was spent could not be read, because rows are still on their way to the database: to be tried again.
+        False when what was spent is not known to the last unit, because rows are still on their way to the database or went there
+        meanwhile: to be tried again.
         """
         before = {counter: counter.used for counter in self._money if counter.known}
         for counter in before:
@@ -89,11 +90,13 @@ class MemoryCounters:
         if not await self._flushed():
             return False
         standing = await self._budgets.standing([counter.rule.id for counter in before])
+        exact = True
         for counter, used_before in before.items():
-            # What was settled since `flushed` may or may not be in the sum: keep what we have where that explains it.
-            spent = standing[counter.rule.id].spent_nano
-            counter.used = max(spent, min(counter.used, spent + counter.used - used_before))
-        return True
+            # What was settled since `flushed` may or may not be in the sum; as it is counted in addition, no cap is overrun.
+            settled = counter.used - used_before
+            counter.used = standing[counter.rule.id].spent_nano + settled
+            exact = exact and not settled
+        return exact
 
     def _new(self, rule: Rule, now_ms: int) -> Counter:
         if rule.kind in (Kind.REQUESTS, Kind.TOKENS):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
+from typing_extensions import override
 
 from llmaas.clock import ManualClock
 from llmaas.domain.limits import Limits
-from llmaas.domain.ports import Claim
+from llmaas.domain.ports import BudgetStanding, Claim, Used
 from llmaas.domain.prices import NANO
 from llmaas.domain.tiers import Tier
 from llmaas.errors import QuotaExceeded, Unavailable
@@ -72,3 +76,32 @@ async def test_credit_is_seen_while_rows_still_wait_and_what_they_cost_afterward
     assert await source.refresh()
     with pytest.raises(QuotaExceeded):
         await limiter.hold(who, tier, COSTLY)
+
+
+class _ReadEarly(Money):
+    """Answers with what was spent when it was asked."""
+
+    @override
+    async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+        found = {name: BudgetStanding(self.spent[name], 0) for name in budget_ids}
+        await asyncio.sleep(0)
+        return found
+
+
+@pytest.mark.parametrize("read", [Money, _ReadEarly])
+async def test_B01_what_settles_while_a_correction_is_read_is_counted(read: type[Money]) -> None:
+    money, budget = read(), "key:k1:total"
+    source = counters(money, Ledger(0), 60)
+    limiter, who = CountingLimiter(source, ManualClock()), caller(Limits(budget_total=20 * NANO))
+    money.spent[budget] = 10 * NANO
+    hold = await limiter.hold(who, None, Claim(0, 1, NANO))
+    money.spent[budget] += 8 * NANO  # the correction
+    refreshing = asyncio.create_task(source.refresh())
+    await asyncio.sleep(0)
+    hold.settle(Used(0, 1, NANO))
+    money.spent[budget] += NANO
+    assert not await refreshing, "to be tried again"
+    with pytest.raises(QuotaExceeded):
+        await limiter.hold(who, None, Claim(0, 1, 2 * NANO))
+    assert await source.refresh()
+    (await limiter.hold(who, None, Claim(0, 1, NANO))).settle(NOTHING)  # 19 of 20 are spent
