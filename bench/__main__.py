@@ -1,10 +1,9 @@
 """CPU of the gateway for a plain request, a burst stream and an event of a paced stream, beside others in the same run.
 
-usage: scripts/bench [--rig DIR] [--seconds N] [--rounds N] [--peer 'NAME=COMMAND'] …
-Needs `wrk` and two cores: the gateway on core 1, load and mock upstreams on core 0. `--rig` is the folder of the measuring tool
-(`cost.py`, `mock_upstream.py`). Beside it in any case: the least relay on our own parts (`bench/floor.py`), and nginx as a proxy
-where it is on PATH. COMMAND starts another gateway, with `{port}` and `{upstream}` for where it has to listen and to ask, and
-`{free}` for another free port:
+usage: scripts/bench [--seconds N] [--rounds N] [--peer 'NAME=COMMAND'] …
+Needs `wrk` and two cores: the gateway on core 1, load and engines (`bench/upstream.py`) on core 0. Beside it in any case: the least
+relay on our own parts (`bench/floor.py`), and nginx as a proxy where it is on PATH. COMMAND starts another gateway, with `{port}` and
+`{upstream}` for where it has to listen and to ask, and `{free}` for another free port:
     --peer 'vllm-router=vllm-router --port {port} --worker-urls http://127.0.0.1:{upstream} --prometheus-port {free}'
 Name its policy with the figure: `--policy round_robin` costs that one half of what its own default does.
 Machines differ by more than what is measured, and so does one machine from minute to minute: only ratios of one run mean anything.
@@ -31,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.cost import load
 from llmaas import settings
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
@@ -40,6 +40,10 @@ from llmaas.installation import Installation
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("plain_us", "burst_us", "paced_event_us")
+EVENTS = 50
+_OTHER_EVENTS = 4
+"""The first one, the end of the choice, the usage and `[DONE]`."""
+GAP_S = 0.02
 
 
 @contextmanager
@@ -74,24 +78,24 @@ async def prepare(data_dir: Path, burst_port: int, paced_port: int) -> str:
     return token
 
 
-def measure(rig: Path, name: str, pid: int, port: int, key: str, *, paced: bool, seconds: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        str(rig / "cost.py"),
-        "--name",
-        name,
-        "--pid",
-        str(pid),
-        "--key",
-        key,
-        "--model",
-        "burst",
-    ]
-    command += ["--url", f"http://127.0.0.1:{port}/v1/chat/completions", "--seconds", str(seconds)]
-    if paced:
-        command += ["--paced-model", "paced"]
-    done = subprocess.run(["taskset", "-c", "0", *command], capture_output=True, text=True, check=True)
-    row: dict[str, Any] = json.loads(done.stdout)
+def measure(pid: int, port: int, key: str, kinds: Sequence[str], *, seconds: int) -> dict[str, float]:
+    """Microseconds of CPU for each answer, or for each event of a paced stream, by kind."""
+    row: dict[str, float] = {}
+    for kind in kinds:
+        paced = kind == "paced_event_us"
+        done = load(
+            pid,
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            key,
+            "paced" if paced else "burst",
+            stream=kind != "plain_us",
+            connections=100 if paced else 32,
+            seconds=seconds,
+            core=0,
+        )
+        if done.refused or not done.answers:
+            raise SystemExit(f"{kind}: {done.refused} of {done.answers} answers were refused")
+        row[kind] = round(done.cpu_s / done.answers / (EVENTS + _OTHER_EVENTS if paced else 1) * 1e6, 1)
     return row
 
 
@@ -141,7 +145,6 @@ http {{
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("--rig", type=Path, default=ROOT.parent / "shared" / "rig")
     parser.add_argument("--seconds", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3, help="in turn, so that all meet the same moods of the machine")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
@@ -162,9 +165,9 @@ def main() -> None:
             wait_for(at)
             return pid
 
-        mock = [sys.executable, str(given.rig / "mock_upstream.py")]
-        start([*mock, str(burst)], 0, burst)
-        start([*mock, str(paced), "50", "0.02"], 0, paced)
+        engine = [sys.executable, "-m", "bench.upstream"]
+        start([*engine, str(burst), str(EVENTS)], 0, burst)
+        start([*engine, str(paced), str(EVENTS), str(GAP_S)], 0, paced)
         # Others route by model from one address, or have one upstream; so each kind of load has a process of its own.
         running_ones: dict[str, list[tuple[int, int]]] = {}
         for name, command in peers(given.peer, Path(folder)).items():
@@ -172,13 +175,11 @@ def main() -> None:
                 at = free_port()
                 running_ones.setdefault(name, []).append((start(command(at, upstream), 1, at), at))
         running_ones["llmaas"] = [(start([sys.executable, "-P", "-m", "llmaas", "gateway"], 1, port), port)] * 2
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in running_ones}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in running_ones}
         for _ in range(given.rounds):
             for name, ((pid, at), (paced_pid, paced_at)) in running_ones.items():
-                row = measure(given.rig, name, pid, at, key, paced=paced_pid == pid, seconds=given.seconds)
-                if paced_pid != pid:
-                    slow = measure(given.rig, name, paced_pid, paced_at, key, paced=True, seconds=given.seconds)
-                    row |= {kind: value for kind, value in slow.items() if kind.startswith("paced")}
+                row = measure(pid, at, key, KINDS[:2], seconds=given.seconds)
+                row |= measure(paced_pid, paced_at, key, KINDS[2:], seconds=given.seconds)
                 found[name].append(row)
     medians = {name: {kind: median(row[kind] for row in rows) for kind in KINDS} for name, rows in found.items()}
     for name, rows in found.items():
