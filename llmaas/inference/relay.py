@@ -180,7 +180,9 @@ def ending_of(error: BaseException, meter: Meter | None) -> Ending:
         reason = BillingReason.ABORTED_AFTER_OUTPUT if began else BillingReason.ABORTED_BEFORE_OUTPUT
     elif isinstance(error, EngineRefused | InvalidRequest | ContextTooLong):
         outcome = Outcome.ENGINE_REFUSED
-        reason = BillingReason.REFUSED_AFTER_OUTPUT if began else BillingReason.REFUSED
+        # Of an answer that is not streamed the caller has nothing, although a part of it was made.
+        got = began and meter is not None and meter.request.stream
+        reason = BillingReason.REFUSED_AFTER_OUTPUT if got else BillingReason.REFUSED
     else:
         if isinstance(error, EngineTimeout):
             outcome = Outcome.ENGINE_TIMEOUT

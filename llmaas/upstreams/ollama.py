@@ -57,7 +57,7 @@ from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, merge_system
-from llmaas.upstreams.refusals import Asked, from_error_body, refusal
+from llmaas.upstreams.refusals import Asked, behind_output, from_error_body, refusal
 
 _UNABLE: frozenset[Need] = frozenset(
     {
@@ -253,7 +253,7 @@ class _Lines:
         self._exchange = exchange
         self._asked = asked
         self._rest = bytearray()
-        self._said = False
+        self._said = self._begun = False
         self._done = False
         self._calls = 0
         self._failure: LlmaasError | None = None
@@ -271,6 +271,7 @@ class _Lines:
         raise EngineFailed("The engine ended its answer before it began.")
 
     async def each(self, take: Take) -> bool:
+        self._begun = True
         while (answers := await self._next()) is not None:
             if not take(answers):
                 return False
@@ -282,8 +283,9 @@ class _Lines:
     async def _next(self) -> Sequence[EngineAnswer] | None:
         while not self._done:
             if self._failure is not None:
-                self._exchange.abort(self._failure)
-                raise self._failure
+                failure = behind_output(self._failure) if self._begun else self._failure
+                self._exchange.abort(failure)
+                raise failure
             data = await self._exchange.read()
             answers = self._answers(self._lines(data))
             if answers:

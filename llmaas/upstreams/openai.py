@@ -52,7 +52,7 @@ from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.habits import MOST_TRIES, Habits
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
-from llmaas.upstreams.refusals import Asked, error_body, from_error_body, refusal
+from llmaas.upstreams.refusals import Asked, behind_output, error_body, from_error_body, refusal
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMPTY = (b"", b"null")
@@ -292,7 +292,9 @@ class _Stream:
             return wanted and not self._done and self._failure is None
 
         while wanted and not self._done:
-            self._raise_failure()
+            if self._failure is not None:
+                self._failure = behind_output(self._failure)
+                self._raise_failure()
             try:
                 over = await self._exchange.each(pass_on)
             except EngineFailed as error:

@@ -13,7 +13,15 @@ from typing import Any, Final
 
 import structlog
 
-from llmaas.errors import ContextTooLong, EngineBusy, EngineError, EngineFailed, EngineRefused, LlmaasError
+from llmaas.errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    EngineRefused,
+    InvalidRequest,
+    LlmaasError,
+)
 from llmaas.protocol.lenient import clean, read_json, whole_number
 from llmaas.upstreams.http import Exchange
 
@@ -166,6 +174,15 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
         return EngineRefused("The engine or its provider does not answer this request because of what is in it.")
     denied = is_clients and not _is_ours(status, lowered)
     return EngineFailed("The engine failed.", hint=f"status {status}", denied=denied)
+
+
+def behind_output(error: LlmaasError) -> LlmaasError:
+    """What an error means that comes behind a part of the answer. A request that was answered for a while can't be at fault, whatever
+    its engine calls it: vLLM and SGLang call every exception inside a stream a bad request.
+    """
+    if isinstance(error, EngineRefused | ContextTooLong | InvalidRequest):
+        return EngineFailed("The engine broke its answer off.", hint=error.message, denied=True)
+    return error
 
 
 def _is_ours(status: int, lowered: str) -> bool:

@@ -63,6 +63,42 @@ def told(answer: RawResponse, *, stream: bool) -> tuple[str, str]:
     return text_of(parts), finish
 
 
+FAULTS = {
+    "vllm": b'{"error":{"object":"error","message":"EngineCore died.","type":"BadRequestError","code":400}}',
+    "older": b'{"object":"error","message":"EngineCore died.","type":"BadRequestError","code":400}',
+    "too long": b'{"error":{"message":"This model\'s maximum context length is 16 tokens.","code":400}}',
+    "schema": b'{"error":{"message":"Failed to compile the grammar","code":400}}',
+    "flagged": b'{"error":{"message":"Output flagged by moderation","code":403}}',
+}
+"""What engines say when they break: none of it can be the fault of a request that they had answered for a while."""
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("kind", "stream"), [*READ_AS_STREAM, (ProviderKind.OLLAMA, False), (ProviderKind.OLLAMA, True)]
+)
+async def test_B16_an_engine_that_breaks_in_the_middle_is_the_one_to_blame_whatever_it_says(
+    service: Service, *, kind: ProviderKind, stream: bool, fault: str, together: bool
+) -> None:
+    said = [A, B, b"data: %b\n\n" % FAULTS[fault], DONE]
+    if kind is ProviderKind.OLLAMA:
+        said = [b'{"message":{"content":"a"},"done":false}\n', FAULTS[fault] + b"\n"]
+    parts = [b"".join(said)] if together else said
+    sse = LINES if kind is ProviderKind.OLLAMA else SSE
+    answer = await ask(service, kind, chunked(sse, *parts), stream=stream)
+    assert b"engine_failed" in answer.body, answer.body
+    assert answer.status == (200 if stream else 502)
+    row = await service.row(answer)
+    assert (row.outcome, row.billing_reason, row.error_code) == (
+        "engine_failed",
+        "failed_after_output",
+        "engine_failed",
+    )
+    good = await service.chat(model_of(kind, "plain"))
+    assert (await service.row(good)).routing_reason == "only", "a caller might have it said"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", SPEAKING)
 @pytest.mark.parametrize(

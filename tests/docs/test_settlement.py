@@ -50,6 +50,7 @@ def test_what_is_free_is_said_to_be_free() -> None:
 def test_every_error_ends_a_request_as_the_table_says() -> None:
     seen: dict[str, set[str]] = defaultdict(set)
     began = meter()
+    began.request.stream = True
     began.feed([piece()])
     for error in ERRORS:
         for counting in (None, began):

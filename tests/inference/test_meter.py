@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
@@ -33,7 +34,7 @@ NUMBERS = st.one_of(
 def meter(*, bound: int | None = 20, whole: bool = False) -> Meter:
     step = 4096 if bound is None else bound
     bounds = Bounds(PROMPT_BYTES + 512, bound, step, False, 1, 1)
-    return Meter(bounds, Pieces(1, split_thinking=False), whole, ASKED)
+    return Meter(bounds, Pieces(1, split_thinking=False), whole, replace(ASKED))
 
 
 def answer(**fields: Any) -> EngineAnswer:
