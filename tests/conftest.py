@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.fakes.tiny_model import write_tiny_model
 from tests.gateway import GatewayProcess
@@ -20,6 +21,10 @@ from tests.postgres import (  # noqa: F401 - fixtures
 )
 from tests.service import Service, start_service, stop_service
 from tests.valkey import mortal_valkey, valkey_server, valkey_url  # noqa: F401 - fixtures of all tests
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

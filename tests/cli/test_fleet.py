@@ -193,7 +193,7 @@ _model = st.fixed_dictionaries(
 
 
 @given(st.lists(_model, max_size=3, unique_by=lambda m: str(m["id"]).casefold()))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_models_survive_the_way_to_text_and_back(models: list[dict[str, Any]]) -> None:
     from llmaas.domain.declarations import declare
 

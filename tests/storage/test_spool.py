@@ -35,7 +35,7 @@ def read_all(folder: Path) -> list[UsageRow]:
     return [one for file in spool.files() for one in spool.read(file)[0]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=st.text(), tokens=st.integers(0, 2**62))
 def test_rows_come_back_as_they_were_put(tmp_path_factory: pytest.TempPathFactory, text: str, tokens: int) -> None:
     folder = tmp_path_factory.mktemp("spool")
