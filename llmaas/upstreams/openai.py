@@ -20,6 +20,7 @@ from llmaas.domain.models import Backend, ProviderKind
 from llmaas.errors import (
     EngineError,
     EngineFailed,
+    EngineTimeout,
     InvalidRequest,
     LlmaasError,
 )
@@ -230,7 +231,7 @@ class _Stream:
     """Server-sent events of an engine. `counts_each_choice`: it reports usage for each choice by itself.
 
     What is accepted as the end of an answer: a finish reason for each choice with the clean end of the body, with `[DONE]`, or
-    with the usage that comes after the last choice, even if the connection breaks behind it; and where a finish reason is
+    with the usage that comes after the last choice, even if the connection breaks or falls silent behind it; and where a finish reason is
     missing, any two of the other three. One sign alone is none: a server that dies may well end its body properly, and a
     finish reason may be followed by an error.
 
@@ -244,6 +245,7 @@ class _Stream:
         self._asking = asking
         self._sse = SseDecoder()
         self._reports = ChoiceReports() if counts_each_choice else None
+        self._plain = not counts_each_choice
         self._counted = False
         self._done = False
         self._failure: LlmaasError | None = None
@@ -297,7 +299,7 @@ class _Stream:
                 self._raise_failure()
             try:
                 over = await self._exchange.each(pass_on)
-            except EngineFailed as error:
+            except (EngineFailed, EngineTimeout) as error:
                 if not self._counted or self._exchange.broken is not error:
                     raise
                 return True  # its counts were there, which are the last that an engine says
@@ -314,6 +316,8 @@ class _Stream:
             except EngineError:
                 return False
             return True
+        if isinstance(exchange.broken, EngineTimeout):
+            raise exchange.broken
         return self._counted and (self._done or exchange.broken is None)
 
     async def _next(self) -> Sequence[EngineAnswer] | None:
@@ -352,7 +356,7 @@ class _Stream:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 found = self._read_leniently(payload)
             else:
-                if answer.choices and answer.error is NOTHING and self._halves is None and self._reports is None:
+                if answer.choices and answer.error is NOTHING and self._plain:
                     answers.append(answer)
                     continue
                 found = [answer if self._halves is None else self._halves.join(answer)]
@@ -371,10 +375,12 @@ class _Stream:
             return False
         if not answer.choices:
             if given(answer.usage):
-                self._counted = True
+                self._counted, self._plain = True, False
             elif (fault := fault_in(payload)) is not NOTHING:
                 self._failure = self._failure or self._asking.meaning(bytes(fault))
                 return False
+        elif self._counted and says_something(answer):
+            self._counted = False  # some tell the prompt's tokens at the beginning
         if self._reports is not None:
             self._reports.feed(answer)
         return True
@@ -388,7 +394,7 @@ class _Stream:
                 break
             if part.strip() in _EMPTY:
                 continue
-            self._halves = self._halves or Halves()
+            self._halves, self._plain = self._halves or Halves(), False
             try:
                 found.append(self._halves.join(lenient_answer(part)))
             except EngineFailed as failure:
@@ -401,8 +407,8 @@ class _Stream:
 
 
 class _Whole(Struct, eq=False):
-    """One JSON answer. Its own end is the closing bracket: what is whole is taken even if the connection breaks behind it, as
-    long as a finish reason and the usage are there.
+    """One JSON answer. Its own end is the closing bracket: what is whole is taken even if the connection breaks or falls silent behind
+    it, as long as a finish reason and the usage are there.
     """
 
     _exchange: Exchange
@@ -416,7 +422,7 @@ class _Whole(Struct, eq=False):
         exchange, body = self._exchange, b""
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
-        except EngineFailed as broken:
+        except (EngineFailed, EngineTimeout) as broken:
             answer = _saved(exchange, answer_decoder)
             if answer is None or not given(answer.usage) or not all(c.finish_reason for c in answer.choices or ()):
                 raise broken from None
@@ -461,7 +467,7 @@ class _Embeddings:
         body = b""
         try:
             body = await exchange.read_all(MAX_ANSWER_BYTES)
-        except EngineFailed as broken:
+        except (EngineFailed, EngineTimeout) as broken:
             answer = _saved(exchange, embeddings_decoder)
             if answer is None or not given(answer.usage):
                 raise broken from None

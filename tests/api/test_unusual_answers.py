@@ -205,6 +205,13 @@ async def test_a_character_in_two_halves_is_put_together(
         ((A, B, END), False, None),
         ((A, B, COUNTS), False, None),
         ((A, B, DONE), False, None),
+        ((COUNTS, A, B), True, None),  # counts before the last of the text are no sign
+        ((A, COUNTS, B), True, None),
+        ((A, b'data: {"choices":[],"usage":{}}\n\n', B), True, None),
+        ((COUNTS, A, B, END), False, None),
+        ((COUNTS, A, B, END), True, "stop"),
+        ((COUNTS, A, B, DONE), True, "stop"),
+        ((COUNTS, A, B, COUNTS), True, "stop"),
     ],
 )
 async def test_two_signs_are_an_end_and_one_is_none(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
-from llmaas.domain.usage import UsageRow
+from llmaas.domain.usage import FREE, UsageRow
 from tests.fakes.behaviour import NAMED, Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import DONE, Heard, ask, ask_all, chat
@@ -33,7 +36,7 @@ LATE_S = 1.5
 BOTH = [
     *("hang", "five-hundred", "busy", "refused", "reset-head", "first-event", "four-hundred", "spread", "too-many"),
     *("cut-rst", "cut-fin", "cut-line", "cut-utf8", "all-down", "all-hang", "short-2", "mid-hang", "endless", "sliced"),
-    *("not-found", "unauthorized", "connect", "hang-head"),
+    *("not-found", "unauthorized", "connect", "hang-head", "hang-end"),
 ]
 UNSET = "LLMAAS_PROVIDER_THAT_NOBODY_SETS"
 
@@ -295,6 +298,53 @@ async def test_time_out_between_chunks(
     assert (row.outcome, row.billing_reason, row.output_tokens) == ("engine_timeout", "failed_after_output", 1)
     await asyncio.sleep(0)
     assert len(upstream.requests) + len(second_upstream.requests) == 1
+
+
+WHOLE = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
+COUNTED = {"usage": {"prompt_tokens": 3, "completion_tokens": 5}}
+
+
+UNFINISHED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + b"".join(
+    b"data: %b\n\n" % json.dumps(event).encode()
+    for event in ({"choices": [{"index": 0, "delta": {"content": "hi"}}]}, {"choices": [], **COUNTED})
+)
+
+
+def too_short(body: dict[str, Any]) -> Behaviour:
+    """A whole answer that tells a length of ten bytes more, on a connection that stays open."""
+    data = json.dumps(body).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (len(data) + 10)
+    return Behaviour(raw=head + data)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "stream", "whole"),
+    [
+        (NAMED["fake-hang-end"], True, True),
+        (replace(NAMED["fake-hang-end"], usage="missing"), True, False),
+        (Behaviour(raw=UNFINISHED), True, False),
+        (too_short(WHOLE | COUNTED), False, True),
+        (too_short(WHOLE), False, False),
+    ],
+    ids=["stream", "uncounted", "unfinished", "whole", "uncounted whole"],
+)
+async def test_an_answer_is_whole_although_its_connection_falls_silent(
+    *,
+    gateway: GatewayProcess,
+    upstream: FakeUpstream,
+    second_upstream: FakeUpstream,
+    behaviour: Behaviour,
+    stream: bool,
+    whole: bool,
+) -> None:
+    both(upstream, second_upstream, behaviour, "hang-end")
+    heard = await ask(gateway, chat("hang-end", stream=stream))
+    assert heard.complete is whole
+    row = await row_of(gateway, heard)
+    if whole:
+        assert (row.outcome, row.billing_reason, row.output_tokens) == ("completed", "answered", 5)
+    else:
+        assert (row.outcome, row.billing_reason in FREE) == ("engine_timeout", True)
 
 
 async def test_time_out_of_the_whole(
