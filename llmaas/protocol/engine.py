@@ -1,6 +1,7 @@
 """What engines answer, as far as we use it, read strictly; what fails is looked at a second time by `lenient`.
 
-Adapters of engines with a language of their own (Ollama) build these structs themselves.
+Adapters of engines with a language of their own (Ollama) build these structs themselves. None ever holds itself, so that the
+collector of garbage, which would be told of each at a price, need not know of them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ def given(raw: msgspec.Raw) -> bool:
     return raw is not NOTHING and raw != _NULL
 
 
-class EngineFunction(Struct):
+class EngineFunction(Struct, gc=False):
     name: str | None = None
     arguments: str | dict[str, Any] | list[Any] | None = None
 
 
-class EngineToolCall(Struct):
+class EngineToolCall(Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: EngineFunction | None = None
 
 
-class EngineDelta(Struct):
+class EngineDelta(Struct, gc=False):
     """A piece of a message, or the whole of it. `reasoning` is what newer vLLM calls `reasoning_content`."""
 
     content: str | None = None
@@ -40,7 +41,7 @@ class EngineDelta(Struct):
     tool_calls: list[EngineToolCall] | None = None
 
 
-class EngineChoice(Struct):
+class EngineChoice(Struct, gc=False):
     """`delta` in streams, `message` in whole answers, `text` in completions."""
 
     index: int = 0
@@ -52,7 +53,7 @@ class EngineChoice(Struct):
     error: msgspec.Raw = NOTHING
 
 
-class EngineAnswer(Struct):
+class EngineAnswer(Struct, gc=False):
     """A chunk of a stream or a whole answer. `usage` and `timings` stay raw: only the last ones are looked at."""
 
     choices: list[EngineChoice] | None = None

@@ -26,7 +26,7 @@ _MOST_HELD = 16
 _json = msgspec.json.Encoder()
 
 
-class ToolPiece(Struct):
+class ToolPiece(Struct, gc=False):
     """`id` and `name` are given once, with the first piece of a call; `arguments` is a fragment of JSON text."""
 
     index: int
@@ -35,7 +35,7 @@ class ToolPiece(Struct):
     arguments: str
 
 
-class Piece(Struct):
+class Piece(Struct, gc=False):
     """Something new in one choice; `finish` comes alone, as the last of the choice."""
 
     index: int

@@ -1,6 +1,7 @@
 """What callers send. Unknown fields are dropped by decoding; a null option counts as absent (OpenAI's own behaviour).
 
 The same structs are encoded for engines that speak OpenAI's language: what is not a field here never reaches an engine.
+Those of every request are not the collector's business (`gc=False`), as in `engine`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class ToolCall(Struct):
     type: Literal["function"] = "function"
 
 
-class Message(Struct, omit_defaults=True):
+class Message(Struct, omit_defaults=True, gc=False):
     """`content` null is kept as null: an assistant's turn of tool calls only has it so. `reasoning` is another name of
     `reasoning_content`, `function_call` the older form of `tool_calls`.
     """
@@ -155,7 +156,7 @@ class JsonSchemaFormat(Struct, tag="json_schema", tag_field="type"):
     json_schema: JsonSchema
 
 
-class ChatRequest(Struct, omit_defaults=True, kw_only=True):
+class ChatRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     """`POST /v1/chat/completions`."""
 
     model: ModelName
@@ -189,7 +190,7 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True):
     web_search_options: dict[str, Any] | None = None
 
 
-class CompletionRequest(Struct, omit_defaults=True, kw_only=True):
+class CompletionRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids."""
 
     model: ModelName
