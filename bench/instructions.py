@@ -174,8 +174,12 @@ async def run(folder: Path, count: int, *, stream: bool) -> None:
         connection = _Connection(worker.transport, Origin("http", "127.0.0.1", UPSTREAM_PORT))
         Wire(connection, engine.answer)
         worker.transport.give_back(connection)
-    callers = Callers(HttpServer(worker.gateway.answer), asked, stream=stream)
+    server = HttpServer(worker.gateway.answer)
+    callers = Callers(server, asked, stream=stream)
     await callers.ask(_WARM_UP)
+    for sweeper in (server._sweeper, worker.transport._sweeper):  # noqa: SLF001 - they too go by time
+        assert sweeper is not None
+        sweeper.cancel()
     gc.collect()
     gc.disable()  # the service rarely searches for garbage
     control("-i", "on")
