@@ -29,9 +29,9 @@ from tests.storage.test_ledger import commits
 
 REQUESTS = 60
 WARM_UP = 20
-STEPS_OF_A_REQUEST = 4_800
+STEPS_OF_A_REQUEST = 4_750
 STEPS_OF_AN_EVENT = 560
-"""Bytecodes of ours in the thread of the event loop, without our HTTP server: some 5 % above what was counted."""
+"""Bytecodes of ours in the thread of the event loop, without our HTTP server: a few per cent above what was counted."""
 _BY_TIME = {"duties", "follow_changes", "heartbeat"}
 """Tasks of a worker that look at the database now and then, however many requests there are."""
 
