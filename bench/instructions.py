@@ -173,6 +173,7 @@ async def run(folder: Path, count: int, *, stream: bool) -> None:
     for _ in range(CONNECTIONS):
         connection = _Connection(worker.transport, Origin("http", "127.0.0.1", UPSTREAM_PORT))
         Wire(connection, engine.answer)
+        connection.owner = "default"
         worker.transport.give_back(connection)
     server = HttpServer(worker.gateway.answer)
     callers = Callers(server, asked, stream=stream)

@@ -105,12 +105,10 @@ class Attempts:
                 handle, take = start(target)
                 self._watch(reply, target, handle)
                 try:
-                    first = await handle.first()
+                    result = take(await handle.first())
                 except asyncio.CancelledError:
                     handle.abort(EngineFailed("The request was given up."))
                     raise
-                try:
-                    result = take(first)
                 except EngineError as error:
                     handle.abort(error)
                     raise

@@ -148,7 +148,9 @@ class InferenceService:
             plan = self._policy.plan(entry.model.id, targets)
 
             def start(target: Target) -> tuple[Embedding, Callable[[EngineEmbeddings], EngineEmbeddings]]:
-                return self._upstreams[target.provider.kind].embed(target, request), take
+                upstream = self._upstreams[target.provider.kind]
+                extra = extra_members(call.body, target.provider.extra_parameters)
+                return upstream.embed(target, request, extra=extra, owner=call.caller.project.id), take
 
             def take(answer: EngineEmbeddings) -> EngineEmbeddings:
                 check_embeddings(answer, request)
@@ -344,15 +346,17 @@ class _Start(Struct, eq=False):
         traits = upstream.traits
         exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
         as_stream = bool(request.stream) or exact
-        names = target.provider.extra_parameters
-        extra = extra_members(self._call.body, names) if names else _NO_MEMBERS
+        call, names = self._call, target.provider.extra_parameters
+        extra = extra_members(call.body, names) if names else _NO_MEMBERS
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
         cap = None
         if not (traits.exact_while_streaming and as_stream) or self._may_make_too_much(traits):
             cap = self._allowance.cap()
         meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap)
         told = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
-        generation = self.generation = upstream.generate(target, told, stream=as_stream, extra=extra)
+        generation = self.generation = upstream.generate(
+            target, told, stream=as_stream, extra=extra, owner=call.caller.project.id
+        )
         return generation, meter.begin
 
     def _may_make_too_much(self, traits: Traits) -> bool:

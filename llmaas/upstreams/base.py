@@ -87,11 +87,12 @@ class Upstream(Protocol):
     @property
     def traits(self) -> Traits: ...
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
+    def generate(
+        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
+    ) -> Generation:
         """Ask for an answer, as a stream or whole. `request` is not changed; `extra` are members that the provider takes
-        as the caller gave them. Raises Loading or NoBackend when the
-        engine is not there yet.
+        as the caller gave them; `owner` is the project that asks. Raises Loading or NoBackend when the engine is not there yet.
         """
         ...
 
-    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding: ...
+    def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding: ...

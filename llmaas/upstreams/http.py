@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
+import select
 import socket
 import ssl
 from collections import deque
@@ -19,7 +21,7 @@ from urllib.parse import urlsplit
 import httptools
 import structlog
 
-from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, LlmaasError, Unavailable
+from llmaas.errors import ClientGone, EngineError, EngineFailed, EngineTimeout, LlmaasError, Unavailable
 from llmaas.settings import Secret
 
 _MAX_BARE_BYTES = 64 * 1024
@@ -29,10 +31,15 @@ _SMALL_PART_BYTES = 64
 """Many smaller ones take several times what is in them."""
 _HIGH_WATER_BYTES = 256 * 1024
 _IDLE_S = 15.0
+_QUIET_S = 0.15
+"""For so long by the slow clock, which is a tenth of a second at least, a connection has to be silent before another owner gets it."""
 _SWEEP_S = 0.1
+_LAST_S = 0.2
 _MAX_IDLE = 256
 _MAX_HEADS = 1_000
 
+_COMPRESSED = re.compile(rb"gzip|deflate|compress|\bbr\b|zstd")
+"""Other words that servers put there, such as `utf-8`, change nothing about the bytes."""
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of connecting that tell of this machine: nobody was asked."""
 
@@ -122,17 +129,19 @@ class HttpTransport:
         self._sweeper: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
 
-    def send(self, origin: Origin, request: bytes, timeouts: Timeouts) -> Exchange:
-        """Begin an exchange: `request` is the whole request as it goes over the wire. Never raises and never waits."""
+    def send(self, origin: Origin, request: bytes, timeouts: Timeouts, owner: str = "") -> Exchange:
+        """Begin an exchange: `request` is the whole request as it goes over the wire, `owner` the project whose it is. Never raises and
+        never waits.
+        """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         loop = self._loop
         if self._sweeper is None:
             self.now_s = loop.time()
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
-        exchange = Exchange(self, loop, timeouts, request)
+        exchange = Exchange(self, loop, timeouts, request, owner)
         self._exchanges.add(exchange)
-        connection = self._take_idle(origin)
+        connection = self._take_idle(origin, owner)
         if connection is not None:
             connection.begin(exchange)
         else:
@@ -172,10 +181,22 @@ class HttpTransport:
             self._sweeper.cancel()
             self._sweeper = None
 
-    def _take_idle(self, origin: Origin) -> _Connection | None:
+    def _take_idle(self, origin: Origin, owner: str) -> _Connection | None:
+        """The one that was used last, when it was the same owner's; else the one that has been silent the longest, if that is long
+        enough: nothing in HTTP/1.1 tells an answer that comes twice from the answer to the next request.
+        """
         idle = self._idle.get(origin)
         while idle:
-            connection = idle.pop()
+            if idle[-1].owner == owner:
+                connection = idle.pop()
+            elif idle[0].owner == owner:
+                connection = idle.popleft()
+            elif self.now_s - idle[0].idle_since_s > _QUIET_S:
+                connection = idle.popleft()
+                if connection.has_unread():
+                    connection.close()
+            else:
+                return None
             if connection.usable():
                 return connection
         return None
@@ -283,15 +304,17 @@ class Exchange:
         "connecting",
         "headers",
         "loop",
+        "owner",
         "request",
         "status",
         "timeouts",
     )
 
     def __init__(
-        self, pool: HttpTransport, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, request: bytes
+        self, pool: HttpTransport, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, request: bytes, owner: str
     ) -> None:
         self.loop = loop
+        self.owner = owner
         self.timeouts = timeouts
         self.request = request
         self.status = 0
@@ -374,12 +397,21 @@ class Exchange:
         return self._take()
 
     def abort(self, error: LlmaasError) -> None:
-        """End the exchange now. Whoever waits gets `error`; nothing happens when it is over already."""
+        """End the exchange now. Whoever waits gets `error`. When it is over already, its connection carries no other if the answer
+        was wrong.
+        """
         if self.over:
+            if self._connection is not None and isinstance(error, EngineError):
+                self._connection.distrust()
             return
         if self.connecting is not None and self._connection is None:
             self.connecting.cancel()
         self.fail(error)
+
+    def expect_end(self) -> None:
+        """All that is wanted has come: the answer has to end by itself now, or its connection is closed."""
+        if not self.over:
+            self.loop.call_later(_LAST_S, self.fail, EngineFailed("The engine went on after its end."))
 
     def fail(self, error: LlmaasError) -> None:
         if self.over:
@@ -457,7 +489,6 @@ class Exchange:
             self._chunks.append(last)
             self._buffered += len(last)
         self._complete = True
-        self._connection = None
         self._pool.ended(self)
         self._wake()
 
@@ -479,7 +510,7 @@ class Exchange:
 
     def _resume(self) -> None:
         self._paused = False
-        if self._connection is not None:
+        if self._connection is not None and not self._complete:
             self._connection.resume()
 
     def _wake(self) -> None:
@@ -503,6 +534,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, pool: HttpTransport, origin: Origin) -> None:
         self.origin = origin
+        self.owner = ""  # of the last exchange
         self.idle_since_s = 0.0
         self.kept = False  # whether it has waited in the pool, where its end may go unnoticed for a moment
         self._pool = pool
@@ -517,18 +549,36 @@ class _Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._bare_bytes = 0
         self._in_head = True
+        self._odd = False  # something about an answer was: the connection is not used again
 
     def usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def has_unread(self) -> bool:
+        """Whether something, or its end, has come that the event loop has not passed on yet."""
+        if not self.usable():
+            return False
+        assert self._transport is not None  # noqa: S101 - it is usable
+        ready = select.poll()
+        ready.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(ready.poll(0))
+
+    def distrust(self) -> None:
+        """What it carries now is the last."""
+        self._odd = True
+        if self._exchange is None:
+            self.close()
+
     def begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self.owner = exchange.owner
         self._quiet = True
         self._in_head = True
         self._bare_bytes = 0
         exchange.attached(self)
-        assert self._transport is not None  # noqa: S101 - only connected ones are begun
-        self._transport.write(exchange.request)
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - only connected ones are begun
+        transport.write(exchange.request)
 
     def close(self) -> None:
         self._exchange = None
@@ -564,7 +614,7 @@ class _Connection(asyncio.Protocol):
             if self._exchange is exchange and not exchange.body_arrived(part) and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
-        else:
+        elif self._exchange is exchange:
             self._bare_bytes += len(data)
             if self._bare_bytes > _MAX_BARE_BYTES:
                 exchange.fail(
@@ -589,7 +639,7 @@ class _Connection(asyncio.Protocol):
         if self.kept and self._quiet:
             exchange.detached()
             self._pool.retry_fresh(self.origin, exchange)
-        elif not self._in_head and error is None and self._ends_with_connection():
+        elif not self._in_head and error is None and _ends_with_connection(exchange.headers):
             exchange.completed()
         else:
             exchange.fail(
@@ -599,7 +649,6 @@ class _Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._headers = {}
         if self._exchange is None:
             self.close()  # an answer that nobody asked for would be taken for the next one's
 
@@ -608,23 +657,33 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None  # noqa: S101
-        self._status = self._parser.get_status_code()
-        if self._status < 200 or self._exchange is None:
+        status = self._status = self._parser.get_status_code()
+        headers, self._headers = self._headers, {}  # what comes behind the body is no header
+        if status != 200:
+            self._odd = True  # who refuses a request may not have read all of it
+            if status < 200:
+                return
+        exchange = self._exchange
+        if exchange is None:
             return
         self._in_head = False
-        if b"content-encoding" in self._headers and self._headers[b"content-encoding"].lower() != b"identity":
-            self._exchange.fail(EngineFailed("The engine sent a compressed answer, which nobody asked for."))
+        if (
+            b"content-encoding" in headers
+            and status == 200
+            and _COMPRESSED.search(headers[b"content-encoding"].lower())
+        ):
+            exchange.fail(EngineFailed("The engine sent a compressed answer, which nobody asked for."))
             return
-        self._exchange.head_arrived(self._status, self._headers)
+        exchange.head_arrived(status, headers)
 
     def on_message_complete(self) -> None:
         if self._status < 200:
             return
-        last = self._taken() if self._body else b""
+        last = self._body.pop() if len(self._body) == 1 else self._taken()
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        keep = self._parser is not None and self._parser.should_keep_alive() and self.usable()
+        keep = not self._odd and self._parser is not None and self._parser.should_keep_alive() and self.usable()
         exchange.completed(last)
         if keep:
             if self._paused:
@@ -634,14 +693,11 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def _taken(self) -> bytes:
-        """The parts of a body that have come in the packet at hand."""
-        parts = self._body
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+        """All parts of a body that have come in the packet at hand."""
+        data = b"".join(self._body)
+        self._body.clear()
         return data
 
-    def _ends_with_connection(self) -> bool:
-        return (
-            b"content-length" not in self._headers
-            and b"chunked" not in self._headers.get(b"transfer-encoding", b"").lower()
-        )
+
+def _ends_with_connection(headers: dict[bytes, bytes]) -> bool:
+    return b"content-length" not in headers and b"chunked" not in headers.get(b"transfer-encoding", b"").lower()

@@ -136,12 +136,14 @@ class OllamaUpstream:
         self._locate = locate
         self._timeouts = timeouts
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
+    def generate(
+        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
+    ) -> Generation:
         if isinstance(request, ChatRequest):
             if demands_call(request):
                 asked = as_schema(request, "auto")
-                return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra), request)
-            exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), extra))
+                return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra, owner=owner), request)
+            exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), extra), owner)
             return _Lines(
                 exchange,
                 Asked("messages", target.provider.explains_refusals),
@@ -153,23 +155,22 @@ class OllamaUpstream:
             raise InvalidRequest("The engine of this model takes no empty prompt.", param="prompt")
         bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
         told = Asked("prompt", target.provider.explains_refusals)
-        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body), told) for body in bodies]
+        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body, owner), told) for body in bodies]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
-    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
+    def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding:
         items = prompt_list(request.input, "input")
         body: dict[str, Any] = {"model": target.deployment.root, "input": items, "truncate": False}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         asked = Asked("input", target.provider.explains_refusals)
-        return _EmbedCall(self._send(target, "/api/embed", body), asked)
+        return _EmbedCall(self._send(target, "/api/embed", body, owner), asked)
 
-    def _send(self, target: Target, path: str, body: dict[str, Any]) -> Exchange:
+    def _send(self, target: Target, path: str, body: dict[str, Any], owner: str) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
         base = base.removesuffix("/v1").removesuffix("/api")
-        return self._transport.send(
-            origin, build_post(origin, base + path, _json.encode(body), credential), self._timeouts
-        )
+        request = build_post(origin, base + path, _json.encode(body), credential)
+        return self._transport.send(origin, request, self._timeouts, owner)
 
 
 def _common(target: Target, request: GenerationRequest, max_tokens: int | None) -> dict[str, Any]:
@@ -316,7 +317,9 @@ class _Lines:
         try:
             for line in lines:
                 if line.strip():
-                    answers.append(self._answer(line))  # noqa: PERF401 - what came before a failure is kept
+                    answers.append(self._answer(line))
+                if self._done:
+                    return answers
             if len(self._rest) > MAX_EVENT_BYTES:
                 raise EngineFailed("The engine sent a line that is too long.")
         except LlmaasError as error:
@@ -354,6 +357,7 @@ class _Lines:
         if not self._said and line.done_reason is None and line.eval_count is None:
             raise EngineFailed("The engine ended its answer before it began.")
         self._done = self._said = True
+        self._exchange.expect_end()
         choice.finish_reason = line.done_reason or "stop"
         answer.usage = _json_raw({"prompt_tokens": line.prompt_eval_count, "completion_tokens": line.eval_count})
 

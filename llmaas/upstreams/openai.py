@@ -106,22 +106,25 @@ class OpenAiUpstream:
         self._chat = "/chat/completions", Asked("messages", explain=False)
         self._text = "/completions", Asked("prompt", explain=False)
 
-    def generate(self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra) -> Generation:
+    def generate(
+        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
+    ) -> Generation:
         path, asked_in = self._text
         if isinstance(request, ChatRequest):
             path, asked_in = self._chat
             if not self.traits.forces_calls and demands_call(request):
                 by_schema = as_schema(request, "none")
-                return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra), request)
+                return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra, owner=owner), request)
         if request.logprobs is not None and not self.traits.gives_asked_alternatives and wants_none(request):
             asked = with_one(request)
-            return WithoutAlternatives(self.generate(target, asked, stream=stream, extra=extra))
+            return WithoutAlternatives(self.generate(target, asked, stream=stream, extra=extra, owner=owner))
         if not self.traits.prompt_lists and isinstance(request, CompletionRequest):
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
                 each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
                 return InTurn(
-                    [partial(self.generate, target, one, stream=stream, extra=extra) for one in each], request.n or 1
+                    [partial(self.generate, target, one, stream=stream, extra=extra, owner=owner) for one in each],
+                    request.n or 1,
                 )
         built = self._build(target, request, stream=stream)
         if extra and isinstance(request, ChatRequest) and not HINTS.isdisjoint(extra):
@@ -130,24 +133,24 @@ class OpenAiUpstream:
         if stream and self.traits.exact_while_streaming and not self._is_vllm:
             body = _LLAMA_CPP + body[1:]
         if extra:
-            body = _json.encode(extra)[:-1] + b"," + body[1:]
+            body = with_extra(body, extra)
         if self._habits.known:
             body = self._habits.adapted((target.backend.id, target.deployment.root), body)
-        asked_for = _Asking(self, target, path, body, asked_in)
-        exchange = self._send(target, path, body)
+        asked_for = _Asking(self, target, path, body, asked_in, owner)
+        exchange = self._send(target, path, body, owner)
         if not stream:
             return _Whole(exchange, asked_for)
         return _Stream(exchange, asked_for, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
 
     def send_otherwise(
-        self, target: Target, path: str, status: int, said: bytes, body: bytes
+        self, target: Target, path: str, status: int, said: bytes, body: bytes, owner: str
     ) -> tuple[Exchange, bytes, str] | None:
         """The request again in another form, when it was refused for a member that we added to it; and that member."""
         found = self._habits.other_form(status, said, body)
         if found is None:
             return None
         member, other = found
-        return self._send(target, path, other), other, member
+        return self._send(target, path, other, owner), other, member
 
     def learn(self, target: Target, members: Sequence[str]) -> None:
         """A request was accepted without these members."""
@@ -161,10 +164,10 @@ class OpenAiUpstream:
             hint="it does not take these members as llmaas sends them; the other form is remembered for an hour",
         )
 
-    def embed(self, target: Target, request: EmbeddingRequest) -> Embedding:
+    def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
         asked = Asked("input", target.provider.explains_refusals)
-        return _Embeddings(self._send(target, "/embeddings", _json.encode(built)), asked)
+        return _Embeddings(self._send(target, "/embeddings", _json.encode(built), owner), asked)
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
@@ -188,9 +191,15 @@ class OpenAiUpstream:
             built.messages = merge_system(built.messages)
         return built
 
-    def _send(self, target: Target, path: str, body: bytes) -> Exchange:
+    def _send(self, target: Target, path: str, body: bytes, owner: str) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
-        return self._transport.send(origin, self._posts.build(origin, base, path, body, credential), self._timeouts)
+        request = self._posts.build(origin, base, path, body, credential)
+        return self._transport.send(origin, request, self._timeouts, owner)
+
+
+def with_extra(body: bytes, extra: Extra) -> bytes:
+    """The JSON object of a request with these members too."""
+    return _json.encode(extra)[:-1] + b"," + body[1:] if extra else body
 
 
 class _Asking(Struct, frozen=True, gc=False):
@@ -201,6 +210,7 @@ class _Asking(Struct, frozen=True, gc=False):
     _path: str
     _body: bytes
     _asked: Asked
+    _owner: str
 
     async def again(self, exchange: Exchange, status: int, keep: Callable[[Exchange], None]) -> None:
         """Send it in another form after a refusal, and wait until that is accepted; `keep` gets each exchange as it begins. Raises
@@ -211,7 +221,7 @@ class _Asking(Struct, frozen=True, gc=False):
             said = await error_body(exchange)
             other = None
             if len(without) < MOST_TRIES:
-                other = self._upstream.send_otherwise(self._target, self._path, status, said, body)
+                other = self._upstream.send_otherwise(self._target, self._path, status, said, body, self._owner)
             if other is None:
                 raise self.meaning(said, status, exchange.headers)
             exchange, body, member = other
@@ -363,9 +373,8 @@ class _Stream:
             answers += [answer for answer in found if self._is_sound(answer, payload)]
             if self._done or self._failure is not None:
                 break
-        if self._done and not self._exchange.over:
-            # Nothing may come after the end; the connection is only kept if it ends properly by itself.
-            self._exchange.loop.call_later(0.2, self._exchange.abort, EngineFailed("The engine went on after its end."))
+        if self._done:
+            self._exchange.expect_end()
         return answers
 
     def _is_sound(self, answer: EngineAnswer, payload: bytes) -> bool:

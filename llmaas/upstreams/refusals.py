@@ -7,6 +7,7 @@ which it refuses a request (400, 422) is passed on, made safe, because nothing e
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -142,9 +143,18 @@ async def refusal(exchange: Exchange, status: int, asked: Asked) -> LlmaasError:
 
 async def error_body(exchange: Exchange) -> bytes:
     try:
-        return await exchange.read_all(_MAX_ERROR_BYTES)
+        body = await exchange.read_all(_MAX_ERROR_BYTES)
     except EngineError as error:
         return str(error).encode()
+    return decompressed(body) if b"content-encoding" in exchange.headers else body
+
+
+def decompressed(body: bytes) -> bytes:
+    """As much of an error that was compressed unasked as is read of a plain one; the same bytes when it is none, or in another way."""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, _MAX_ERROR_BYTES)
+    except zlib.error:
+        return body
 
 
 def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes, bytes] | None = None) -> LlmaasError:

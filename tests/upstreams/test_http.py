@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
@@ -37,10 +38,36 @@ async def transport() -> AsyncIterator[HttpTransport]:
     await made.close()
 
 
-def send(transport: HttpTransport, up: FakeUpstream, timeouts: Timeouts = PATIENT, *, stream: bool = False) -> Exchange:
+def send(
+    transport: HttpTransport, up: FakeUpstream, timeouts: Timeouts = PATIENT, *, stream: bool = False, owner: str = ""
+) -> Exchange:
     origin, base = Origin.of(up.base_url)
     body = b'{"model":"fake","messages":[],"stream":%b}' % (b"true" if stream else b"false")
-    return transport.send(origin, build_post(origin, base + "/chat/completions", body, None), timeouts)
+    return transport.send(origin, build_post(origin, base + "/chat/completions", body, None), timeouts, owner)
+
+
+@contextlib.asynccontextmanager
+async def server(
+    transport: HttpTransport, speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> AsyncIterator[Origin]:
+    """A server that speaks so with each connection; all are over at the end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await speak(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        over.append(writer)
+
+    begun, over = list[asyncio.StreamWriter](), list[asyncio.StreamWriter]()
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield Origin("http", "127.0.0.1", listening.sockets[0].getsockname()[1])
+    await transport.close()
+    listening.close()
+    await listening.wait_closed()
+    await until(lambda: len(over) == len(begun), "all connections are over")
 
 
 async def whole(exchange: Exchange) -> tuple[int, bytes]:
@@ -61,6 +88,110 @@ async def test_requests_at_once_have_a_connection_each(up: FakeUpstream, transpo
     assert up.log.connections == 5
     await transport.close()
     await up.wait_connections(0)
+
+
+async def test_a_connection_goes_to_another_project_only_when_it_has_been_silent(
+    up: FakeUpstream, transport: HttpTransport
+) -> None:
+    def used() -> list[int]:
+        return [request.connection for request in up.requests]
+
+    await whole(send(transport, up, owner="a"))
+    await whole(send(transport, up, owner="b"))
+    for owner in ("b", "a", "a", "b"):
+        await whole(send(transport, up, owner=owner))
+    assert used() == [1, 2, 2, 1, 1, 2]
+    silent_at_s = transport.now_s + 0.2
+    await until(lambda: transport.now_s > silent_at_s, "both were silent for long enough")
+    await whole(send(transport, up, owner="c"))
+    assert used()[-1] == 1, "the one that was silent the longest"
+    await whole(send(transport, up, owner="c"))
+    assert (used()[-1], up.log.connections) == (1, 2)
+
+
+async def test_what_came_before_a_request_is_written_is_no_answer_to_it(transport: HttpTransport) -> None:
+    """However late the event loop looks at it."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while True:
+            await reader.readuntil(b"{}")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n%d" % len(writers))
+
+    writers: list[asyncio.StreamWriter] = []
+    async with server(transport, speak) as origin:
+        request = build_post(origin, "/", b"{}", None)
+        assert await whole(transport.send(origin, request, PATIENT, "a")) == (200, b"1")
+        silent_at_s = transport.now_s + 0.2
+        await until(lambda: transport.now_s > silent_at_s, "it was silent for long enough")
+        with socket.socket(fileno=os.dup(writers[0].get_extra_info("socket").fileno())) as copy:
+            copy.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n!")  # the loop has no turn before the next line
+            exchange = transport.send(origin, request, PATIENT, "b")
+        assert await whole(exchange) == (200, b"2")
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(status=400, body=b"{}"),
+        Behaviour(status=429, body=b"{}"),
+        Behaviour(status=201, body=b"{}"),
+        Behaviour(raw=b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+    ],
+    ids=["400", "429", "201", "interim"],
+)
+async def test_a_connection_whose_answer_was_odd_carries_no_other(
+    up: FakeUpstream, transport: HttpTransport, behaviour: Behaviour
+) -> None:
+    up.script(behaviour)
+    await whole(send(transport, up))
+    await up.wait_connections(0)
+    await whole(send(transport, up))
+    assert [request.connection for request in up.requests] == [1, 2]
+
+
+async def test_a_connection_whose_answer_was_wrong_carries_no_other(up: FakeUpstream, transport: HttpTransport) -> None:
+    exchange = send(transport, up)
+    await whole(exchange)
+    exchange.abort(ClientGone("The caller hung up."))
+    same = send(transport, up)
+    await whole(same)
+    same.abort(EngineFailed("The engine's answer has no choices."))
+    await up.wait_connections(0)
+    before = send(transport, up)
+    await whole(before)
+    now = send(transport, up)
+    before.abort(EngineFailed("The engine's answer has no choices."))
+    assert (await whole(now))[0] == 200, "what is under way is not cut"
+    await up.wait_connections(0)
+    assert [request.connection for request in up.requests] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("end", ["", "0\r\n\r\n"])
+async def test_an_answer_that_is_had_has_to_end(transport: HttpTransport, end: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await had.wait()
+        writer.write(end.encode())
+        await reader.readuntil(b"{}")  # until it is closed, or used again
+
+    had = asyncio.Event()
+    async with server(transport, speak) as origin:
+        request = build_post(origin, "/", b"{}", None)
+        exchange = transport.send(origin, request, PATIENT)
+        assert await exchange.read() == b"ok"
+        exchange.expect_end()
+        had.set()
+        if end:
+            assert await exchange.read() == b""
+            before_s = transport.now_s
+            await until(lambda: transport.now_s > before_s + 0.3, "its time to end is over")
+            assert [c.usable() for c in transport._idle[origin]] == [True]  # noqa: SLF001
+        else:
+            with pytest.raises(EngineFailed, match="after its end"):
+                await exchange.read()
+            assert origin not in transport._idle  # noqa: SLF001
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
@@ -121,6 +252,7 @@ async def test_every_framing(
     [
         Behaviour(framing="length", length_delta=10, close="silent"),
         Behaviour(gzip=True),
+        *(Behaviour(headers=(("content-encoding", coding),)) for coding in ("br", "Zstd", "deflate", "x-gzip")),
         Behaviour(cut_at="after_head"),
         Behaviour(cut_at=2),
         Behaviour(cut_at=2, cut="rst"),
@@ -148,6 +280,27 @@ async def test_interim_answers_are_passed_over(up: FakeUpstream, transport: Http
         Behaviour(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
     )
     assert await whole(send(transport, up)) == (200, b"ok")
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "identity", "", "none", "chunked"])
+async def test_a_word_that_compresses_nothing_changes_nothing(
+    up: FakeUpstream, transport: HttpTransport, coding: str
+) -> None:
+    up.script(Behaviour(headers=(("content-encoding", coding),)))
+    status, body = await whole(send(transport, up))
+    assert (status, b"hello" in body) == (200, True)
+
+
+async def test_trailers_are_no_headers(up: FakeUpstream, transport: HttpTransport) -> None:
+    up.script(
+        Behaviour(
+            raw=b"HTTP/1.1 200 OK\r\ncontent-type: a/b\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+            b"content-type: text/html\r\nretry-after: 9\r\n\r\n"
+        )
+    )
+    exchange = send(transport, up)
+    assert await whole(exchange) == (200, b"ok")
+    assert exchange.headers == {b"content-type": b"a/b", b"transfer-encoding": b"chunked"}
 
 
 async def test_redirects_are_not_followed(up: FakeUpstream, transport: HttpTransport) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from llmaas.domain.models import ProviderKind
 from tests.fakes.behaviour import Behaviour
+from tests.fakes.upstream import FakeUpstream
+from tests.gateway import GatewayProcess, fleet_of
 from tests.service import CHAT, PROVIDER_KEY, WINDOW, Service, chunks, error_of, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -203,3 +205,31 @@ async def test_one_call_only_where_calls_may_not_be_parallel(service: Service, s
         else:
             calls = answer.json()["choices"][0]["message"]["tool_calls"]
         assert [call["function"]["name"] for call in calls] == names
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def lines(*said: dict[str, Any]) -> bytes:
+    data = b"".join(
+        msgspec.json.encode({"message": {"role": "assistant", "content": ""}, **line}) + b"\n" for line in said
+    )
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_F14_an_answer_that_is_done_and_does_not_end_leaves_no_connection(
+    gateway: GatewayProcess, stream: bool
+) -> None:
+    done = {"done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 1}
+    async with FakeUpstream() as upstream:
+        await gateway.apply(fleet_of(upstream.url, ["m"], kind=KIND))
+        await gateway.start()
+        for more in (b"", lines({"message": {"content": "more"}}), b"7\r\n{"):
+            upstream.script(Behaviour(raw=HEAD + lines({"message": {"content": "hi"}}, done) + more))
+            answer = await gateway.post("/v1/chat/completions", {"model": "m", "messages": [USER], "stream": stream})
+            assert answer.status == 200
+            await upstream.wait_connections(0, 5)  # those that wait for the next call are closed after 15
+        for row in await gateway.wait_rows(3):
+            assert (row.billing_reason, row.input_tokens, row.output_tokens) == ("answered", 3, 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.errors import ContextTooLong, EngineBusy, EngineFailed, EngineRefused
-from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, from_error_body, sentence
+from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, decompressed, from_error_body, sentence
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawResponse
 from tests.fakes.upstream import FakeUpstream
@@ -334,6 +337,28 @@ async def test_callers_read_what_their_own_engine_finds_wrong(
     error = error_of(answer)
     assert (answer.status, error["code"]) == (400, "engine_refused")
     assert ("top_k must be positive" in error["message"]) is (kind is not ProviderKind.OPENAI)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("endpoint", ["chat", "completion", "embeddings"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
+async def test_a_refusal_that_is_compressed_unasked_is_read(
+    service: Service, kind: ProviderKind, endpoint: str, compress: Callable[[bytes], bytes]
+) -> None:
+    said = b'{"error":{"message":"prompt is too long: 213462 tokens > 200000 maximum"}}'
+    coding = "gzip" if compress is gzip.compress else "deflate"
+    refusal = Behaviour(body=compress(said), status=400, headers=(("content-encoding", coding),))
+    answer = await ask(service, kind, endpoint, refusal)
+    assert (answer.status, error_of(answer)["code"]) == (400, "context_length_exceeded")
+    plain = await ask(service, kind, endpoint, Behaviour(body=b"{}", status=400, headers=(("content-encoding", "br"),)))
+    assert (plain.status, error_of(plain)["code"]) == (400, "engine_refused")
+
+
+def test_of_a_compressed_refusal_no_more_is_read_than_of_a_plain_one() -> None:
+    assert len(decompressed(gzip.compress(b"a" * 10_000_000))) == 64 * 1024
+    assert decompressed(gzip.compress(b"half of it")[:-3]) == b"half of it"
+    assert decompressed(b"{}") == b"{}"
 
 
 @pytest.mark.parametrize(
