@@ -259,7 +259,11 @@ def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[
 
 HINTS = frozenset({"verbosity", "prediction"})
 """Chat options that only some engines know and that the answer's meaning does not hang on."""
-_OURS = frozenset(ChatRequest.__struct_fields__) - HINTS | frozenset(CompletionRequest.__struct_fields__)
+_OURS = (
+    frozenset(ChatRequest.__struct_fields__) - HINTS
+    | frozenset(CompletionRequest.__struct_fields__)
+    | frozenset(EmbeddingRequest.__struct_fields__)
+)
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -164,6 +164,8 @@ class OllamaUpstream:
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         asked = Asked("input", target.provider.explains_refusals)
+        if extra:
+            body["options"] = extra
         return _EmbedCall(self._send(target, "/api/embed", body, owner), asked)
 
     def _send(self, target: Target, path: str, body: dict[str, Any], owner: str) -> Exchange:

@@ -167,7 +167,7 @@ class OpenAiUpstream:
     def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
         asked = Asked("input", target.provider.explains_refusals)
-        return _Embeddings(self._send(target, "/embeddings", _json.encode(built), owner), asked)
+        return _Embeddings(self._send(target, "/embeddings", with_extra(_json.encode(built), extra), owner), asked)
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
