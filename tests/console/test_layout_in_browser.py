@@ -9,6 +9,7 @@ from axe_playwright_python.async_playwright import Axe
 
 from tests.console.browser import DESKTOP, PHONE, Console, Tab
 from tests.console.demo import INVITATION, PROJECT
+from tests.console.places import SPOTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -123,3 +124,20 @@ async def test_no_word_is_broken_in_the_audit_log_and_the_settings(console: Cons
             await tab.go(path)
             assert await tab.page.evaluate(_BROKEN) == [], path
             assert await tab.overflow_px() <= 0, path
+
+
+_SIDEWAYS = """
+() => [...document.querySelectorAll(".table-box")].filter((box) => box.scrollWidth > box.clientWidth).length
+"""
+
+
+async def test_tables_fit_beside_the_menu_of_a_small_screen(console: Console) -> None:
+    await _ask(console)
+    async with console.tab("root") as tab:
+        await tab.page.set_viewport_size({"width": 1024, "height": 768})
+        for spot in SPOTS:
+            if spot.reader == "":
+                continue
+            await tab.go(spot.path)
+            assert await tab.page.evaluate(_SIDEWAYS) == 0, spot.path
+            assert await tab.overflow_px() <= 0, spot.path
