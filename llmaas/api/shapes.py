@@ -209,9 +209,7 @@ class ModelPermission(Struct, forbid_unknown_fields=True):
 
 
 class Model(Struct, forbid_unknown_fields=True):
-    """`root`: the engine's own name; `max_model_len`: the window that is really served. The last four are there once an end of
-    its life is announced.
-    """
+    """`root`: the engine's own name; `max_model_len`: the window that is served. From `phase` on only where an end is announced."""
 
     id: str
     object: Literal["model"]

@@ -13,6 +13,7 @@ import argon2
 import httpx
 
 from llmaas.api import openapi
+from llmaas.api.routes import routes
 from llmaas.clock import ManualClock
 from llmaas.console.admin.services import Services
 from llmaas.console.application import build_admin
@@ -148,7 +149,7 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         platform=Platform(live, usage, clock),
         system=make_system(clock),
         settings=setting_lines(Settings(), {"port": "flag"}),
-        api_document=openapi.build([]),
+        api_document=openapi.build([*_ROUTES, openapi.Document(_ROUTES).route]),
         look_at=look_at,
         discover=discover,
         workers=SqlWorkerStore(database).list,
@@ -157,6 +158,17 @@ def make_services(database: Database, clock: ManualClock) -> Services:
         sign_in=sign_in,
         open_id=None,
     )
+
+
+class _NoHandlers:
+    """Stands for handlers where only their routes are looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None
+
+
+_NO_HANDLERS: Any = _NoHandlers()
+_ROUTES = routes(_NO_HANDLERS, _NO_HANDLERS, _NO_HANDLERS)
 
 
 class Engines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from llmaas.console.application import build_litestar
 from llmaas.console.pages.reference import marked
 from llmaas.console.reference import Field, Operation, Reference, group_of
+from llmaas.console.texts import Texts
 from tests.console.browser import DESKTOP, PHONE, Console, Theme
 from tests.console.lab import Lab
 from tests.console.matrix import declared
-from tests.console.reading import Reader
+from tests.console.reading import Reader, words
 from tests.console.site import ORIGIN
 
 _ENVELOPE: dict[str, Any] = {"schemas": {}, "responses": {}}
@@ -143,6 +145,46 @@ async def test_everybody_reads_it(lab: Lab, language: str) -> None:
         sections = [part for part in page.main.iter("section") if part.get("class") == "operation"]
         assert sections, href
     assert (await reader.get("/docs/nothing")).status == 404
+
+
+def _texts(fields: Iterable[Field]) -> Iterator[str]:
+    for field in fields:
+        yield from (field.note, field.rule, field.kind)
+        yield from _texts(field.fields)
+
+
+def _said(reference: Reference) -> set[str]:
+    """All that the documents say to people."""
+    operations = [operation for group in reference.groups for operation in group.operations]
+    found = {text for one in operations for text in (one.title, one.note, one.body_note)}
+    for one in operations:
+        found |= {*_texts(one.body), *_texts(parameter.field for parameter in one.parameters)}
+        for answer in one.answers:
+            found |= {answer.note, *_texts(answer.fields)}
+    return {text for text in found if re.search(r"[a-z]+ [a-z]+", text) or text.endswith(".")}
+
+
+async def _reference(lab: Lab) -> Reference:
+    document = (await lab.admin.client().http.get("/api/openapi.json")).json()
+    return Reference(lab.admin.services.api_document, document)
+
+
+@pytest.mark.parametrize("language", ["es", "fr"])
+async def test_operations_are_described_in_the_language_of_the_reader(lab: Lab, language: str) -> None:
+    reference, words_of = await _reference(lab), Texts().words(language)
+    said = _said(reference)
+    assert len(said) > 150
+    assert sorted(text for text in said if words_of.described(text) == text) == []
+    plain = {text for text in words_of.operations if "{" not in text or text in said}
+    titles = {one.title for group in reference.groups for one in group.operations}
+    assert plain - said - titles - {"≤ {count} characters", "≤ {count} items", "{first}array of {kinds}"} == set(), (
+        "nobody says that any more"
+    )
+    english = {text.replace("`", "") for text in said | {title for title in titles if " " in title}}
+    reader = Reader(lab.admin.client(), language)
+    for group in reference.groups:
+        page = await reader.get(f"/docs/{group.name}")
+        assert [shown for part in page.main.iter() if (shown := words(part)) in english] == [], group.name
 
 
 async def test_an_operation_tells_all_that_one_needs(lab: Lab) -> None:

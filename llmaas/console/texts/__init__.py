@@ -16,6 +16,8 @@ LANGUAGES = {"en": "English", "es": "Español", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
 _MESSAGES = "messages"
 """The section whose keys are what services say, in their own English words, with `{placeholders}` for what varies."""
+_OPERATIONS = "operations"
+"""The section whose keys are what the OpenAPI documents say, likewise."""
 _PLACE = re.compile(r"\\\{(\w+)\\\}")
 _SEPARATORS = {"en": ",", "es": ".", "fr": "\u202f"}
 _POINTS = {"en": ".", "es": ",", "fr": ","}
@@ -28,8 +30,10 @@ class Words:
     language: str
     texts: Mapping[str, str]
     messages: Mapping[str, str]
+    operations: Mapping[str, str]
     patterns: Sequence[tuple[re.Pattern[str], str]] = ()
     """Messages with placeholders."""
+    operation_patterns: Sequence[tuple[re.Pattern[str], str]] = ()
 
     def __call__(self, key: str, **values: object) -> str:
         """The text with its `{placeholders}` filled. Raises KeyError for a key that is not there."""
@@ -57,6 +61,14 @@ class Words:
                 # What varies may be such a sentence, as the fault is that "The address {fault}." ends with.
                 return text.format_map({name: self.said(value).strip("`") for name, value in found.groupdict().items()})
         return message
+
+    def described(self, text: str) -> str:
+        """What the OpenAPI documents say of an operation or a field, in this language."""
+        known = self.operations.get(text)
+        if known is not None:
+            return known
+        matches = ((pattern.fullmatch(text), told) for pattern, told in self.operation_patterns)
+        return next((told.format_map(found.groupdict()) for found, told in matches if found is not None), text)
 
     def number(self, value: float, places: int = 0) -> str:
         text = f"{value:,.{places}f}"
@@ -106,18 +118,22 @@ def choose_language(chosen: str | None, accepted: str) -> str:
 
 def _read(folder: Traversable, language: str) -> Words:
     texts: dict[str, str] = {}
-    messages: dict[str, str] = {}
+    known: dict[str, dict[str, str]] = {_MESSAGES: {}, _OPERATIONS: {}}
     for file in folder.joinpath(language).iterdir():
         section, _, ending = file.name.rpartition(".")
         if ending != "toml":
             continue
         table = tomllib.loads(file.read_text("utf-8"))
-        if section == _MESSAGES:
-            messages = dict(_flat("", table))
+        if section in known:
+            known[section] = dict(_flat("", table))
         else:
             texts.update(_flat(f"{section}.", table))
-    patterns = [(_pattern(said), text) for said, text in messages.items() if "{" in said]
-    return Words(language, texts, messages, patterns)
+    messages, operations = known[_MESSAGES], known[_OPERATIONS]
+    return Words(language, texts, messages, operations, _patterns(messages), _patterns(operations))
+
+
+def _patterns(sentences: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    return [(_pattern(said), text) for said, text in sentences.items() if _PLACE.search(re.escape(said))]
 
 
 def _pattern(said: str) -> re.Pattern[str]:
