@@ -25,6 +25,8 @@ _TOKENS_OF_TOOLS = 2048
 _STEP_TOKENS = 4096
 _BLIND_STEP_TOKENS = 16_384
 """For engines that tell what they have made at the end only, so that the first step is also the last."""
+_MOST_CHOICES = 8192
+"""Of all prompts together: each is work of its own in the event loop, even where its text is empty."""
 _LEAST_TOKENS = 128
 """Of a choice: with less to its end an answer is not worth starting."""
 
@@ -108,6 +110,13 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
     if request.prompt is None:
         raise InvalidRequest("Missing required parameter: 'prompt'.", param="prompt")
     prompts = prompt_list(request.prompt)
+    choices = (request.n or 1) * len(prompts)
+    made = max(request.best_of or 1, request.n or 1) * len(prompts)
+    if made > _MOST_CHOICES:
+        raise InvalidRequest(
+            f"One request can have at most {_MOST_CHOICES} choices made, over all of its prompts.",
+            param="n" if made == choices else "best_of",
+        )
     needs: dict[Need, str] = {}
     _settle_options(request, needs)
     if isinstance(prompts[0], list):
@@ -127,8 +136,6 @@ def admit_completion(request: CompletionRequest, model: Model, *, body_bytes: in
         request.suffix = None
     asked = request.max_tokens
     request.max_tokens = _output_cap(asked, model)
-    choices = (request.n or 1) * len(prompts)
-    made = max(request.best_of or 1, request.n or 1) * len(prompts)
     input_tokens = _input_bound(body_bytes + _TOKENS_OF_TEMPLATE * len(prompts), model, inputs=len(prompts))
     output_tokens = _output_bound(request.max_tokens, model, made)
     step = _first_step(output_tokens, made, asked=asked is not None, countable=countable)

@@ -103,10 +103,14 @@ class Meter(Struct, eq=False):
         return pieces.finish("length" if bound is not None and self.output_so_far() >= bound else "stop")
 
     def _keep(self, pieces: Sequence[Piece]) -> None:
+        texts, thoughts = [self._text], [self._thoughts]
         for piece in pieces:
-            called = "" if piece.tool is None else (piece.tool.name or "") + piece.tool.arguments
-            self._text += (piece.content or "") + (piece.refusal or "") + called
-            self._thoughts += piece.reasoning or ""
+            texts += piece.content or "", piece.refusal or ""
+            if piece.tool is not None:
+                texts += piece.tool.name or "", piece.tool.arguments
+            thoughts.append(piece.reasoning or "")
+        # Joined once: a text that grows with each of many choices is copied with each.
+        self._text, self._thoughts = "".join(texts), "".join(thoughts)
 
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""

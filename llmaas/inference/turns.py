@@ -12,6 +12,7 @@ from llmaas.domain.models import Model
 from llmaas.errors import InvalidRequest
 from llmaas.protocol.needs import Need
 from llmaas.protocol.requests import (
+    MOST_IN_MESSAGES,
     AudioPart,
     FilePart,
     ImagePart,
@@ -46,6 +47,7 @@ class Turns:
         self._needs = needs
         self._remote = remote_images
         self._functions: dict[str, str] = {}
+        self._entries = 0
         self.tokens = 0
 
     def settle(self, message: Message, position: int) -> None:
@@ -62,6 +64,7 @@ class Turns:
             raise InvalidRequest("A tool's message needs 'tool_call_id'.", param=f"{where}.tool_call_id")
         content = message.content
         if isinstance(content, list):
+            self._count(len(content))
             message.content = [self._part(part, f"{where}.content[{at}]") for at, part in enumerate(content)]
         elif not isinstance(content, str) and not message.tool_calls:
             raise InvalidRequest("A message needs content.", param=f"{where}.content")
@@ -76,6 +79,7 @@ class Turns:
             message.tool_calls = [ToolCall(call_id, message.function_call)]
         message.function_call = None
         message.tool_calls = message.tool_calls or None
+        self._count(len(message.tool_calls or ()))
         for at, call in enumerate(message.tool_calls or ()):
             function = call.function
             function.arguments = function.arguments.strip() or "{}"
@@ -88,6 +92,13 @@ class Turns:
         elif message.refusal:
             _add_refusal(message, message.refusal)
         message.refusal = None
+
+    def _count(self, entries: int) -> None:
+        self._entries += entries
+        if self._entries > MOST_IN_MESSAGES:
+            raise InvalidRequest(
+                f"All messages together can hold at most {MOST_IN_MESSAGES} parts and tool calls.", param="messages"
+            )
 
     def _part(self, part: Part, where: str) -> Part:
         if isinstance(part, RefusalPart):

@@ -73,9 +73,10 @@ class Pieces:
     """The regular form of one answer, of exactly so many `choices`.
 
     `seen` and `seen_reasoning` count the engine's pieces that carried something. `finished`: each choice has said why it ended.
+    `full`: what comes now is left out, since a choice has more tool calls than an answer may have.
     """
 
-    __slots__ = ("_begun", "_choices", "_open", "_split_thinking", "finished", "seen", "seen_reasoning")
+    __slots__ = ("_begun", "_choices", "_open", "_split_thinking", "finished", "full", "seen", "seen_reasoning")
 
     def __init__(self, choices: int, split_thinking: bool) -> None:  # noqa: FBT001 - a choice of the model's
         self._choices = choices
@@ -83,6 +84,7 @@ class Pieces:
         self._begun: dict[int, _Choice] = {}
         self._open = 0
         self.finished = False
+        self.full = False
         self.seen = 0
         self.seen_reasoning = 0
 
@@ -198,11 +200,6 @@ class Pieces:
         state = self._begun.get(0)
         return None if state is None or not state.finish else _finish_reason(state)
 
-    @property
-    def full(self) -> bool:
-        """Whether what comes now is left out, since a choice has more tool calls than an answer may have."""
-        return any(state.full for state in self._begun.values())
-
     def _begin(self, index: int) -> _Choice:
         if not 0 <= index < self._choices:
             raise EngineFailed("The engine sent a choice that was not asked for.")
@@ -240,6 +237,7 @@ class Pieces:
         if delta.tool_calls:
             for call in delta.tool_calls:
                 _feed_call(choice.index, state, call, out)
+            self.full = self.full or state.full
 
 
 def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:

@@ -6,7 +6,7 @@ Those of every request are not the collector's business (`gc=False`), as in `eng
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -24,7 +24,15 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = str | Annotated[list[str], Meta(max_length=4)]
 Prompt = str | list[str | int | list[int]]
 EndUser = Annotated[str, Meta(max_length=512)]
+MOST_BIASES: Final = 4096
+LogitBias = Annotated[dict[str, float], Meta(max_length=MOST_BIASES)]
 _MOST_PROMPTS = 2048
+_MOST_MESSAGES = 10_000
+_MOST_TOOLS = 1024
+_MOST_PARTS = 4096
+_MOST_CALLS = 1024
+MOST_IN_MESSAGES: Final = 32_768
+"""Parts and tool calls of all messages. These bounds are far beyond what clients send: each entry is work in the event loop."""
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -99,9 +107,9 @@ class Message(Struct, omit_defaults=True, gc=False):
     """
 
     role: Role
-    content: str | list[Part] | UnsetType | None = UNSET
+    content: str | Annotated[list[Part], Meta(max_length=_MOST_PARTS)] | UnsetType | None = UNSET
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=_MOST_CALLS)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -160,7 +168,7 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     """`POST /v1/chat/completions`."""
 
     model: ModelName
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=_MOST_MESSAGES)]
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     temperature: Temperature | None = None
@@ -170,10 +178,10 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=_MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
@@ -181,11 +189,11 @@ class ChatRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: EndUser | None = None
-    functions: list[FunctionDefinition] | None = None
+    functions: Annotated[list[FunctionDefinition], Meta(max_length=_MOST_TOOLS)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     verbosity: str | None = None
     prediction: dict[str, Any] | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str], Meta(max_length=16)] | None = None
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
 
@@ -204,7 +212,7 @@ class CompletionRequest(Struct, omit_defaults=True, kw_only=True, gc=False):
     seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: LogitBias | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -230,10 +238,20 @@ class Disguise(Struct):
     prompt: msgspec.Raw = NOTHING
 
 
+class Lists(Struct):
+    """A first look at a large request, in which no entry of a list costs more than its bytes."""
+
+    messages: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_MESSAGES)] | None = None
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_TOOLS)] | None = None
+    functions: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_TOOLS)] | None = None
+    logit_bias: msgspec.Raw = NOTHING
+
+
 chat_decoder = msgspec.json.Decoder(ChatRequest)
 completion_decoder = msgspec.json.Decoder(CompletionRequest)
 embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 disguise_decoder = msgspec.json.Decoder(Disguise)
+lists_decoder = msgspec.json.Decoder(Lists)
 
 
 def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[int]]:
@@ -251,7 +269,7 @@ def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[
         prompt = [[item for item in prompt if isinstance(item, int)]]
     items = [item for item in prompt if not isinstance(item, int)]
     if len(items) > _MOST_PROMPTS:
-        raise InvalidRequest(f"One request can hold at most {_MOST_PROMPTS} prompts.", param="prompt")
+        raise InvalidRequest(f"One request can hold at most {_MOST_PROMPTS} prompts.", param=name)
     if any(isinstance(item, list) and (not item or min(item) < 0) for item in items):
         raise InvalidRequest("Lists of token ids must hold whole numbers from 0 on and not be empty.", param=name)
     return items

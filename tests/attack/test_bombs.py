@@ -66,6 +66,16 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], dict[str, str]]] = {
         ),
         {},
     ),
+    "as many biases as values": (
+        CHAT,
+        lambda: _around('"logit_bias":{' + ",".join(f'"{number}":1' for number in range(480_000)) + "}"),
+        {},
+    ),
+    "as many tools as values": (
+        CHAT,
+        lambda: _around('"tools":[' + ",".join(['{"type":"function","function":{"name":"a"}}'] * 240_000) + "]"),
+        {},
+    ),
     "many stops": (CHAT, lambda: _around('"stop":[' + '"",' * 5_000_000 + '""]'), {}),
     "many tools": (CHAT, lambda: _around('"tools":[' + "{}," * 5_000_000 + "{}]"), {}),
     "many prompts": (COMPLETIONS, lambda: b'{"model":"plain","prompt":[' + b'"",' * 5_000_000 + b'""]}', {}),

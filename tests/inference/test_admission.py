@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.prices import Price, TokenCounts, bound_nano, cost_nano
+from llmaas.errors import InvalidRequest
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion
 from llmaas.protocol.requests import chat_decoder, completion_decoder
 
@@ -154,3 +156,42 @@ def test_B02_the_least_step_is_part_of_the_first(
     assert 0 < bounds.least_step <= bounds.first_step
     assert max_tokens is None or bounds.least_step == bounds.first_step, "what was asked for is held as it is"
     assert bounds.output_tokens is None or bounds.first_step <= bounds.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "param"),
+    [
+        (64, {"n": 128}, None),
+        (65, {"n": 128}, "n"),
+        (2048, {"n": 4}, None),
+        (2048, {"n": 5}, "n"),
+        (65, {"n": 2, "best_of": 128}, "best_of"),
+    ],
+)
+def test_A08_choices_are_bounded_over_all_prompts(prompts: int, options: dict[str, int], param: str | None) -> None:
+    data = json.dumps({"model": "m", "prompt": ["a"] * prompts, **options}).encode()
+    request, model = completion_decoder.decode(data), Model("m", ModelKind.COMPLETION, 0)
+    if param is None:
+        assert admit_completion(request, model, body_bytes=len(data), countable=True).made == 8192
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        admit_completion(request, model, body_bytes=len(data), countable=True)
+    assert caught.value.param == param
+
+
+def test_A08_parts_and_calls_are_bounded_over_all_messages() -> None:
+    part = {"type": "text", "text": ""}
+    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}] * 768
+    said = [{"role": "user", "content": [part] * 4096}] * 7 + [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "user", "content": [part] * (4096 - 768)},
+    ]
+    model = Model("m", ModelKind.CHAT, 0)
+    for more, taken in (([], True), ([{"role": "user", "content": [part]}], False)):
+        data = json.dumps({"model": "m", "messages": said + more}).encode()
+        request = chat_decoder.decode(data)
+        if taken:
+            admit_chat(request, model, body_bytes=len(data), remote_images=False, countable=True)
+            continue
+        with pytest.raises(InvalidRequest, match="32768 parts and tool calls"):
+            admit_chat(request, model, body_bytes=len(data), remote_images=False, countable=True)

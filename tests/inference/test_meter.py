@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, part_of, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
-from llmaas.protocol.requests import ChatRequest, Message
+from llmaas.protocol.requests import ChatRequest, CompletionRequest, Message
 from llmaas.protocol.usage import Reported
 from llmaas.upstreams.base import Take
 from llmaas.upstreams.in_turn import InTurn
@@ -264,3 +265,17 @@ def test_what_the_cache_had_is_read_from_timings_where_usage_tells_none(details:
     counting.feed([piece(), piece(), answer(choices=[], usage=usage, timings=timings)])
     tokens, _, suspect = counting.counts()
     assert (tokens, suspect) == (TokenCounts(20, 80, 2, 0), False)
+
+
+def test_A08_many_choices_cost_what_each_of_them_does() -> None:
+    """Texts that are put together anew with each choice would take minutes."""
+    choices = 8192
+    bounds = Bounds(PROMPT_BYTES, choices * 1000, choices * 1000, False, choices, choices)
+    counting = Meter(bounds, Pieces(choices, split_thinking=False), True, CompletionRequest(model="m", prompt="x"))
+    text = "y" * 4000
+    said = answer(choices=[{"index": at, "text": text, "finish_reason": "stop"} for at in range(choices)])
+    before_s = time.process_time()
+    begun = counting.begin([said])
+    assert time.process_time() - before_s < 2
+    assert len(begun) == 2 * choices
+    assert counting.counts()[0].output == choices * 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -92,6 +93,64 @@ def test_the_parameter_is_named(body: bytes, param: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(chat_decoder, body)
     assert caught.value.param == param
+
+
+_SAY = b'"model":"m","messages":[{"role":"user","content":"a"}'
+_CALL = b'{"id":"a","type":"function","function":{"name":"a","arguments":"{}"}}'
+LISTS = {
+    "messages": (b'{"model":"m","messages":[%b]', b'{"role":"user","content":""}', 10_000, "messages"),
+    "parts": (
+        b'{"model":"m","messages":[{"role":"user","content":[%b]}]',
+        b'{"type":"text","text":""}',
+        4096,
+        "messages[0].content",
+    ),
+    "calls": (b"{" + _SAY + b',{"role":"assistant","tool_calls":[%b]}]', _CALL, 1024, "messages[1].tool_calls"),
+    "tools": (b"{" + _SAY + b'],"tools":[%b]', b'{"type":"function","function":{"name":"a"}}', 1024, "tools"),
+    "functions": (b"{" + _SAY + b'],"functions":[%b]', b'{"name":"a"}', 1024, "functions"),
+    "biases": (b"{" + _SAY + b'],"logit_bias":{%b}', b'"%d":1', 4096, "logit_bias"),
+}
+
+
+@pytest.mark.parametrize("rest", [b"}", b',"x":"' + b"x" * 1_100_000 + b'"}'], ids=["small", "large"])
+@pytest.mark.parametrize("name", LISTS)
+def test_each_list_has_a_bound_of_its_own(name: str, rest: bytes) -> None:
+    form, entry, most, param = LISTS[name]
+    entries = [entry % number if b"%d" in entry else entry for number in range(most + 1)]
+    decode(chat_decoder, form % b",".join(entries[:most]) + rest)
+    with pytest.raises(InvalidRequest) as caught:
+        decode(chat_decoder, form % b",".join(entries) + rest)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("name", ["tools", "functions", "biases"])
+def test_A08_the_entries_of_a_list_that_is_too_long_are_not_made(name: str) -> None:
+    """The bytes of each are kept, at most; a tool is many objects."""
+    form, entry, _, param = LISTS[name]
+    many = 1_250_000 // len(entry)
+    body = form % b",".join(entry % number if b"%d" in entry else entry for number in range(many)) + b"}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest) as caught:
+            decode(chat_decoder, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.param == param
+    assert peak < 100 * many + len(body)
+
+
+def test_A08_values_are_counted_no_further_than_it_takes() -> None:
+    class Counted(bytes):
+        read = 0
+
+        def count(self, what: bytes, start: int, end: int) -> int:  # type: ignore[override]
+            Counted.read += end - start
+            return super().count(what, start, end)
+
+    with pytest.raises(InvalidRequest, match="too many values"):
+        decode(chat_decoder, Counted(b'{"x":[' + b"1," * 8_000_000 + b"1]}"))
+    assert Counted.read <= 4 * 1024 * 1024
 
 
 @given(st.binary(max_size=100) | st.text(max_size=100).map(lambda text: GOOD % text.encode("utf-8", "surrogatepass")))
