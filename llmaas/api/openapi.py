@@ -70,13 +70,13 @@ def _generation(
     description: str,
     body: type[msgspec.Struct],
     answer: type[msgspec.Struct],
-    *,
-    streams: bool,
+    chunk: type[msgspec.Struct] | None = None,
 ) -> Json:
     content = {"application/json": _struct(answer)}
-    if streams:
+    if chunk is not None:
         # No type: some take it for that of the whole body, and others for that of each event.
-        content["text/event-stream"] = {"schema": {"description": "Server-sent events; the last is `[DONE]`."}}
+        text = f"Server-sent events. The data of each is a `{chunk.__name__}` or an `Error`; the last is `[DONE]`."
+        content["text/event-stream"] = {"schema": {"description": text}}
     request = {"required": True, "content": {"application/json": _struct(body)}}
     done = _ok("The answer.", content, "backend")
     return _operation(name, summary, done, _GENERATING, description=description, requestBody=request)
@@ -89,7 +89,7 @@ CHAT = _generation(
     "engine can't do is refused, never dropped.",
     ChatRequest,
     shapes.ChatCompletion,
-    streams=True,
+    shapes.ChatCompletionChunk,
 )
 COMPLETION = _generation(
     "createCompletion",
@@ -97,7 +97,7 @@ COMPLETION = _generation(
     "For programs that speak the older form. New ones ask for chat completions.",
     CompletionRequest,
     shapes.Completion,
-    streams=True,
+    shapes.CompletionChunk,
 )
 EMBEDDING = _generation(
     "createEmbedding",
@@ -105,7 +105,6 @@ EMBEDDING = _generation(
     "One vector for each text, to compare them by.",
     EmbeddingRequest,
     shapes.EmbeddingList,
-    streams=False,
 )
 MODELS = _operation(
     "listModels",
@@ -183,7 +182,8 @@ def _path(route: Route) -> str:
 
 def _schemas() -> Json:
     answers = (
-        *(shapes.ChatCompletion, shapes.ChatCompletionChunk, shapes.Completion, shapes.EmbeddingList),
+        *(shapes.ChatCompletion, shapes.ChatCompletionChunk, shapes.Completion, shapes.CompletionChunk),
+        shapes.EmbeddingList,
         *(shapes.Error, shapes.Model, shapes.ModelList, shapes.Status, shapes.BackendName),
     )
     kinds = [ChatRequest, CompletionRequest, EmbeddingRequest, *answers]

@@ -92,7 +92,7 @@ class ChatChoice(Struct, forbid_unknown_fields=True):
 
 
 class ChatCompletion(Struct, forbid_unknown_fields=True):
-    """`limit_reached`: why the answer ended early, where a limit or budget did not last."""
+    """`limit_reached`: why the answer ended early, where a limit, a budget or the longest time of a request did not last."""
 
     id: str
     object: Literal["chat.completion"]
@@ -167,6 +167,27 @@ class Completion(Struct, forbid_unknown_fields=True):
     backend: BackendName
     choices: list[TextChoice]
     usage: Usage
+    routing: Routing | UnsetType = UNSET
+    limit_reached: str | UnsetType = UNSET
+
+
+class TextChunkChoice(Struct, forbid_unknown_fields=True):
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: Finish | None
+
+
+class CompletionChunk(Struct, forbid_unknown_fields=True):
+    """The data of one event of a stream. The last one, with `usage`, only when `stream_options.include_usage` is true."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChunkChoice]
+    usage: Usage | UnsetType = UNSET
+    backend: BackendName | UnsetType = UNSET
     routing: Routing | UnsetType = UNSET
     limit_reached: str | UnsetType = UNSET
 

@@ -67,10 +67,15 @@ async def test_the_document_is_valid(target: Service) -> None:
 async def test_a_streams_schema_fits_both_its_text_and_its_events(target: Service) -> None:
     """Before OpenAPI 3.2 nothing says which of the two it describes, so tools differ."""
     document = await _document(target)
-    content = document["paths"][CHAT]["post"]["responses"]["200"]["content"]
-    described = jsonschema_rs.Draft202012Validator(content["text/event-stream"]["schema"])
-    for value in ("data: {}\n\n", {"event": "message", "data": "{}"}):
-        described.validate(value)
+    for path in (CHAT, COMPLETIONS):
+        content = document["paths"][path]["post"]["responses"]["200"]["content"]
+        schema = content["text/event-stream"]["schema"]
+        described = jsonschema_rs.Draft202012Validator(schema)
+        for value in ("data: {}\n\n", {"event": "message", "data": "{}"}):
+            described.validate(value)
+        names = set(re.findall(r"`(\w+)`", schema["description"]))
+        assert names
+        assert names <= document["components"]["schemas"].keys()
 
 
 async def test_what_is_ours_alone_is_not_in_it(target: Service) -> None:
@@ -92,8 +97,14 @@ async def test_answers_and_chunks_are_as_described(target: Service, model: str) 
         _validator(document, "ChatCompletionChunk").validate(chunk)
     likely = await target.post(CHAT, {**say, "model": "plain", "logprobs": True, "top_logprobs": 2})
     _validator(document, "ChatCompletion").validate(likely.json())
-    completed = await target.post(COMPLETIONS, {"model": model, "prompt": ["a", "b"], "logprobs": None})
+    complete = {"model": model, "prompt": ["a", "b"], "logprobs": None}
+    completed = await target.post(COMPLETIONS, complete)
     _validator(document, "Completion").validate(completed.json())
+    for more in ({}, {"model": "plain", "logprobs": 2}):
+        parts = chunks(await target.post(COMPLETIONS, {**complete, **options, **more, "stream": True}, headers=headers))
+        assert ("routing" in parts[-1], any(part["choices"] for part in parts)) == (True, True)
+        for chunk in parts:
+            _validator(document, "CompletionChunk").validate(chunk)
     for form in ("float", "base64"):
         embedded = await target.post(EMBEDDINGS, {"model": "embed", "input": ["a", "b"], "encoding_format": form})
         _validator(document, "EmbeddingList").validate(embedded.json())
@@ -110,13 +121,13 @@ async def test_answers_that_a_limit_ended_are_as_described(target: Service) -> N
         whole.add([Piece(0, content="a"), Piece(0, finish="length")])
         whole.limit_reached = "A limit ended."
         _validator(document, name).validate(json.loads(whole.body(usage, None)))
-    writer = StreamWriter(AnswerHead("id", "chat", 1, "m", {"engine_type": "vllm", "machine_name": "ma01"}))
-    last = writer.write([Piece(0, content="a"), Piece(0, finish="length")])
-    for event in (
-        b"data: " + writer.limit_reached(last, "A limit ended.").rpartition(b"data: ")[2],
-        writer.usage(usage, {"reason": "only", "attempts": 1, "queue_ms": 0}),
-    ):
-        _validator(document, "ChatCompletionChunk").validate(json.loads(event.removeprefix(b"data: ")))
+        writer = StreamWriter(head)
+        last = writer.write([Piece(0, content="a"), Piece(0, finish="length")])
+        for event in (
+            b"data: " + writer.limit_reached(last, "A limit ended.").rpartition(b"data: ")[2],
+            writer.usage(usage, {"reason": "only", "attempts": 1, "queue_ms": 0}),
+        ):
+            _validator(document, f"{name}Chunk").validate(json.loads(event.removeprefix(b"data: ")))
 
 
 async def test_errors_are_as_described(target: Service) -> None:
