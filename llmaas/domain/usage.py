@@ -39,7 +39,9 @@ class BillingReason(StrEnum):
     FAILED_BEFORE_OUTPUT = "failed_before_output"
     """No answer: free."""
     LIMIT_REACHED = "limit_reached"
-    """A limit or the money ended while it ran; what was made until then is billed, at most what was held."""
+    """A limit, the money or the longest time of a request ended while it ran; what was made until then is billed, at most what was
+    held.
+    """
     READ_TO_END = "read_to_end"
     """The caller left, but the provider charges for the whole answer, so it was read to its end and is billed."""
     REFUSED = "refused"

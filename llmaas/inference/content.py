@@ -24,20 +24,11 @@ from llmaas.protocol.requests import (
     TextPart,
     VideoPart,
 )
+from llmaas.protocol.usage import size_of, tokens_of_bytes
 
-_BYTES_PER_TOKEN = 4
 _TOKENS_OF_PART: Mapping[type[Part], int] = {ImagePart: 1024, AudioPart: 1024, FilePart: 4096, VideoPart: 8192}
 """Of one of usual size. Engines follow areas and lengths, which are not known here."""
 _json = msgspec.json.Encoder()
-
-
-def tokens_of_bytes(size: int) -> int:
-    """Our estimate for so many bytes of UTF-8: some four to a token, whether they are English, Cyrillic or Chinese."""
-    return -(-size // _BYTES_PER_TOKEN)
-
-
-def tokens_of_text(text: str) -> int:
-    return tokens_of_bytes(_size(text))
 
 
 class _Content(Struct):
@@ -56,7 +47,7 @@ def prompt_tokens(request: ChatRequest | CompletionRequest | EmbeddingRequest) -
             content.text_bytes += len(_json.encode([tool.function for tool in request.tools]))
     elif isinstance(request, CompletionRequest):
         _add_prompt(content, request.prompt or "")
-        content.text_bytes += _size(request.suffix)
+        content.text_bytes += size_of(request.suffix)
     else:
         _add_prompt(content, request.input)
     return tokens_of_bytes(content.text_bytes) + content.token_ids + content.part_tokens
@@ -65,28 +56,24 @@ def prompt_tokens(request: ChatRequest | CompletionRequest | EmbeddingRequest) -
 def _add_message(content: _Content, message: Message) -> None:
     said = message.content
     if isinstance(said, str):
-        content.text_bytes += _size(said)
+        content.text_bytes += size_of(said)
     elif isinstance(said, list):
         for part in said:
             if isinstance(part, TextPart | RefusalPart):
-                content.text_bytes += _size(part.text if isinstance(part, TextPart) else part.refusal)
+                content.text_bytes += size_of(part.text if isinstance(part, TextPart) else part.refusal)
             else:
                 content.part_tokens += _TOKENS_OF_PART[type(part)]
-    content.text_bytes += _size(message.reasoning_content) + _size(message.refusal) + _size(message.name)
+    content.text_bytes += size_of(message.reasoning_content) + size_of(message.refusal) + size_of(message.name)
     for call in message.tool_calls or ():
-        content.text_bytes += _size(call.function.name) + _size(call.function.arguments)
+        content.text_bytes += size_of(call.function.name) + size_of(call.function.arguments)
 
 
 def _add_prompt(content: _Content, prompt: Prompt) -> None:
     if isinstance(prompt, str):
-        content.text_bytes += _size(prompt)
+        content.text_bytes += size_of(prompt)
         return
     for item in prompt:
         if isinstance(item, str):
-            content.text_bytes += _size(item)
+            content.text_bytes += size_of(item)
         else:
             content.token_ids += 1 if isinstance(item, int) else len(item)
-
-
-def _size(text: str | None) -> int:
-    return len(text.encode("utf-8", "surrogatepass")) if text else 0

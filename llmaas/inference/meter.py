@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -11,14 +12,18 @@ from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
 from llmaas.errors import EngineFailed
 from llmaas.inference.admission import Bounds
-from llmaas.inference.content import prompt_tokens, tokens_of_text
+from llmaas.inference.content import prompt_tokens
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from llmaas.protocol.usage import Reported, later_usage, read_input_usage, read_timings, read_usage
+from llmaas.protocol.usage import Reported, later_usage, read_input_usage, read_timings, read_usage, tokens_of_text
 
 _ENGINE = UsageSource.ENGINE
 _SLACK_PIECES = 64
+_PIECES_OF_TOKEN = 8
+"""Some engines send each character by itself, so an answer may have so many pieces for each token that was asked for."""
+LOOK_PIECES: Final = 32
+"""Pieces after which the relay looks again whether an answer may go on, at the latest."""
 _CEILING = 2**21
 """Tokens of one choice where the request sets no bound of its own: more than the window of any model of today."""
 
@@ -31,7 +36,9 @@ class Meter(Struct, eq=False):
     """`bounds`: what the engine may be given and may make. `whole`: its answer comes in one piece. `cap`: output tokens of a choice that
     it was told to end at, since no more is held; None: it was told of no such end.
 
-    `pieces.seen`: pieces with something in them by now, each at least a token.
+    `pieces.seen`: pieces with something in them by now, each at least a token. `look_at`: as many of them after which the relay has
+    to look whether the answer may go on. `fault`: what the engine did wrong with an answer that its caller has all the same; the
+    row is marked for it.
     """
 
     bounds: Bounds
@@ -39,14 +46,19 @@ class Meter(Struct, eq=False):
     whole: bool
     request: ChatRequest | CompletionRequest
     cap: int | None = None
+    look_at: int = LOOK_PIECES
+    fault: str | None = None
     _text: str = ""
-    _thoughts: str = ""
+    _text_chars: int = 0
+    _thought_chars: int = 0
     _after_end: int = 0
     _usage: Raw = NOTHING
     _timings: Raw = NOTHING
 
     def feed(self, answers: Sequence[EngineAnswer]) -> list[Piece]:
-        """Raises EngineFailed for an engine that goes on past what it was allowed."""
+        """What came in regular form. An engine that goes on past what it was allowed is a `fault`, and to be stopped: a caller can ask
+        for what makes it do so, and has had all that came.
+        """
         out: list[Piece] = []
         pieces = self.pieces
         ended = pieces.finished
@@ -57,28 +69,38 @@ class Meter(Struct, eq=False):
                 self._timings = answer.timings
             if answer.choices:
                 pieces.feed(answer, out)
-        if self.whole:
-            self._keep(out)
+        if self.whole or pieces.seen_reasoning:
+            self._weigh(out)
         bound = self.bounds.output_tokens
-        if bound is not None and pieces.seen > bound + _SLACK_PIECES:
-            raise EngineFailed("The engine went on past the requested length.")
+        if bound is not None and pieces.seen > _PIECES_OF_TOKEN * bound + _SLACK_PIECES:
+            self._stop("The engine went on past the requested length.")
         if ended:
             # Some give a reason with each piece, and text after one is text all the same; but nobody goes on for ever without.
             self._after_end += sum(
                 not any(choice.finish_reason for choice in answer.choices or ()) for answer in answers
             )
             if self._after_end > _SLACK_PIECES:
-                raise EngineFailed("The engine went on after its end.")
+                self._stop("The engine went on after its end.")
         return out
+
+    def _stop(self, fault: str) -> None:
+        self.fault, self.look_at = fault, 0
+
+    def look_further(self) -> str | None:
+        """Why the engine has to be stopped; None: look again after some more pieces."""
+        self.look_at = self.pieces.seen + LOOK_PIECES
+        return "The engine makes more tool calls than an answer may have." if self.pieces.full else self.fault
 
     def begin(self, answers: Sequence[EngineAnswer]) -> str | list[Piece]:
         """Take what an engine gave first, of which nothing was relayed yet: the pieces, with the last ones when it is whole; or all of
         it, when that is one text and needs no mending. Raises EngineFailed for what is not what was asked for.
         """
         if not self.whole:
-            out = self.feed(answers)
-            if not self.pieces.seen:
-                self.pieces.check()
+            out, pieces = self.feed(answers), self.pieces
+            if not pieces.seen:
+                pieces.check()
+            elif pieces.extra:
+                raise EngineFailed("The engine sent a choice that was not asked for.")
             return out
         answer = answers[0]
         text = self.pieces.plain_text(answer)
@@ -92,25 +114,44 @@ class Meter(Struct, eq=False):
             raise EngineFailed("The engine's answer is empty.")
         return out + self.last_pieces()
 
-    def last_pieces(self) -> list[Piece]:
-        """The end of a complete answer. A choice that did not say why it ended stopped by itself, unless it came as far as it was
-        allowed to. Raises EngineFailed for an answer that is not what was asked for.
+    def last_pieces(self, *, cut: bool = False, delivered: bool = False) -> list[Piece]:
+        """The end of a complete answer, or of one that was `cut`. A choice that did not say why it ended stopped by itself, unless it
+        came as far as it was allowed to. Raises EngineFailed for an answer that is not what was asked for; where the caller has it
+        already (`delivered`), that is a `fault`.
         """
-        pieces = self.pieces
-        if pieces.finished:
-            return pieces.finish()
-        bound = self.bounds.output_tokens
-        return pieces.finish("length" if bound is not None and self.output_so_far() >= bound else "stop")
+        pieces, bound = self.pieces, self.bounds.output_tokens
+        unsaid = "stop"
+        if cut or (not pieces.finished and bound is not None and self.output_so_far() >= bound):
+            unsaid = "length"
+        if delivered and not cut:
+            self.fault = self.fault or pieces.missing
+        if pieces.extra and (cut or delivered):
+            self._leave_out_extra()
+        out = pieces.cut(unsaid) if cut or delivered else pieces.finish(unsaid)
+        if self.whole or pieces.seen_reasoning:
+            self._weigh(out)
+        return out
 
-    def _keep(self, pieces: Sequence[Piece]) -> None:
-        texts, thoughts = [self._text], [self._thoughts]
+    def _leave_out_extra(self) -> None:
+        """Of choices that the caller did not get nothing is charged, and an engine's count has them in it."""
+        self.fault = "The engine made more choices than were asked for."
+        told = read_usage(self._usage) or read_timings(self._timings)
+        kept = {} if told is None else {"prompt_tokens": told.prompt, "cached_tokens": told.cached}
+        self._usage, self._timings = Raw(msgspec.json.encode(kept)), NOTHING
+
+    def _weigh(self, pieces: Sequence[Piece]) -> None:
+        """Take note of text and thoughts, of which only a whole answer's text is kept."""
+        texts, thoughts = list[str](), list[str]()
         for piece in pieces:
             texts += piece.content or "", piece.refusal or ""
             if piece.tool is not None:
                 texts += piece.tool.name or "", piece.tool.arguments
             thoughts.append(piece.reasoning or "")
-        # Joined once: a text that grows with each of many choices is copied with each.
-        self._text, self._thoughts = "".join(texts), "".join(thoughts)
+        self._text_chars += sum(map(len, texts))
+        self._thought_chars += sum(map(len, thoughts))
+        if self.whole:
+            # Joined once: a text that grows with each of many choices is copied with each.
+            self._text = "".join([self._text, *texts, *thoughts])
 
     def output_so_far(self) -> int:
         """Output tokens by now, as far as the engine's pieces and reports tell."""
@@ -125,14 +166,16 @@ class Meter(Struct, eq=False):
             reported is None
             or not reported.prompt
             or not reported.completion
-            or (self._thoughts and reported.reasoning is None)
+            or (self._thought_chars and reported.reasoning is None)
         ):
             reported, source = self._complete(reported)
         elif self._timings is not NOTHING and not reported.cached:
             reported = self._with_cache(reported)
         pieces, most_input = self.pieces, self.bounds.input_tokens
-        tokens, bent = settle_counts(reported, pieces.seen, pieces.seen_reasoning, most_input, self._ceiling())
-        return tokens, source, bent
+        tokens, bent = settle_counts(reported, pieces.seen, most_input, self._ceiling())
+        if bent and reported.estimated:
+            source = UsageSource.COUNTED
+        return tokens, source, bent or self.fault is not None
 
     def _ceiling(self) -> int:
         """Output tokens that are possible."""
@@ -170,24 +213,20 @@ class Meter(Struct, eq=False):
             if prompt is None:
                 prompt, suspect, source = max(1, estimate), True, UsageSource.COUNTED
         reasoning = self._share_of_thoughts(completion) if said.reasoning is None else said.reasoning
-        return Reported(prompt, completion, said.cached, reasoning, suspect), source
+        return Reported(prompt, completion, said.cached, reasoning, suspect, estimated=said.estimated), source
 
     def _estimated_output(self) -> int:
         if not self.whole:
             return self.pieces.seen
-        return max(tokens_of_text(self._text + self._thoughts), min(self.pieces.seen, 1))
+        return max(tokens_of_text(self._text), min(self.pieces.seen, 1))
 
-    def _share_of_thoughts(self, completion: int) -> int | None:
-        """Of a whole answer, by the size of its texts; a stream has them counted by its pieces."""
-        if not self.whole:
-            return None
-        thoughts, text = len(self._thoughts), len(self._text)
-        return completion * thoughts // (thoughts + text) if thoughts else 0
+    def _share_of_thoughts(self, completion: int) -> int:
+        """By the size of the texts, so that an answer has the same in however many pieces it comes."""
+        thoughts = self._thought_chars
+        return completion * thoughts // (thoughts + self._text_chars) if thoughts else 0
 
 
-def settle_counts(
-    reported: Reported, seen: int, seen_reasoning: int, prompt_bound: int, completion_bound: int
-) -> tuple[TokenCounts, bool]:
+def settle_counts(reported: Reported, seen: int, prompt_bound: int, completion_bound: int) -> tuple[TokenCounts, bool]:
     """Disjoint classes within what is possible, and whether something had to be bent for it.
 
     `seen`: pieces that came, each at least a token. `prompt_bound`, `completion_bound`: most that the request allowed.
@@ -199,11 +238,10 @@ def settle_counts(
         completion = completion_bound  # never more than was held, also of an engine that goes on for a few pieces
     prompt = told_prompt if told_prompt < prompt_bound else prompt_bound  # noqa: FURB136
     cached = reported.cached if reported.cached < prompt else prompt  # noqa: FURB136
-    reasoning = seen_reasoning if reported.reasoning is None else reported.reasoning
+    reasoning = reported.reasoning or 0
     bent = reported.suspect or completion != told or prompt != told_prompt or cached != reported.cached
     if reasoning > completion:
-        bent = bent or reported.reasoning is not None
-        reasoning = completion
+        bent, reasoning = True, completion
     return TokenCounts(prompt - cached, cached, completion - reasoning, reasoning), bent
 
 
@@ -222,5 +260,5 @@ def embedding_counts(answer: EngineEmbeddings, request: EmbeddingRequest, bounds
             reported, source = Reported(max(1, estimate), 0, suspect=True), UsageSource.COUNTED
         else:
             reported = Reported(0, 0, suspect=reported.suspect or estimate > 0)
-    tokens, bent = settle_counts(reported, 0, 0, bounds.input_tokens, 0)
+    tokens, bent = settle_counts(reported, 0, bounds.input_tokens, 0)
     return tokens, source, bent

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import structlog
 from msgspec import Raw, Struct
 
 from llmaas.domain.usage import FREE, BillingReason, Outcome
@@ -25,7 +26,7 @@ from llmaas.errors import (
     Unavailable,
 )
 from llmaas.inference.allowance import Allowance
-from llmaas.inference.meter import Meter, part_of
+from llmaas.inference.meter import LOOK_PIECES, Meter, part_of
 from llmaas.inference.reply import Reply
 from llmaas.inference.settlement import Ending, Settlement
 from llmaas.protocol.answers import DONE_EVENT, AnswerHead, StreamWriter, WholeAnswer
@@ -38,8 +39,8 @@ from llmaas.upstreams.base import Generation
 _COMPLETED: Final = Outcome.COMPLETED
 _ANSWERED: Final = BillingReason.ANSWERED
 _CUT_OFF: Final = "A limit or budget of the key or its project ended while the answer was made."
-_LOOK_PIECES: Final = 32
-"""Pieces after which the allowance is looked at again, at the latest."""
+_TOO_LONG: Final = "The longest time that one request may take was over."
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.relay")
 
 
 class Relay(Struct, eq=False):
@@ -53,9 +54,8 @@ class Relay(Struct, eq=False):
     _meter: Meter
     _allowance: Allowance
     _explain: Callable[[], dict[str, Any]] | None
-    _look_at: int = _LOOK_PIECES
     _cut_off: bool = False
-    _limited: bool = False
+    _limit: str | None = None
 
     async def stream(
         self, head: AnswerHead, generation: Generation, begun: Sequence[Piece], *, include_usage: bool
@@ -66,21 +66,26 @@ class Relay(Struct, eq=False):
 
         def pass_on(answers: Sequence[EngineAnswer]) -> bool:
             data = writer.write(meter.feed(answers))
-            return (not data or reply.send(data)) and pieces.seen < self._look_at
+            return (not data or reply.send(data)) and pieces.seen < meter.look_at
 
         data = writer.write(begun)
         self._settlement.first_piece()
         await reply.begin_stream(head.id, head.backend, data)
-        on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
-        while on and not await generation.each(pass_on):
-            await reply.ready()
-            on = pieces.seen < self._look_at or await self._may_go_on(generation)
+        try:
+            on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
+            while on and not await generation.each(pass_on):
+                await reply.ready()
+                on = pieces.seen < meter.look_at or await self._may_go_on(generation)
+        except EngineTimeout as error:
+            self._end_in_time(error)
         if not pieces.finished:
             await self._make_sure(generation)
-        rest = writer.write(self._last_pieces())
+        rest = writer.write(meter.last_pieces(cut=self._cut_off, delivered=True))
+        if meter.fault is not None:
+            self._log_fault(meter.fault)
         ending, usage = await self._ending(pieces.finish_reason())
-        if self._limited:
-            rest = writer.limit_reached(rest, _CUT_OFF)
+        if self._limit:
+            rest = writer.limit_reached(rest, self._limit)
         if include_usage:
             rest += writer.usage(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
@@ -99,11 +104,13 @@ class Relay(Struct, eq=False):
                 await self._keep_rest(generation, answer)
                 if not meter.pieces.finished:
                     await self._make_sure(generation)
-                answer.add(self._last_pieces())
+                answer.add(meter.last_pieces(cut=self._cut_off))
+                if meter.fault is not None:
+                    self._log_fault(meter.fault)
             finish = meter.pieces.finish_reason()
         ending, usage = await self._ending(finish)
-        if self._limited:
-            answer.limit_reached = _CUT_OFF
+        if self._limit:
+            answer.limit_reached = self._limit
         body = answer.body(usage, self._explain() if self._explain else None)
         await self._settlement.settle(ending)
         await self._reply.whole(head.id, head.backend, body)
@@ -111,37 +118,57 @@ class Relay(Struct, eq=False):
     async def _keep_rest(self, generation: Generation, answer: WholeAnswer) -> None:
         def keep(answers: Sequence[EngineAnswer]) -> bool:
             answer.add(self._meter.feed(answers))
-            return self._meter.pieces.seen < self._look_at
+            return self._meter.pieces.seen < self._meter.look_at
 
-        on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
-        while on and not await generation.each(keep):
-            on = await self._may_go_on(generation)
+        try:
+            on = self._allowance.charged_at_most is None or await self._may_go_on(generation)
+            while on and not await generation.each(keep):
+                on = await self._may_go_on(generation)
+        except EngineTimeout as error:
+            self._end_in_time(error)
 
     async def _may_go_on(self, generation: Generation) -> bool:
         """Hold more for an answer that outgrows what is held; without, end the engine's work."""
-        seen, made, allowance = self._meter.pieces.seen, self._meter.output_so_far(), self._allowance
-        self._look_at = seen + _LOOK_PIECES
-        if self._meter.pieces.full:
+        meter, allowance = self._meter, self._allowance
+        wrong = meter.look_further()
+        if wrong is not None:
             self._cut_off = True
-            generation.abort(EngineFailed("The engine makes more tool calls than an answer may have."))
+            generation.abort(EngineFailed(wrong))
             return False
+        seen, made = meter.pieces.seen, meter.output_so_far()
         if made < allowance.enough_until or await allowance.keep_ahead(made):
             # A piece may hold many tokens: the next look comes before as many pieces of this size use up what is held.
             pieces_left = (allowance.enough_until - made) * seen // max(made, 1)
-            self._look_at = seen + max(1, min(_LOOK_PIECES, pieces_left))
+            meter.look_at = seen + max(1, min(LOOK_PIECES, pieces_left))
             return True
-        self._cut_off = self._limited = not self._meter.pieces.finished
-        if self._cut_off:
-            generation.abort(EngineFailed(_CUT_OFF))
-        return not self._cut_off
+        if meter.pieces.finished:
+            return True
+        self._cut_off, self._limit = True, _CUT_OFF
+        generation.abort(EngineFailed(_CUT_OFF))
+        return False
+
+    def _end_in_time(self, error: EngineTimeout) -> None:
+        """End an answer that is still being made when the longest time of a request is over: it is what its caller asked for, and
+        not a failure. Raises the error for any other time limit, and for an answer that has not begun.
+        """
+        if error.phase != "total" or not self._meter.pieces.seen:
+            raise error
+        self._cut_off, self._limit = True, _TOO_LONG
 
     async def _make_sure(self, generation: Generation) -> None:
-        """That an answer is complete, although a choice did not say why it ended. Raises EngineFailed."""
-        if not self._cut_off and not await generation.ended():
+        """That an answer is complete, although a choice did not say why it ended, or never came. Raises EngineFailed."""
+        if not self._cut_off and not self._meter.pieces.ended and not await generation.ended():
             raise EngineFailed("The engine's answer broke off.")
 
-    def _last_pieces(self) -> list[Piece]:
-        return self._meter.pieces.cut("length") if self._cut_off else self._meter.last_pieces()
+    def _log_fault(self, fault: str) -> None:
+        target = self._settlement.target
+        _log.warning(
+            "answer_not_as_asked",
+            request_id=self._settlement.request_id,
+            model=target and target.deployment.model_id,
+            backend=target and target.backend.id,
+            hint=fault,
+        )
 
     async def _ending(self, finish: str | None) -> tuple[Ending, Raw]:
         """Of a whole answer, with its `usage` object."""
@@ -158,10 +185,10 @@ class Relay(Struct, eq=False):
                 if meter.cap is None:
                     reason = BillingReason.LIMIT_REACHED
         if finish == "length" and meter.cap is not None and tokens.completion >= meter.cap:
-            self._limited = True
+            self._limit = self._limit or _CUT_OFF
         ending = Ending(
             Outcome.CLIENT_ABORTED if gone else _COMPLETED,
-            BillingReason.LIMIT_REACHED if self._limited else reason,
+            BillingReason.LIMIT_REACHED if self._limit else reason,
             tokens,
             source,
             suspect,

@@ -6,6 +6,7 @@ collector of garbage, which would be told of each at a price, need not know of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -32,13 +33,16 @@ class EngineToolCall(Struct, gc=False):
 
 
 class EngineDelta(Struct, gc=False):
-    """A piece of a message, or the whole of it. `reasoning` is what newer vLLM calls `reasoning_content`."""
+    """A piece of a message, or the whole of it. `reasoning` is what newer vLLM calls `reasoning_content`; `function_call` is the older
+    form of a tool call (`renew_call`).
+    """
 
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[EngineToolCall] | None = None
+    function_call: EngineFunction | None = None
 
 
 class EngineChoice(Struct, gc=False):
@@ -75,6 +79,15 @@ class EngineEmbeddings(Struct):
     error: msgspec.Raw = NOTHING
 
 
+def renew_call(delta: EngineDelta) -> None:
+    """Tell a call of the older form in the newer one. Some engines give both, and then it is the same call; some give an empty one
+    beside each text.
+    """
+    call, delta.function_call = delta.function_call, None
+    if call is not None and not delta.tool_calls and (call.name or call.arguments):
+        delta.tool_calls = [EngineToolCall(0, None, call)]
+
+
 answer_decoder = msgspec.json.Decoder(EngineAnswer)
 embeddings_decoder = msgspec.json.Decoder(EngineEmbeddings)
 
@@ -84,7 +97,7 @@ def is_fault(error: msgspec.Raw) -> bool:
     if not given(error):
         return False
     try:
-        return _tells(msgspec.json.decode(error))
+        return tells(msgspec.json.decode(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True
 
@@ -93,12 +106,28 @@ _OF_SUCCESS = frozenset({"", "null", "none", "ok", "success", "0", "200"})
 """Words in an `error` that tell of none."""
 
 
-def _tells(value: object) -> bool:
+def tells(value: object) -> bool:
+    """Whether an error, its code or its status tells of one."""
     if isinstance(value, dict):
-        return any(map(_tells, value.values()))
+        return any(map(tells, value.values()))
     if isinstance(value, str):
         return value.strip().lower() not in _OF_SUCCESS
     return bool(value) and value != 200
+
+
+def texts_of(choice: EngineChoice) -> Iterator[str]:
+    """All that a model has made of it, calls and thoughts too."""
+    delta = choice.delta or choice.message
+    yield choice.text or ""
+    if delta is None:
+        return
+    renew_call(delta)
+    yield from (text for text in (delta.content, delta.reasoning_content or delta.reasoning, delta.refusal) if text)
+    for call in delta.tool_calls or ():
+        function = call.function or EngineFunction()
+        arguments = function.arguments
+        yield function.name or ""
+        yield arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or "").decode()
 
 
 def says_something(answer: EngineAnswer) -> bool:
@@ -107,6 +136,8 @@ def says_something(answer: EngineAnswer) -> bool:
         delta = choice.delta
         if choice.text or choice.finish_reason or choice.message is not None:
             return True
+        if delta is not None and delta.function_call is not None:
+            renew_call(delta)
         if delta is not None and (
             delta.content or delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls
         ):

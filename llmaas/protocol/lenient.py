@@ -24,6 +24,8 @@ from llmaas.protocol.engine import (
     EngineEmbeddings,
     EngineFunction,
     EngineToolCall,
+    renew_call,
+    tells,
 )
 
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -39,8 +41,23 @@ _UNFINISHED = re.compile(
 _TEXT_OF_PART = ("text", "content", "value")
 _MARKS = ("object", "type", "status", "event")
 """Members of which one may say "error"."""
-_MEMBERS_OF_ERRORS = ("errors", "detail", "error_code", "error_message", "exception")
+_MEMBERS_OF_ERRORS = ("errors", "detail", "error_code", "error_message", "error_msg", "exception")
 """Members that only errors have: FastChat's, FastAPI's, and those of gateways."""
+_SENTENCES = ("message", "msg")
+"""Members that hold the sentence of an error which stands there by itself, with nothing around it."""
+_CODES = ("code", "status_code", "statusCode")
+"""Members beside such a sentence, of which one that is no success makes it an error."""
+_BESIDE = frozenset(
+    {*_SENTENCES, *_CODES, *_MARKS, "param", "data", "request_id", "requestId", "trace_id", "timestamp"}
+)
+"""What may stand beside a sentence that is an error even without a code: gateways' own errors have little else."""
+_UNSAID = (None, "")
+_OF_ERRORS = re.compile(
+    r"error|exception|fail|invalid|denied|unauthorized|forbidden|not.?found|unavailable|timeout|exceed|limit|quota|overload"
+    r"|throttl|abort|crash"
+)
+"""What a type or status has in it that is an error's."""
+_MAY_BE_FAULT = re.compile(rb"rror|\"(?:message|msg|detail|exception)\"")
 T = TypeVar("T")
 
 
@@ -94,6 +111,7 @@ class Halves:
                 delta = choice.delta = EngineDelta()
             if delta is None:
                 continue
+            renew_call(delta)
             for name in ("content", "reasoning_content", "reasoning", "refusal"):
                 setattr(delta, name, self._text(index, name, getattr(delta, name), last=last))
             for call in delta.tool_calls or ():
@@ -142,23 +160,41 @@ def lenient_answer(data: bytes) -> EngineAnswer:
         choices=[_choice(item) for item in choices if isinstance(item, dict)] if isinstance(choices, list) else None,
         usage=_raw(fields.get("usage")),
         timings=_raw(fields.get("timings")),
-        error=_raw(fields.get("error")) if choices else _fault_of(fields),
+        error=_raw(fields.get("error")) if choices else fault_of(fields),
     )
 
 
 def fault_in(data: bytes) -> msgspec.Raw:
     """The error that stands in place of an answer, in whatever shape; NOTHING when there is none."""
+    if _MAY_BE_FAULT.search(data) is None:
+        return NOTHING  # as the counts at the end of each stream are
     try:
-        return _fault_of(_object(read_json(data)))
+        return fault_of(_object(read_json(data)))
     except EngineFailed:
         return NOTHING
 
 
-def _fault_of(fields: dict[str, Any]) -> msgspec.Raw:
-    if fields.get("error"):
+def fault_of(fields: dict[str, Any]) -> msgspec.Raw:
+    """Like `fault_in`, of an object that is read already."""
+    if tells(fields.get("error")):
         return to_raw(fields["error"])
     marked = any(fields.get(name) == "error" for name in _MARKS)
-    return to_raw(fields) if marked or any(fields.get(name) for name in _MEMBERS_OF_ERRORS) else NOTHING
+    if marked or any(tells(fields.get(name)) for name in _MEMBERS_OF_ERRORS) or _is_bare_error(fields):
+        return to_raw(fields)
+    return NOTHING
+
+
+def _is_bare_error(fields: dict[str, Any]) -> bool:
+    """Whether it is the inside of an error: a sentence with a code or a kind that is an error's, or with next to nothing else."""
+    if not any(isinstance(said := fields.get(name), str) and said.strip() for name in _SENTENCES):
+        return False
+    codes = [fields[name] for name in _CODES if fields.get(name) not in _UNSAID]
+    kinds = [fields[name] for name in _MARKS if fields.get(name) not in _UNSAID]
+    if not codes and not kinds:
+        return fields.keys() <= _BESIDE
+    return any(map(tells, codes)) or any(
+        _OF_ERRORS.search(str(kind).lower()) or (whole_number(kind) or 0) >= 400 for kind in kinds
+    )
 
 
 def lenient_embeddings(data: bytes) -> EngineEmbeddings:
@@ -231,6 +267,7 @@ def _choice(fields: dict[str, Any]) -> EngineChoice:
         text=text_of(fields.get("text")),
         finish_reason=word_of(fields.get("finish_reason")),
         logprobs=_raw(fields.get("logprobs")),
+        error=_raw(fields.get("error")),
     )
 
 
@@ -251,6 +288,7 @@ def _delta(value: object) -> EngineDelta | None:
         reasoning=text_of(value.get("reasoning")),
         refusal=text_of(value.get("refusal")),
         tool_calls=calls_of(value.get("tool_calls")),
+        function_call=_function(value.get("function_call")),
     )
 
 
@@ -263,14 +301,17 @@ def _tool_call(fields: dict[str, Any]) -> EngineToolCall:
     if not isinstance(function, dict):
         # Some put the members of the function beside the id.
         function = fields if "name" in fields else {}
-    arguments = function.get("arguments")
     return EngineToolCall(
-        index=whole_number(fields.get("index")),
-        id=text_of(fields.get("id")),
-        function=EngineFunction(
-            name=text_of(function.get("name")),
-            arguments=arguments if isinstance(arguments, str | dict | list) else None,
-        ),
+        index=whole_number(fields.get("index")), id=text_of(fields.get("id")), function=_function(function)
+    )
+
+
+def _function(value: object) -> EngineFunction | None:
+    if not isinstance(value, dict):
+        return None
+    arguments = value.get("arguments")
+    return EngineFunction(
+        name=text_of(value.get("name")), arguments=arguments if isinstance(arguments, str | dict | list) else None
     )
 
 

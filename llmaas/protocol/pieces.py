@@ -2,8 +2,9 @@
 
 What engines get wrong is mended here: a missing or repeated role, finish reasons merged with text or given before its end,
 tool calls without an index, with late or repeated names or with the index of another, arguments that are objects, `<think>` in
-content. What cannot be mended, and choices that were not asked for, are an EngineFailed. Tool calls that the request did not
-allow, or of tools that it does not have, are passed on: they are what the model said, and clients know how to answer them.
+content. What cannot be mended, and choices that were not asked for, are an EngineFailed; but those that come when each choice
+before them has ended are left out, since what was asked for is there. Tool calls that the request did not allow, or of tools that
+it does not have, are passed on: they are what the model said, and clients know how to answer them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed
-from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice, EngineDelta, EngineToolCall, given
+from llmaas.protocol.engine import (
+    NOTHING,
+    EngineAnswer,
+    EngineChoice,
+    EngineDelta,
+    EngineToolCall,
+    given,
+    is_fault,
+    renew_call,
+)
 from llmaas.protocol.finish import FAILED, NOT_YET, meaning_of
 from llmaas.protocol.reasoning import ThinkSplitter
 
@@ -72,17 +82,29 @@ class _Choice(Struct):
 class Pieces:
     """The regular form of one answer, of exactly so many `choices`.
 
-    `seen` and `seen_reasoning` count the engine's pieces that carried something. `finished`: each choice has said why it ended.
-    `full`: what comes now is left out, since a choice has more tool calls than an answer may have.
+    `seen` and `seen_reasoning` count the engine's pieces that carried something, and reasoning. `finished`: each choice has said
+    why it ended. `extra`: choices that were not asked for were left out. `full`: what comes now is left out, since a choice has
+    more tool calls than an answer may have.
     """
 
-    __slots__ = ("_begun", "_choices", "_open", "_split_thinking", "finished", "full", "seen", "seen_reasoning")
+    __slots__ = (
+        "_begun",
+        "_choices",
+        "_open",
+        "_split_thinking",
+        "extra",
+        "finished",
+        "full",
+        "seen",
+        "seen_reasoning",
+    )
 
     def __init__(self, choices: int, split_thinking: bool) -> None:  # noqa: FBT001 - a choice of the model's
         self._choices = choices
         self._split_thinking = split_thinking
         self._begun: dict[int, _Choice] = {}
         self._open = 0
+        self.extra = False
         self.finished = False
         self.full = False
         self.seen = 0
@@ -100,6 +122,8 @@ class Pieces:
             state = self._begun.get(choice.index)
             if state is None:
                 state = self._begin(choice.index)
+                if state is None:
+                    continue
             delta = choice.delta or choice.message
             logprobs = None if choice.logprobs is NOTHING or not given(choice.logprobs) else choice.logprobs
             if delta is not None:
@@ -107,7 +131,7 @@ class Pieces:
             elif choice.text:
                 self.seen += 1
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
-            elif given(choice.error):
+            elif is_fault(choice.error):
                 raise EngineFailed("The engine gave its answer up.")
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
@@ -120,7 +144,7 @@ class Pieces:
             for place, choice in enumerate(choices):
                 choice.index = place
         elif sum(choice.message is not None or bool(choice.text and choice.finish_reason) for choice in choices) > 1:
-            raise EngineFailed("The engine sent a choice that was not asked for.")
+            raise _not_asked_for()
 
     def plain_text(self, answer: EngineAnswer) -> str | None:
         """All of a whole answer that is one text and its end and needs no mending: it stands as after `feed`, and there is
@@ -142,6 +166,7 @@ class Pieces:
             or message.reasoning
             or message.refusal
             or message.tool_calls
+            or message.function_call is not None
         ):
             return None
         self._begun[0] = _Choice(None, finish=choice.finish_reason)
@@ -153,13 +178,22 @@ class Pieces:
         """The end of the engine's answer: what was held back and one finish for each choice; `unsaid`: the reason of those
         that gave none. Raises EngineFailed for an answer that is not what was asked for.
         """
+        if self.extra:
+            raise _not_asked_for()
         if len(self._begun) < self._choices:
-            raise EngineFailed(
-                "The engine made fewer choices than were asked for.",
-                hint=f"{len(self._begun)} of {self._choices}: it may not know `n`",
-                answers=True,
-            )
+            raise EngineFailed("The engine made fewer choices than were asked for.", hint=self.missing, answers=True)
         return self.cut(unsaid)
+
+    @property
+    def missing(self) -> str | None:
+        """Words for choices that were asked for and have not begun; None: all have."""
+        begun = len(self._begun)
+        return None if begun == self._choices else f"{begun} of {self._choices} choices: it may not know `n`"
+
+    @property
+    def ended(self) -> bool:
+        """Whether each choice that has begun has said why it ended."""
+        return bool(self._begun) and not self._open
 
     def cut(self, reason: str) -> list[Piece]:
         """Like `finish`, for an answer that is ended from outside: choices that go on end for that reason."""
@@ -200,9 +234,13 @@ class Pieces:
         state = self._begun.get(0)
         return None if state is None or not state.finish else _finish_reason(state)
 
-    def _begin(self, index: int) -> _Choice:
+    def _begin(self, index: int) -> _Choice | None:
+        """None: a choice that is left out."""
         if not 0 <= index < self._choices:
-            raise EngineFailed("The engine sent a choice that was not asked for.")
+            if not self.ended:
+                raise _not_asked_for()
+            self.extra = True
+            return None
         state = self._begun[index] = _Choice(ThinkSplitter() if self._split_thinking else None)
         self._open += 1
         self.finished = False
@@ -220,16 +258,18 @@ class Pieces:
     def _feed_delta(
         self, choice: EngineChoice, state: _Choice, delta: EngineDelta, logprobs: msgspec.Raw | None, out: list[Piece]
     ) -> None:
+        if delta.function_call is not None:
+            renew_call(delta)
         content, reasoning = delta.content or None, delta.reasoning_content or delta.reasoning or None
         if content or reasoning or delta.refusal or delta.tool_calls:
             self.seen += 1
-        elif given(choice.error):
+        elif is_fault(choice.error):
             raise EngineFailed("The engine gave its answer up.")
         if reasoning:
             self.seen_reasoning += 1
         if content and state.splitter is not None:
             thought, text = state.splitter.feed(content)
-            if not text:
+            if thought:
                 self.seen_reasoning += 1
             content, reasoning = text or None, (reasoning or "") + thought or None
         if content or reasoning or delta.refusal or logprobs is not None:
@@ -238,6 +278,10 @@ class Pieces:
             for call in delta.tool_calls:
                 _feed_call(choice.index, state, call, out)
             self.full = self.full or state.full
+
+
+def _not_asked_for() -> EngineFailed:
+    return EngineFailed("The engine sent a choice that was not asked for.")
 
 
 def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:

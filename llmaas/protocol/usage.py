@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Struct
 
-from llmaas.protocol.engine import NOTHING, EngineAnswer, given
+from llmaas.protocol.engine import NOTHING, EngineAnswer, given, texts_of
 
 _MOST: Final = 2**28
 """Tokens that no request of today can have, all its choices together. A number above it is no count."""
+_BYTES_PER_TOKEN: Final = 4
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 NAMES: Final[Mapping[str, Sequence[str]]] = {
@@ -53,7 +54,8 @@ the same name for all of the prompt, and tell of the cache in their details.
 class Reported(Struct, frozen=True, gc=False):
     """An engine's own counts; `cached` is part of `prompt`, `reasoning` of `completion`. None: it told none that makes sense.
 
-    `suspect`: some of it made no sense, or had to be concluded. `total`: where it told neither side.
+    `suspect`: some of it made no sense, or had to be concluded. `total`: where it told neither side. `estimated`: the output is our
+    own estimate (`estimate_output`), and marked.
     """
 
     prompt: int | None
@@ -62,6 +64,7 @@ class Reported(Struct, frozen=True, gc=False):
     reasoning: int | None = None
     suspect: bool = False
     total: int | None = None
+    estimated: bool = False
 
 
 class _PromptDetails(Struct, forbid_unknown_fields=True):
@@ -98,7 +101,8 @@ def read_usage(raw: msgspec.Raw) -> Reported | None:
     try:
         plain = _plain_decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Odd(raw).read()
+        odd = _Odd(raw)
+        return msgspec.structs.replace(odd.read(), estimated=odd.estimated)
     prompt, completion = plain.prompt_tokens, plain.completion_tokens
     if plain.total_tokens != prompt + completion and plain.total_tokens is not None:
         return _Odd(raw).read()
@@ -123,7 +127,8 @@ class _Odd:
 
     def __init__(self, raw: msgspec.Raw) -> None:
         self._members = _members(raw)
-        self._suspect = _SUSPECT in self._members
+        self.estimated = _ESTIMATED in self._members
+        self._suspect = self.estimated or _SUSPECT in self._members
 
     def read(self) -> Reported:
         total = self._largest("total")
@@ -274,6 +279,7 @@ def usage_json(prompt: int, cached: int, completion: int, reasoning: int) -> msg
 
 
 _SUSPECT: Final = "llmaas_suspect"
+_ESTIMATED: Final = "llmaas_estimated"
 _ALL: Final = "llmaas_all_choices"
 
 
@@ -296,8 +302,15 @@ def later_usage(before: msgspec.Raw, report: msgspec.Raw) -> msgspec.Raw:
     }
     if told["prompt_tokens"] is None or told["completion_tokens"] is None:
         told["total_tokens"] = _most(one.total, other.total)
+    return _marked(told, one, other)
+
+
+def _marked(told: dict[str, Any], one: Reported, other: Reported) -> msgspec.Raw:
+    """What two reports tell together, with the marks of both."""
     if one.suspect or other.suspect:
         told[_SUSPECT] = True
+    if one.estimated or other.estimated:
+        told[_ESTIMATED] = True
     return msgspec.Raw(msgspec.json.encode(told))
 
 
@@ -330,9 +343,7 @@ def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = Fa
     }
     if one.reasoning is not None or other.reasoning is not None:
         total["completion_tokens_details"] = {"reasoning_tokens": (one.reasoning or 0) + (other.reasoning or 0)}
-    if one.suspect or other.suspect:
-        total[_SUSPECT] = True
-    return msgspec.Raw(msgspec.json.encode(total))
+    return _marked(total, one, other)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
@@ -379,6 +390,32 @@ class ChoiceReports:
         if _made(answer.usage) >= _made(self._largest):
             self._largest = answer.usage
         answer.usage = for_all(self._largest if self._running else self._sum)
+
+
+def size_of(text: str | None) -> int:
+    """Bytes of UTF-8."""
+    return len(text.encode("utf-8", "surrogatepass")) if text else 0
+
+
+def tokens_of_bytes(size: int) -> int:
+    """Our estimate for so many bytes of UTF-8: some four to a token, whether they are English, Cyrillic or Chinese."""
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def tokens_of_text(text: str) -> int:
+    return tokens_of_bytes(size_of(text))
+
+
+def estimate_output(answer: EngineAnswer) -> None:
+    """Put our estimate of the text in place of an output that was not counted, marked. For an answer that comes in one piece where
+    pieces are counted.
+    """
+    reported = read_usage(answer.usage) or read_timings(answer.timings)
+    if reported is not None and reported.completion:
+        return
+    made = tokens_of_text("".join(text for choice in answer.choices or () for text in texts_of(choice)))
+    members = _members(answer.usage) if given(answer.usage) else {}
+    answer.usage = msgspec.Raw(msgspec.json.encode({**members, "completion_tokens": made, _ESTIMATED: True}))
 
 
 def for_all(usage: msgspec.Raw) -> msgspec.Raw:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed, EngineRefused, LlmaasError
-from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall
+from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall, renew_call
 from llmaas.protocol.reasoning import ThinkSplitter
 from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
 from llmaas.upstreams.base import Generation, Take
@@ -123,6 +123,8 @@ class ForcedCalls:
     def _convert_choice(self, choice: EngineChoice) -> None:
         text = self._calls.setdefault(choice.index, _CallText(self._names))
         delta = choice.delta or choice.message
+        if delta is not None:
+            renew_call(delta)
         if delta is not None and delta.tool_calls:
             text.begun = True  # some templates of Ollama's know a call by its JSON, and make one of it themselves
             delta.content = None

@@ -53,7 +53,8 @@ class InTurn:
         offset = self._position * self._choices_each
         for answer in answers:
             for choice in answer.choices or ():
-                choice.index += offset
+                # One too many must not be taken for one of the next prompt.
+                choice.index = choice.index + offset if 0 <= choice.index < self._choices_each else -1
             usage = answer.usage if given(answer.usage) else timings_as_usage(answer.timings)
             answer.timings = NOTHING
             if given(usage):

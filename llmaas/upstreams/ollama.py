@@ -31,6 +31,7 @@ from llmaas.protocol.lenient import (
     calls_of,
     clean,
     fault_in,
+    fault_of,
     number,
     read_json,
     text_of,
@@ -52,6 +53,7 @@ from llmaas.protocol.requests import (
     prompt_list,
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
+from llmaas.protocol.usage import estimate_output
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
@@ -336,7 +338,7 @@ class _Lines:
             self._halves = self._halves or Halves()
         if line.error is not NOTHING and is_fault(line.error):
             raise from_error_body(0, bytes(line.error), self._asked)
-        if line.message is None and line.response is None and not line.done:
+        if line.message is None and line.response is None:
             fault = fault_in(raw)
             if fault is not NOTHING:
                 raise from_error_body(0, bytes(fault), self._asked)
@@ -348,9 +350,12 @@ class _Lines:
         else:
             choice.text = line.response
         answer = EngineAnswer(choices=[choice])
+        alone = not self._said
         self._said = self._said or says_something(answer)
         if line.done:
             self._end(line, answer, choice)
+            if alone:
+                estimate_output(answer)
         return answer if self._halves is None else self._halves.join(answer)
 
     def _end(self, line: _Line, answer: EngineAnswer, choice: EngineChoice) -> None:
@@ -380,7 +385,9 @@ def _lenient_line(raw: bytes) -> _Line:
     fields = read_json(raw)
     if not isinstance(fields, dict):
         raise EngineFailed("The engine sent something that is not an answer.", hint="it is JSON, but not an object")
-    said = fields.get("message")
+    said, error = fields.get("message"), fields.get("error")
+    if isinstance(said, str) and fault_of(fields) is not NOTHING:
+        said, error = None, fields
     if isinstance(said, str | list):
         said = {"content": said}
     message = None
@@ -401,7 +408,7 @@ def _lenient_line(raw: bytes) -> _Line:
         prompt_eval_count=whole_number(fields.get("prompt_eval_count")),
         eval_count=whole_number(fields.get("eval_count")),
         logprobs=_likelihoods(fields.get("logprobs")),
-        error=NOTHING if fields.get("error") is None else to_raw(fields["error"]),
+        error=NOTHING if error is None else to_raw(error),
     )
 
 

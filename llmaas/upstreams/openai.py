@@ -45,7 +45,7 @@ from llmaas.protocol.requests import (
     prompt_list,
 )
 from llmaas.protocol.sse import DONE, SseDecoder, is_done
-from llmaas.protocol.usage import ChoiceReports
+from llmaas.protocol.usage import ChoiceReports, estimate_output
 from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
@@ -281,12 +281,11 @@ class _Stream:
         raise EngineFailed("The engine ended its answer before it began.")
 
     async def _in_one_piece(self) -> Sequence[EngineAnswer]:
-        """The answer of a server that does not stream. Without its usage it is none: a stream's output is counted by its events,
-        of which there are none here.
+        """The answer of a server that does not stream. Where it does not tell its output, that is estimated: a stream's is counted
+        by its events, of which there are none here.
         """
         answers = await _Whole(self._exchange, self._asking).first()
-        if not given(answers[0].usage):
-            raise EngineFailed("The engine did not answer with a stream.", hint="nor did it tell its usage")
+        estimate_output(answers[0])
         self._done = self._counted = True
         return answers
 
@@ -383,11 +382,11 @@ class _Stream:
             self._failure = self._failure or self._asking.meaning(bytes(answer.error))
             return False
         if not answer.choices:
-            if given(answer.usage):
-                self._counted, self._plain = True, False
-            elif (fault := fault_in(payload)) is not NOTHING:
+            if (fault := fault_in(payload)) is not NOTHING:
                 self._failure = self._failure or self._asking.meaning(bytes(fault))
                 return False
+            if given(answer.usage):
+                self._counted, self._plain = True, False
         elif self._counted and says_something(answer):
             self._counted = False  # some tell the prompt's tokens at the beginning
         if self._reports is not None:
@@ -444,8 +443,7 @@ class _Whole(Struct, eq=False):
             raise self._asking.meaning(bytes(answer.error))
         if not answer.choices:
             # It may tell what is wrong in a shape of its own.
-            fault = NOTHING if given(answer.usage) else fault_in(body)
-            if fault is not NOTHING:
+            if (fault := fault_in(body)) is not NOTHING:
                 raise self._asking.meaning(bytes(fault))
             raise EngineFailed("The engine's answer has no choices.")
         return [answer]

@@ -304,13 +304,13 @@ async def test_A16_an_engine_that_goes_on_after_its_end_is_ended(target: Service
     """This one says why it ended with its last token, and then says more without end."""
     for stream in (False, True):
         answer = await target.chat("vllm/fake-endless", stream=stream)
-        error = error_of(answer) if answer.status != 200 else chunks(answer)[-1]["error"]
-        assert error["code"] == "engine_failed"
+        assert (answer.status, len(answer.body) < 200_000, b'"error"' in answer.body) == (200, True, False)
+        await _fake(target, "vllm/fake-endless").wait_cancelled()
 
 
 async def test_A16_a_bounded_request_ends_an_endless_engine(target: Service) -> None:
     for model in ("fake-endless", "vllm/fake-endless", "llama.cpp/fake-endless", "ollama/fake-endless"):
         for stream in (False, True):
             answer = await target.chat(model, max_tokens=50, stream=stream)
-            assert answer.status in (200, 502, 504)
+            assert answer.status == 200 or (stream, model, answer.status) == (False, "fake-endless", 502)
             assert len(answer.body) < 200_000

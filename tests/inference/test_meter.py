@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
-from llmaas.errors import EngineFailed, LlmaasError
+from llmaas.errors import LlmaasError
 from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, part_of, settle_counts
 from llmaas.protocol.engine import EngineAnswer, answer_decoder
@@ -96,23 +96,37 @@ def test_B10_counts_stay_between_what_was_seen_and_what_was_allowed(
         suspect=st.booleans(),
     ),
     seen=st.integers(0, 1000),
-    thought=st.integers(0, 1000),
     bound=st.integers(0, 1000),
 )
-def test_classes_are_disjoint_and_add_up(reported: Reported, seen: int, thought: int, bound: int) -> None:
-    tokens, bent = settle_counts(
-        reported, seen=seen, seen_reasoning=thought, prompt_bound=5_000, completion_bound=bound
-    )
+def test_classes_are_disjoint_and_add_up(reported: Reported, seen: int, bound: int) -> None:
+    tokens, bent = settle_counts(reported, seen=seen, prompt_bound=5_000, completion_bound=bound)
     assert min(seen, bound) <= total(tokens) <= bound
     assert tokens.input + tokens.cached_input == min(reported.prompt or 0, 5_000)
     if total(tokens) != reported.completion or tokens.input + tokens.cached_input != reported.prompt:
         assert bent
 
 
-def test_A16_an_engine_that_goes_on_past_its_bound_is_stopped() -> None:
+def test_A16_an_engine_that_goes_on_past_its_bound_is_to_be_stopped_and_charged() -> None:
     counting = meter(bound=20)
-    with pytest.raises(EngineFailed):
-        counting.feed([piece() for _ in range(1_000)])
+    counting.feed([piece() for _ in range(8 * 20 + 64)])
+    assert (counting.fault, counting.look_further()) == (None, None), "an engine may send each character by itself"
+    counting.feed([piece()])
+    assert counting.pieces.seen > counting.look_at
+    assert counting.look_further() == counting.fault == "The engine went on past the requested length."
+    assert counting.last_pieces(cut=True)[-1].finish == "length"
+    tokens, source, suspect = counting.counts()
+    assert (tokens.output, source, suspect) == (20, UsageSource.COUNTED, True), "no more than was asked for and held"
+
+
+def test_A16_an_engine_that_goes_on_after_its_end_is_to_be_stopped_and_charged() -> None:
+    counting = meter(bound=None)
+    counting.feed([piece(), answer(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])])
+    counting.feed([piece() for _ in range(64)])
+    assert counting.look_further() is None
+    counting.feed([piece()])
+    assert counting.look_further() == "The engine went on after its end."
+    assert counting.last_pieces(cut=True)[-1].finish == "stop"
+    assert counting.counts()[0].output == 66
 
 
 def test_a_whole_answer_without_counts_is_estimated_from_its_size() -> None:

@@ -246,3 +246,45 @@ def test_thinking_among_the_parts_of_content_is_reasoning() -> None:
 )
 def test_usage_timings_and_progress_are_no_errors(said: bytes) -> None:
     assert fault_in(said) is NOTHING
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        *[
+            (said, True)
+            for said in (
+                {"message": "boom", "code": 500},
+                {"message": "boom", "code": "InvalidApiKey", "request_id": "r"},
+                {"message": "boom", "type": "server_error", "param": None, "code": None},
+                {"message": "boom", "code": "", "type": "BadRequestError"},
+                {"message": "boom", "status": 503},
+                {"message": "boom"},
+                {"msg": "boom", "code": 1302},
+                {"statusCode": 500, "message": "boom", "data": None},
+                {"message": "boom", "code": 500, "usage": {"prompt_tokens": 3}},
+                {"error": "boom", "usage": {"prompt_tokens": 3}},
+                {"error": {"message": "boom"}, "choices": [], "usage": {"prompt_tokens": 3}},
+                {"error_code": 50002, "usage": {"prompt_tokens": 3}},
+            )
+        ],
+        *[
+            (said, False)
+            for said in (
+                {"message": "ok", "code": 0},
+                {"message": "success", "code": 200},
+                {"message": "queued", "status": "running"},
+                {"message": "loading", "type": "info"},
+                {"message": "", "code": 500},
+                {"message": {"content": "x"}, "code": 500},
+                {"id": "a", "object": "chat.completion.chunk", "message": "hi", "usage": {"prompt_tokens": 3}},
+                {"message": "boom", "progress": 5},
+                {"error": {"message": "", "code": 0}, "usage": {"prompt_tokens": 3}},
+                {"error": "", "error_code": 0, "error_message": "", "usage": {"prompt_tokens": 3}},
+            )
+        ],
+    ],
+    ids=str,
+)
+def test_an_error_is_known_by_its_sentence_and_what_stands_beside(said: dict[str, Any], fault: bool) -> None:
+    assert (fault_in(msgspec.json.encode(said)) is not NOTHING) is fault

@@ -315,3 +315,72 @@ def test_the_older_word_for_calls_is_told_as_the_newer() -> None:
     assert pieces[-1].finish == "tool_calls"
     pieces, _ = fed(delta(content="hi"), delta(finish="function_call"))
     assert pieces[-1].finish == "stop"
+
+
+def older(**fields: Any) -> dict[str, Any]:
+    return delta(function_call=fields)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [older(name="f", arguments='{"x":1}')],
+        [older(name="f", arguments=""), older(arguments='{"x"'), older(name=None, arguments=":1}")],
+        [older(name="f"), older(arguments={"x": 1})],
+        [delta(content="", function_call={"name": "f", "arguments": '{"x":1}'}, tool_calls=[])],
+        [{"choices": [{"message": {"content": None, "function_call": {"name": "f", "arguments": '{"x":1}'}}}]}],
+        [
+            delta(
+                function_call={"name": "f", "arguments": '{"x":1}'},
+                tool_calls=[{"function": {"name": "f", "arguments": '{"x":1}'}}],
+            )
+        ],
+        [older(name="f", arguments='{"x":1}'), older(name="", arguments=""), older()],
+    ],
+    ids=["at once", "in fragments", "an object", "beside no calls", "whole", "in both forms", "with empty ones"],
+)
+@pytest.mark.parametrize("word", ["function_call", "stop"])
+def test_a_call_in_the_older_form_is_a_call_and_counted(chunks: list[dict[str, Any]], word: str) -> None:
+    pieces, seen = fed(*chunks, delta(finish=word))
+    assert [(name, arguments) for _, name, arguments in calls_of(pieces)] == [("f", '{"x":1}')]
+    assert (pieces[-1].finish, seen.seen > 0) == ("tool_calls", True)
+
+
+def test_text_beside_an_empty_call_in_the_older_form_is_text() -> None:
+    pieces, seen = fed(delta(content="a", function_call={"name": "", "arguments": ""}), delta(finish="stop"))
+    assert (pieces, seen.seen) == ([Piece(0, content="a"), Piece(0, finish="stop")], 1)
+
+
+def test_a_whole_text_with_a_call_in_the_older_form_is_no_plain_text() -> None:
+    message = {"content": "a", "function_call": {"name": "f", "arguments": "{}"}}
+    answer = answer_decoder.decode(msgspec.json.encode({"choices": [{"message": message, "finish_reason": "stop"}]}))
+    assert Pieces(choices=1, split_thinking=False).plain_text(answer) is None
+
+
+def test_several_deltas_of_one_choice_in_one_event_are_told_one_after_the_other() -> None:
+    """As client libraries do it, which put the deltas of a choice together by its index."""
+    both = {"choices": [{"index": 0, "delta": {"content": text}} for text in "ab"]}
+    last = {"choices": [{"index": 0, "delta": {"content": "c"}}, {"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    pieces, seen = fed(both, last)
+    assert pieces == [*[Piece(0, content=text) for text in "abc"], Piece(0, finish="stop")]
+    assert seen.seen == 3
+
+
+def test_choices_after_those_that_were_asked_for_are_left_out() -> None:
+    pieces, out = Pieces(choices=1, split_thinking=False), list[Piece]()
+    for chunk in (delta(content="a", finish="stop"), delta(1, content="more"), delta(1, finish="stop")):
+        pieces.feed(answer_decoder.decode(msgspec.json.encode(chunk)), out)
+    assert (out, pieces.seen, pieces.extra) == ([Piece(0, content="a")], 1, True)
+    with pytest.raises(EngineFailed):
+        pieces.finish()
+    assert pieces.cut("stop") == [Piece(0, finish="stop")]
+
+
+@pytest.mark.parametrize(("error", "fails"), [({}, False), ("", False), (None, False), ({"message": "boom"}, True)])
+def test_an_empty_error_within_a_choice_is_none(error: Any, fails: bool) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {}, "error": error}]}
+    if fails:
+        with pytest.raises(EngineFailed):
+            fed(delta(content="a"), chunk, delta(finish="stop"))
+    else:
+        assert fed(delta(content="a"), chunk, delta(finish="stop"))[0][-1].finish == "stop"

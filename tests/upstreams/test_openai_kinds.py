@@ -230,7 +230,6 @@ async def test_several_choices_texts_and_calls_come_in_one_piece_too(service: Se
 @pytest.mark.parametrize(
     "behaviour",
     [
-        in_one_piece(SAID, usage=None),
         in_one_piece(),
         in_one_piece(SAID, SAID),
         in_one_piece(SAID, error={"message": "no"}),
@@ -238,7 +237,7 @@ async def test_several_choices_texts_and_calls_come_in_one_piece_too(service: Se
         Behaviour(body=b"[]"),
         Behaviour(body=in_one_piece(SAID).body, content_type="text/html"),
     ],
-    ids=["no usage", "no choices", "too many choices", "error", "half", "list", "another type"],
+    ids=["no choices", "too many choices", "error", "half", "list", "another type"],
 )
 async def test_what_is_no_whole_answer_is_none_in_place_of_a_stream(service: Service, behaviour: Behaviour) -> None:
     service.fake(ProviderKind.OPENAI).script(behaviour)
@@ -286,6 +285,11 @@ ERRORS = [
             b'{"errors":["boom"]}',
             b'{"type":"error","message":"boom"}',
             b'{"status":"error","message":"boom"}',
+            b'{"message":"boom","code":500}',
+            b'{"message":"boom","code":"internal","usage":{"prompt_tokens":3}}',
+            b'{"message":"boom"}',
+            b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1},"error":{"message":"boom"}}',
+            b'{"object":"error","message":"boom","usage":{"prompt_tokens":3,"completion_tokens":1}}',
         )
     ),
 ]
@@ -303,6 +307,48 @@ async def test_an_error_of_any_shape_inside_a_stream_is_a_failure(service: Servi
     if said.startswith(b"data: "):
         service.fake().script(Behaviour(body=said[6:].strip()))
         assert (await service.chat()).status == 502
+
+
+@pytest.mark.parametrize("said", [b'{"message":"boom","code":500}', b'{"message":"boom","code":500,"done":true}'])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_without_the_word_is_one_in_ollamas_lines_too(
+    service: Service, said: bytes, stream: bool
+) -> None:
+    lines = b'{"message":{"content":"a"},"done":false}\n%b\n' % said
+    service.fake(ProviderKind.OLLAMA).script(Behaviour(body=lines, content_type="application/x-ndjson"))
+    answer = await service.chat(model_of(ProviderKind.OLLAMA, "plain"), stream=stream)
+    assert b'"engine_failed"' in answer.body
+    assert b'"boom' not in answer.body
+    assert (await service.gateway.rows())[0].outcome == "engine_failed"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", SPEAKING)
+@pytest.mark.parametrize("older", [True, False])
+async def test_a_call_in_the_older_form_is_passed_on(
+    service: Service, kind: ProviderKind, stream: bool, older: bool
+) -> None:
+    said = {"function_call": {"name": "f", "arguments": '{"x":"\u65e5"}'}}
+    if stream or kind is not ProviderKind.OPENAI:
+        events = [
+            {"choices": [{"index": 0, "delta": said}]},
+            {"choices": [{"index": 0, "finish_reason": "function_call"}]},
+        ]
+        body = b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events) + b"data: [DONE]\n\n"
+        service.fake(kind).script(Behaviour(body=body, content_type="text/event-stream"))
+    else:
+        service.fake(kind).script(in_one_piece({"message": said, "finish_reason": "function_call"}))
+    functions = [{"name": "f"}]
+    wish = {"functions": functions} if older else {"tools": [{"type": "function", "function": functions[0]}]}
+    answer = await service.chat(model_of(kind, "plain"), stream=stream, **wish)
+    choices = [c for part in (chunks(answer) if stream else [answer.json()]) for c in part["choices"]]
+    told = [choice["delta" if stream else "message"] for choice in choices]
+    made = [one["function_call"] for one in told if "function_call" in one]
+    made += [call["function"] for one in told for call in one.get("tool_calls", ())]
+    assert made == [said["function_call"]]
+    assert choices[-1]["finish_reason"] == ("function_call" if older else "tool_calls")
+    row = await service.row(answer)
+    assert (row.outcome, row.output_tokens > 0) == ("completed", True)
 
 
 @pytest.mark.parametrize("stream", [True, False])
