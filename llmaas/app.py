@@ -339,6 +339,7 @@ class GatewayWorker:
         if self._valkey is not None:
             await self._look_for_counters(self._valkey)
         if isinstance(self._counters, SharedCounters):
+            self._presence.changes.called_back = self._counters.called_back
             self._keeping_leases = asyncio.create_task(self._counters.run(), name="leases")
         await self._presence.start(self._tasks, lambda: self._catalogue.current.revision)
         if self._installation.settings.shared_database:

@@ -232,6 +232,10 @@ class BudgetStore(Protocol):
         """
         ...
 
+    async def call_back(self, budget_ids: Sequence[str]) -> None:
+        """Ask all workers to give back what they have leased of these and do not need, where they can be told at once."""
+        ...
+
     async def credit_nano(self, project_id: str) -> int:
         """The sum of the project's credit entries."""
         ...

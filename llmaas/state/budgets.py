@@ -30,4 +30,7 @@ class BudgetLeases:
             for ask in partial:
                 answer = answers[ask.rule.id]
                 answer.elsewhere = max(0, standing[ask.rule.id].leased_nano - ask.leased - answer.granted)
+            wanted = [ask.rule.id for ask in partial if answers[ask.rule.id].elsewhere]
+            if wanted:
+                await self._store.call_back(wanted)
         return [answers[ask.rule.id] for ask in asks]

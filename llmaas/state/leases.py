@@ -410,10 +410,19 @@ class SharedCounters:
     async def refresh(self) -> bool:
         """Budgets, credit or corrections were changed by others: what is idle goes back, and the store is asked again."""
         for lease in list(self._money.leases.values()):
-            lease.demand = lease.taken = 0
             lease.dry_ms = None
-            self._money.mark(lease)
+            self._give_back(lease)
         return True
+
+    def called_back(self, budget_id: str) -> None:
+        """Another worker waits for money of this budget: what is idle here goes back at once, unless somebody here waits too."""
+        lease = self._money.leases.get(budget_id)
+        if lease is not None and lease.leased > lease.held and not lease.needs:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        lease.demand = lease.taken = 0
+        self._money.mark(lease)
 
 
 def _own(rule: Rule, now_ms: int) -> Counter | None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmaas.domain.ports import BudgetStanding, BudgetWant, Grant
-from llmaas.storage.database import Database, again_when_cut, upsert
+from llmaas.storage.database import CALL_BACK, CHANGES_CHANNEL, Database, again_when_cut, upsert
 from llmaas.storage.tables import budget_shares, budgets, credit_entries
 
 _NOTHING = BudgetStanding(0, 0)
@@ -76,6 +76,14 @@ class SqlBudgetStore:
                 grants.append(Grant(granted, left[want.budget_id], net))
             await self._raise_leases(connection, taken, nets)
         return grants
+
+    async def call_back(self, budget_ids: Sequence[str]) -> None:
+        """By a notification of PostgreSQL. On SQLite there is no worker besides this one."""
+        if self._database.file is not None:
+            return
+        async with self._database.begin(one_at_a_time=False) as connection:
+            for budget_id in budget_ids:
+                await connection.execute(sa.select(sa.func.pg_notify(CHANGES_CHANNEL, f"{CALL_BACK}{budget_id}")))
 
     @again_when_cut
     async def credit_nano(self, project_id: str) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -13,7 +14,7 @@ import structlog
 
 from llmaas.errors import ConfigurationError
 from llmaas.settings import without_password
-from llmaas.storage.database import CHANGES_CHANNEL, SESSION
+from llmaas.storage.database import CALL_BACK, CHANGES_CHANNEL, SESSION
 from llmaas.storage.workers import life_lock
 from llmaas.tasks import end
 
@@ -37,6 +38,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
+        self.called_back: Callable[[str], None] = lambda _budget_id: None
+        """Called when another worker waits for what this one leased of a budget and may not need."""
 
     async def start(self) -> None:
         pass
@@ -126,8 +129,11 @@ class PostgresChanges(Changes):
         finally:
             connection.terminate()
 
-    def _heard(self, *_: Any) -> None:
-        self._changed.set()
+    def _heard(self, _connection: object, _pid: object, _channel: object, told: Any) -> None:
+        if isinstance(told, str) and told.startswith(CALL_BACK):
+            self.called_back(told.removeprefix(CALL_BACK))
+        else:
+            self._changed.set()
 
 
 async def _wait(event: asyncio.Event, limit_s: float) -> None:

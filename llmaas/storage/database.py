@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 5_000
 _PRIVATE = 0o600
 CHANGES_CHANNEL = "llmaas_changes"
+CALL_BACK = "call back "
+"""Begins the notifications of a budget whose idle leases somebody waits for; others tell of a new revision."""
 SCHEMA = "0005"
 """The version that this program works with: the newest migration (a test compares the two)."""
 

@@ -18,6 +18,7 @@ from llmaas.clock import ManualClock, SystemClock
 from llmaas.domain.limits import Limits
 from llmaas.domain.ports import Claim, Used
 from llmaas.errors import QuotaExceeded, RateLimited, Unavailable
+from llmaas.state.budgets import BudgetLeases
 from llmaas.state.leases import SharedCounters
 from llmaas.state.limiter import CountingLimiter
 from tests.state.worlds import NOTHING, ONE, Money, caller, shared_limiter
@@ -25,6 +26,7 @@ from tests.valkey import ValkeyServer
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
+UNIT = 1_000_000
 
 
 class Workers:
@@ -176,6 +178,27 @@ async def test_idle_money_goes_back(stack: AsyncExitStack, valkey_url: str) -> N
         while money.leased["key:k1:total"]:
             await asyncio.sleep(0.02)
     assert money.spent["key:k1:total"] == 2500
+
+
+async def test_B01_what_others_hold_idle_comes_before_the_last_of_a_budget_is_refused() -> None:
+    """One worker leased ahead while there was plenty, and is idle now; the other spends all the rest, unit by unit."""
+    money, clock, who = Money(), SystemClock(), caller(Limits(budget_total=1_000 * UNIT))
+    sources = [SharedCounters(BudgetLeases(money.door()), BudgetLeases(money.door()), clock) for _ in range(2)]
+    money.called_back = [source.called_back for source in sources]
+    loops = [asyncio.create_task(source.run()) for source in sources]
+    idle, busy = (CountingLimiter(source, clock, patience_s=0.4) for source in sources)
+    (await idle.hold(who, None, Claim(0, 0, UNIT))).settle(Used(0, 0, UNIT))
+    (await idle.hold(who, None, Claim(0, 0, UNIT))).settle(Used(0, 0, UNIT))
+    assert money.leased["key:k1:total"] > 50 * UNIT
+    admitted = 0
+    with pytest.raises(QuotaExceeded):
+        while True:
+            (await busy.hold(who, None, Claim(0, 0, UNIT))).settle(Used(0, 0, UNIT))
+            admitted += 1
+    assert admitted == 998
+    for loop in loops:
+        loop.cancel()
+    await asyncio.wait(loops)
 
 
 async def test_F11_money_of_calls_that_nobody_knows_the_end_of_goes_back(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from llmaas.clock import Clock, ManualClock
@@ -43,6 +43,8 @@ class Money:
         self.credit: defaultdict[str, int] = defaultdict(int)
         self.calls = 0
         self.pause_s = 0.0
+        self.called_back: list[Callable[[str], None]] = []
+        """Of each worker."""
 
     async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
         self.calls += 1
@@ -77,6 +79,11 @@ class MoneyDoor:
 
     async def credit_nano(self, project_id: str) -> int:
         return await self._money.credit_nano(project_id)
+
+    async def call_back(self, budget_ids: Sequence[str]) -> None:
+        for hear in self._money.called_back:
+            for name in budget_ids:
+                hear(name)
 
     async def take(self, wants: Sequence[BudgetWant]) -> list[Grant]:
         money = self._money

@@ -12,6 +12,7 @@ import pytest
 from llmaas.domain.workers import Worker
 from llmaas.errors import ConfigurationError
 from llmaas.storage import changes as changes_module
+from llmaas.storage.budgets import SqlBudgetStore
 from llmaas.storage.changes import Changes, PostgresChanges
 from llmaas.storage.database import Database, bump
 from llmaas.storage.workers import SqlWorkerStore
@@ -56,6 +57,17 @@ async def test_a_change_wakes_the_waiting_at_once(postgres_url: str) -> None:
         await until(changes._changed.is_set, "it was told")  # noqa: SLF001 - a change between two waits
         assert await waited_s(changes, FAR_S) < 2
         assert await waited_s(changes, 0.1) >= 0.1
+
+
+async def test_who_waits_for_idle_money_is_heard_by_others(postgres_url: str) -> None:
+    database, called = Database(postgres_url), list[str]()
+    async with listening(postgres_url) as changes:
+        changes.called_back = called.append
+        await SqlBudgetStore(database, "other").call_back(["key:one:total", "project:two:2026-12"])
+        await until(lambda: len(called) == 2, "both are heard")
+        assert called == ["key:one:total", "project:two:2026-12"]
+        assert await waited_s(changes, 0.1) >= 0.1, "nothing has changed"
+    await database.close()
 
 
 async def test_a_change_that_is_taken_back_wakes_nobody(postgres_url: str) -> None:
