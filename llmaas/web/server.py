@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections import Counter, deque
@@ -29,6 +30,7 @@ from llmaas.web.channel import Header
 _MAX_HEAD_BYTES = 64 * 1024
 _LARGE_READ_BYTES = _MAX_HEAD_BYTES // 2
 _MAX_HEADERS = 100
+_BEHIND_AUTHORITY = re.compile(rb"[/?#]")
 _MAX_BUFFERED_BYTES = 256 * 1024
 _MAX_WAITING_BYTES = 32 * 1024
 _MOST_WAITING = 8
@@ -515,9 +517,10 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(b"A connection may be upgraded only while it waits for a request.")
             return
         kept = [b"%b: %b\r\n" % (n, v) for n, v in self._headers if n not in (b"upgrade", b"connection")]
+        version = self._parser.get_http_version().encode()
         target, self._parser = self._url, httptools.HttpRequestParser(self)
         self._url, self._headers = b"", []
-        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, b"".join(kept), rest))
+        self.data_received(b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, target, version, b"".join(kept), rest))
 
     def check_deadline(self, now_s: float) -> None:
         waited_s = now_s - self.since_s
@@ -912,7 +915,10 @@ def _split_target(target: bytes) -> tuple[str, bytes]:
     if not target.startswith(b"/"):
         scheme, found, rest = target.partition(b"://")
         if found and scheme.lower() in (b"http", b"https"):
-            target = b"/" + rest.partition(b"/")[2]
+            behind = _BEHIND_AUTHORITY.search(rest)
+            target = b"/" if behind is None else rest[behind.start() :]
+            if not target.startswith(b"/"):
+                target = b"/" + target
         elif target != b"*":
             raise _MalformedError
     path, _, query = target.partition(b"?")

@@ -104,6 +104,9 @@ async def test_a_stop_that_hurries_does_not_wait_for_readers() -> None:
         (b"/a/b?c=d", "/a/b", "c=d"),
         (b"/a%2Fb%3A%C3%B1", "/a/b:ñ", ""),
         (b"http://other.example/v1/models?x", "/v1/models", "x"),
+        (b"http://other.example?x=/v1/models", "/", "x=/v1/models"),
+        (b"https://other.example", "/", ""),
+        (b"http://other.example#/v1/models", "/", ""),
         (b"/a#b", "/a", ""),
     ],
 )
@@ -144,6 +147,14 @@ async def test_an_offered_upgrade_is_passed_over() -> None:
         assert (await raw.response()).body == b"hello"
         await raw.send(GET)
         assert (await raw.response()).status == 200
+
+
+async def test_an_upgrade_that_an_old_client_offers_is_passed_over() -> None:
+    """HTTP/1.0 needs no `host`, and gets no chunks."""
+    async with serving() as running, await running.open() as raw:
+        await raw.send(b"GET /x HTTP/1.0\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+        answer = await raw.response()
+        assert (answer.status, answer.header("x-path")) == (200, "/x")
 
 
 async def test_A05_trailers_are_no_headers_of_any_request() -> None:
