@@ -30,7 +30,7 @@ from llmaas.web.channel import Header
 _MAX_HEAD_BYTES = 64 * 1024
 _LARGE_READ_BYTES = _MAX_HEAD_BYTES // 2
 _MAX_HEADERS = 100
-_BEHIND_AUTHORITY = re.compile(rb"[/?#]")
+_BEHIND_AUTHORITY = re.compile(rb"[/?]")
 _MAX_BUFFERED_BYTES = 256 * 1024
 _MAX_WAITING_BYTES = 32 * 1024
 _MOST_WAITING = 8
