@@ -35,6 +35,10 @@ _QUIET_S = 0.15
 """For so long by the slow clock, which is a tenth of a second at least, a connection has to be silent before another owner gets it."""
 _SWEEP_S = 0.1
 _LAST_S = 0.2
+_STALE_S = 1.0
+"""An engine that closed a kept connection before it heard of a request tells so within moments. One that does it later may have
+worked on it meanwhile, and is not asked the same again.
+"""
 _MAX_IDLE = 256
 _MAX_HEADS = 1_000
 
@@ -447,6 +451,10 @@ class Exchange:
         self._phase = "first_byte"
         self._since_s = self._pool.now_s
 
+    def waited_s(self) -> float:
+        """Since the request was sent, for its first byte."""
+        return self.loop.time() - self._since_s
+
     def detached(self) -> None:
         """The connection is lost, and another one is tried."""
         self._connection = None
@@ -636,7 +644,7 @@ class _Connection(asyncio.Protocol):
         self._parser = None  # it knows us: a cycle
         if exchange is None or exchange.over:
             return
-        if self.kept and self._quiet:
+        if self.kept and self._quiet and exchange.waited_s() < _STALE_S:
             exchange.detached()
             self._pool.retry_fresh(self.origin, exchange)
         elif not self._in_head and error is None and _ends_with_connection(exchange.headers):

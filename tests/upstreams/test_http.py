@@ -202,6 +202,30 @@ async def test_a_connection_that_went_stale_costs_nothing(up: FakeUpstream, tran
     assert (up.log.dropped, [request.connection for request in up.requests]) == (1, [1, 2])
 
 
+async def test_F04_a_request_that_was_worked_on_is_not_sent_twice(transport: HttpTransport) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"{}")
+            asked.append(len(asked))
+            if len(asked) == 2:
+                await tired.wait()
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1")
+
+    asked, tired = list[int](), asyncio.Event()
+    async with server(transport, speak) as origin:
+        request = build_post(origin, "/", b"{}", None)
+        assert await whole(transport.send(origin, request, PATIENT)) == (200, b"1")
+        exchange = transport.send(origin, request, PATIENT)
+        worked_at_s = transport.now_s + 1.2
+        await until(lambda: len(asked) == 2 and transport.now_s > worked_at_s, "the engine has worked for a while")
+        tired.set()
+        with pytest.raises(EngineFailed, match="closed the connection"):
+            await exchange.head()
+        assert len(asked) == 2
+        assert await whole(transport.send(origin, request, PATIENT)) == (200, b"1")
+
+
 async def test_a_new_connection_that_breaks_is_not_tried_again(up: FakeUpstream, transport: HttpTransport) -> None:
     up.script(Behaviour(cut_at="before_head"))
     with pytest.raises(EngineFailed):
