@@ -4,6 +4,8 @@ from __future__ import annotations
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
+_MOST_BLANKS = 1_000
+"""What comes behind so many is the answer: they are looked at anew with each piece."""
 
 
 class ThinkSplitter:
@@ -22,9 +24,10 @@ class ThinkSplitter:
         self._held += text
         if self._state == "start":
             stripped = self._held.lstrip()
-            if not stripped or (_OPEN.startswith(stripped) and stripped != _OPEN):
+            is_open = stripped.startswith(_OPEN)
+            if not is_open and _OPEN.startswith(stripped) and len(self._held) <= _MOST_BLANKS:
                 return "", ""
-            if not stripped.startswith(_OPEN):
+            if not is_open:
                 return "", self._leave(self._held)
             self._state, self._held = "thinking", stripped[len(_OPEN) :]
         return self._think()

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from llmaas.errors import EngineFailed, EngineRefused, LlmaasError
+from llmaas.errors import EngineFailed, EngineRefused, InvalidRequest, LlmaasError
 from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall, renew_call
 from llmaas.protocol.reasoning import ThinkSplitter
 from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
@@ -23,6 +23,9 @@ from llmaas.upstreams.base import Generation, Take
 # Grammars keep the order of a schema's properties, so the name is known before the first of the arguments.
 _HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL)
 _LITERALS: Final = frozenset({"const", "enum", "default", "examples"})
+_LONGEST_HEAD: Final = 4 * 1024
+_MOST_KEPT: Final = 16 * 1024
+"""Characters of which nothing is handed on: no piece of the answer counts them, so nothing else would end them."""
 _NO_CALL: Final = "The engine did not make the call that was demanded."
 _json = msgspec.json.Encoder()
 
@@ -36,7 +39,16 @@ def as_schema(request: ChatRequest, tool_choice: Literal["none", "auto"]) -> Cha
     demands none. All tools stay, so that the engine's cache of the prompt serves.
 
     A stop text or another format of the text means nothing to a call, and would only break it.
+
+    Raises InvalidRequest for tools that are nested too deeply for that.
     """
+    try:
+        return _as_schema(request, tool_choice)
+    except RecursionError:
+        raise InvalidRequest("The parameters of a tool are nested too deeply.", param="tools") from None
+
+
+def _as_schema(request: ChatRequest, tool_choice: Literal["none", "auto"]) -> ChatRequest:
     chosen = request.tool_choice.function.name if isinstance(request.tool_choice, NamedToolChoice) else None
     definitions: dict[str, Any] = {}
     calls = [
@@ -163,19 +175,23 @@ class _CallText(Struct):
     begun: bool = False
     _thinking: ThinkSplitter = msgspec.field(default_factory=ThinkSplitter)
     _head: str = ""
+    _kept: int = 0
     _depth: int = 0
     _in_string: bool = False
     _escaped: bool = False
     _ended: bool = False
 
     def feed(self, piece: str) -> tuple[str, str | None, str]:
-        """Reasoning; the name, once; and the next of the arguments."""
+        """Reasoning; the name, once; and the next of the arguments. Raises EngineFailed for one that makes no call."""
         reasoning, text = self._thinking.feed(piece)
         if self.begun:
-            return reasoning, None, self._arguments(text)
+            arguments = self._arguments(text)
+            self._keep(len(text) - len(arguments))
+            return reasoning, None, arguments
         self._head += text
-        head = _HEAD.match(self._head)
+        head = _HEAD.match(self._head) if len(self._head) - len(text) <= _LONGEST_HEAD else None
         if head is None:
+            self._keep(len(piece) - len(reasoning))
             return reasoning, None, ""
         rest, self._head = self._head[head.end() :], ""
         return reasoning, self._begin(_text_of(head[1])), self._arguments(rest)
@@ -190,10 +206,16 @@ class _CallText(Struct):
                 return None, ""
             raise EngineFailed(_NO_CALL, answers=True) from error
 
+    def _keep(self, characters: int) -> None:
+        self._kept += characters
+        if self._kept > _MOST_KEPT:
+            raise EngineFailed(_NO_CALL, answers=True)
+
     def _begin(self, name: str) -> str:
         if name not in self.names:
             raise EngineFailed("The engine called a tool that it was not given.", answers=True)
         self.begun = True
+        self._kept = 0
         return name
 
     def _arguments(self, text: str) -> str:

@@ -452,7 +452,7 @@ class Exchange:
         self._since_s = self._pool.now_s
 
     def waited_s(self) -> float:
-        """Since the request was sent, for its first byte."""
+        """For how long somebody waits for the first byte."""
         return self.loop.time() - self._since_s
 
     def detached(self) -> None:

@@ -51,3 +51,11 @@ def test_any_pieces_give_the_same_result(text: str, sizes: list[int]) -> None:
         pieces.append(text[at : at + size])
         at, turn = at + size, turn + 1
     assert split_up(pieces) == split_up([text])
+
+
+def test_A08_blanks_without_end_are_the_answer() -> None:
+    splitter = ThinkSplitter()
+    held = [splitter.feed(" ") for _ in range(1_000)]
+    assert held == [("", "")] * 1_000
+    assert splitter.feed("\n") == ("", " " * 1_000 + "\n")
+    assert splitter.feed("<think>") == ("", "<think>")

@@ -226,6 +226,41 @@ async def test_no_call_is_no_answer(service: Service, kind: ProviderKind, text: 
     assert (answer.status, error_of(answer)["code"]) == (502, "engine_failed")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "blank", [" ", "\n", "<think>a</think>\n", TEXT], ids=["blanks", "newlines", "after a thought", "after it"]
+)
+async def test_A16_an_engine_that_writes_blanks_for_ever_is_stopped(
+    service: Service, kind: ProviderKind, stream: bool, blank: str
+) -> None:
+    """However many tokens were asked for: nothing of them is handed on that could be counted."""
+    behaviour = Behaviour(
+        tokens=20_000, pieces=(*([blank] if blank == TEXT else blank), *[blank[-1]] * 20_000), burst=True
+    )
+    service.fake(kind).script(behaviour)
+    fields: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "stream": stream}
+    answer = await service.chat(model_of(kind, "plain"), **fields)
+    assert answer.status == 502 or stream
+    assert b"did not make the call" in answer.body
+    assert (b'"get_weather"' in answer.body) is (stream and blank == TEXT)
+    assert (await service.row(answer)).cost_nano == 0
+
+
+async def test_A17_tools_that_are_nested_too_deeply_are_the_callers_mistake(service: Service) -> None:
+    for levels, statuses in ((100, {200, 502}), (490, {400}), (700, {400})):
+        parameters: dict[str, Any] = {"$ref": "#"}
+        for _ in range(levels):
+            parameters = {"a": parameters}
+        tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+        for choice in ("required", NAMED):
+            fields: dict[str, Any] = {"tools": [tool], "tool_choice": choice}
+            answer = await service.chat(model_of(ProviderKind.LLAMA_CPP, "plain"), **fields)
+            assert answer.status in statuses, levels
+            if answer.status == 400:
+                assert (error_of(answer)["param"] or "tools") == "tools"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_object_in_another_order_is_the_same_call(service: Service, kind: ProviderKind) -> None:
     service.fake(kind).script(saying('{"arguments":{"city":"a"},"name":"get_weather"}'))
