@@ -7,6 +7,7 @@ Places are written as a path, which is an SQLite file, or as a URL: `sqlite:///P
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -16,8 +17,10 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -29,6 +32,7 @@ from llmaas.storage.file_locks import folder_locked
 from llmaas.tasks import to_its_end
 
 if TYPE_CHECKING:
+    import aiosqlite
     import asyncpg
     from alembic.config import Config
     from sqlalchemy.dialects import postgresql, sqlite
@@ -65,6 +69,7 @@ _BEGIN_WRITE = sa.select(
     sa.func.set_config("idle_in_transaction_session_timeout", str(_FORGOTTEN_MS), sa.true()),
 )
 _CUT_PAUSES_S = (0.0, 0.05, 0.1, 0.2)
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.database")
 P = ParamSpec("P")
 T = TypeVar("T")
 Condition = Callable[[AsyncConnection], Awaitable[None]]
@@ -89,9 +94,12 @@ class Database:
     def __init__(self, place: str | Path, *, limit_s: float = 5.0, pool_size: int = 5) -> None:
         self.file = sqlite_path(place)
         self._limit_s = limit_s
+        self._drivers: WeakSet[aiosqlite.Connection] = WeakSet()
+        self._in_blocks: set[aiosqlite.Connection] = set()
         if self.file is not None:
             self._engine = create_async_engine(f"sqlite+aiosqlite:///{self.file}", hide_parameters=True)
             sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
+            sa.event.listen(self._engine.sync_engine, "connect", self._made)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
             sa.event.listen(self._engine.sync_engine, "invalidate", _roll_back)
             self._reading = self._engine
@@ -114,6 +122,7 @@ class Database:
         `long` lifts the time limit.
         """
         async with self._within_limit(long=long), self._opened(self._engine) as plain:
+            await self._end_stranded()
             connection = await plain.execution_options(llmaas_write=True)
             async with connection.begin():
                 if self.file is None and one_at_a_time:
@@ -148,11 +157,36 @@ class Database:
                 yield connection
             return
         connection = engine.connect()
+        driver: aiosqlite.Connection | None = None
         try:
-            yield await to_its_end(connection.start())
+            raw = await (await to_its_end(connection.start())).get_raw_connection()
+            driver = raw.driver_connection
+            assert driver is not None  # noqa: S101 - it was just made or taken from the pool
+            self._in_blocks.add(driver)
+            yield connection
         finally:
-            if connection.sync_connection is not None:
-                await to_its_end(connection.close())
+            try:
+                if connection.sync_connection is not None:
+                    await to_its_end(connection.close())
+            finally:
+                if driver is not None:
+                    self._in_blocks.discard(driver)
+
+    def _made(self, connection: DBAPIConnection, _record: object) -> None:
+        self._drivers.add(connection.driver_connection)
+
+    async def _end_stranded(self) -> None:
+        """Roll back what a block left behind that could not: memory was short, or the driver failed at it. Its connection would keep
+        the lock for which all further writers wait.
+        """
+        for driver in [driver for driver in self._drivers if driver not in self._in_blocks and _in_transaction(driver)]:
+            _log.warning("stranded_transaction", database=str(self.file), hint="it is rolled back")
+            try:
+                await driver.rollback()
+            except (sqlite3.Error, ValueError, MemoryError):
+                stopped = driver.stop()  # which closes it
+                if stopped is not None:
+                    await stopped
 
     @asynccontextmanager
     async def _within_limit(self, *, long: bool) -> AsyncIterator[None]:
@@ -305,9 +339,20 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _roll_back(connection: DBAPIConnection, _record: object, error: BaseException | None) -> None:
-    """Of a task that was cancelled: closing alone leaves the file locked as long as anything, like a traceback, holds a cursor."""
+    """Of a task that was cancelled: closing alone leaves the file locked as long as anything, like a traceback, holds a cursor.
+
+    SQLAlchemy closes the connection only when this raises nothing.
+    """
     if error is not None:
-        connection.rollback()
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+
+def _in_transaction(driver: aiosqlite.Connection) -> bool:
+    try:
+        return driver.in_transaction
+    except ValueError:  # it is closed
+        return False
 
 
 async def bump(connection: AsyncConnection, name: str) -> None:
