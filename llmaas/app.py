@@ -252,7 +252,7 @@ class GatewayWorker:
     def _row_store(self) -> RowStore:
         settings = self._installation.settings
         if not settings.shared_database:
-            return SqliteRows(settings.database_path, SHARED)
+            return SqliteRows(settings.database_path, SHARED, self._installation.database.watched)
         from llmaas.storage.postgres_rows import PostgresRows  # noqa: PLC0415 - SQLite does without the driver
 
         return PostgresRows(str(settings.database), self.id)

@@ -22,6 +22,7 @@ COUNTERS = {
 GAUGES = {
     "llmaas_in_flight": "Requests under way.",
     "llmaas_ledger_accepting": "1 while usage rows find a durable place.",
+    "llmaas_ledger_database": "1 while the database takes usage rows, 0 while they wait in the spool.",
 }
 TOKENS = ("input", "cached_input", "output", "reasoning")
 TTFT = "llmaas_time_to_first_token_seconds"

@@ -253,5 +253,6 @@ class ModelList(Struct, forbid_unknown_fields=True):
     data: list[Model]
 
 
-class Status(Struct, forbid_unknown_fields=True):
-    status: Literal["ok", "ready", "draining", "ledger_unavailable"]
+class Status(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    status: Literal["ok", "ready", "draining", "ledger_unavailable", "changes_unknown"]
+    degraded: Literal["database_away"] | UnsetType = UNSET

@@ -54,6 +54,11 @@ class UsageLog(Protocol):
         """False when the last rows found no durable place: new work must be refused."""
         ...
 
+    @property
+    def away(self) -> bool:
+        """Whether the database takes no rows, so that they wait elsewhere."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:

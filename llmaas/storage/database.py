@@ -29,6 +29,7 @@ from llmaas.errors import ConfigurationError, InvalidRequest, Unavailable
 from llmaas.settings import without_password
 from llmaas.storage import tables
 from llmaas.storage.file_locks import folder_locked
+from llmaas.storage.watched_file import REMEDY, FileLost, WatchedFile, is_damaged, log_of
 from llmaas.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -37,9 +38,15 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_MS = 5_000
 _PRIVATE = 0o600
+_LOG_DAMAGED = (
+    "database {path} cannot be used: {log} is damaged, and SQLite would leave out what was written last without a word; restore a backup"
+    " (`llmaas restore`), or move {log} away to go on without that"
+)
+_OF_FILE = "llmaas_file"
 CHANGES_CHANNEL = "llmaas_changes"
 CALL_BACK = "call back "
 """Begins the notifications of a budget whose idle leases somebody waits for; others tell of a new revision."""
@@ -53,6 +60,8 @@ _WRITE_LOCK = 0x6C6C6D_01
 _SCHEMA_LOCK = 0x6C6C6D_02
 _FORGOTTEN_MS = 10_000
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PRIMARY = 0xFF
+"""The part of SQLite's error codes that all kinds of one error share."""
 _LET_GO_S = 2.0
 """What SQLAlchemy may take to let go of a connection that it gives up."""
 SESSION = {
@@ -96,8 +105,12 @@ class Database:
         self._limit_s = limit_s
         self._drivers: WeakSet[aiosqlite.Connection] = WeakSet()
         self._in_blocks: set[aiosqlite.Connection] = set()
-        if self.file is not None:
-            self._engine = create_async_engine(f"sqlite+aiosqlite:///{self.file}", hide_parameters=True)
+        self._file_number = 0
+        self.watched = WatchedFile(self.file) if self.file is not None else None
+        if self.watched is not None:
+            url = sa.URL.create("sqlite+aiosqlite", database=self.watched.uri, query={"mode": "rw", "uri": "true"})
+            self._engine = create_async_engine(url, hide_parameters=True)
+            sa.event.listen(self._engine.sync_engine, "checkout", self._still_of_the_file)
             sa.event.listen(self._engine.sync_engine, "connect", _set_pragmas)
             sa.event.listen(self._engine.sync_engine, "connect", self._made)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_immediate)
@@ -156,6 +169,7 @@ class Database:
             async with engine.connect() as connection:
                 yield connection
             return
+        self._file_number = self._look()
         connection = engine.connect()
         driver: aiosqlite.Connection | None = None
         try:
@@ -172,8 +186,20 @@ class Database:
                 if driver is not None:
                     self._in_blocks.discard(driver)
 
-    def _made(self, connection: DBAPIConnection, _record: object) -> None:
+    def _look(self) -> int:
+        assert self.watched is not None  # noqa: S101 - asked for where it is SQLite
+        try:
+            return self.watched.look()
+        except FileLost as error:
+            raise Unavailable("The database is lost.", hint=f"{error}; {REMEDY}", retry_after_s=2) from error
+
+    def _made(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_OF_FILE] = self._file_number
         self._drivers.add(connection.driver_connection)
+
+    def _still_of_the_file(self, _connection: object, record: ConnectionPoolEntry, _fairy: object) -> None:
+        if record.info[_OF_FILE] != self._file_number:
+            raise sa.exc.InvalidatePoolError("the file was exchanged")
 
     async def _end_stranded(self) -> None:
         """Roll back what a block left behind that could not: memory was short, or the driver failed at it. Its connection would keep
@@ -242,12 +268,17 @@ def _translated() -> Iterator[None]:
         if _is_about_values(error):
             raise _unfit() from error
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if getattr(cause, "sqlite_errorcode", None) in _DAMAGED:
+        if is_damage(cause):
             raise Unavailable(
                 "The database is damaged.", hint=f"{cause}; stop llmaas, move the file away and restore a backup"
             ) from error
         hint = str(error) or "it took too long"
         raise Unavailable("The database does not answer.", hint=hint, retry_after_s=2) from error
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether it is SQLite's word for a file that is damaged."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _DAMAGED
 
 
 def _see_whether_cut(context: ExceptionContext) -> None:
@@ -492,6 +523,9 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], begin: Calla
                     begin()
                     path.touch(mode=_PRIVATE)
                     path.chmod(_PRIVATE)  # somebody may have made it for us, for everybody to read
+                log = log_of(path)
+                if is_damaged(log):
+                    raise ConfigurationError([_LOG_DAMAGED.format(path=path, log=log)])
                 with engine.connect() as connection:
                     done = work(connection.execution_options(llmaas_write=write), str(path))
                     connection.commit()
@@ -505,7 +539,7 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection, str], T], begin: Calla
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         fix = "check the directory (data_dir) and its free space"
-        if getattr(cause, "sqlite_errorcode", None) in _DAMAGED:
+        if is_damage(cause):
             fix = "the file is damaged, so move it away and restore a backup (`llmaas restore`)"
         raise ConfigurationError([f"database {path} cannot be used: {cause}; {fix}"]) from error
 

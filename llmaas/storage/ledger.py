@@ -98,8 +98,8 @@ class Ledger:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self.accepting = True
+        self.away = False
         self._broken = False
-        self._away = False
         self._probe_at_s = 0.0
         self._probes = ThreadPoolExecutor(1, "ledger-probe")
         self._probing: Future[None] | None = None
@@ -147,9 +147,12 @@ class Ledger:
             batch, stopping = self._gather()
             if batch:
                 self._settle(batch)
-            if self._replay is not None or self._away or not batch:
+            if self._replay is not None or self.away or not batch:
                 self._safely(self._tend)
         self._probes.shutdown()
+        if self._probing is not None:
+            self._safely(self._tend)
+        self._safely(self._look_at_store)
         self._close_store()
         self._spool.close()
 
@@ -162,8 +165,8 @@ class Ledger:
 
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows that wait now, none when there is something else to do, and whether to stop afterwards."""
-        ailing = not self.accepting or self._away
-        if not self._inbox.wait(1, _RETRY_S if ailing else 0 if self._replay is not None else None):
+        ailing = not self.accepting or self.away
+        if not self._inbox.wait(1, 0 if self._replay is not None and not ailing else _RETRY_S):
             return [], False
         if self._last_batch > 1:
             # Under load a commit of one row costs ten times its share of a commit of ten: let as many come as last time.
@@ -199,7 +202,7 @@ class Ledger:
         """Make rows durable somewhere; gives the ids of those that can nowhere be, None when no place takes any."""
         if self._broken:
             return None
-        if not self._away:
+        if not self.away:
             unstorable = self._to_database(rows)
             if unstorable is not None or self._broken:
                 return unstorable
@@ -219,14 +222,7 @@ class Ledger:
             self._break("database", error)
             return None
         except Exception as error:  # noqa: BLE001 - whatever a store fails with, there is still the spool
-            self._store_away()
-            _log.warning(
-                "ledger_database_failed",
-                error=str(error) or type(error).__name__,
-                rows=len(rows),
-                hint="they go to the spool, and from there to the database when it is back",
-                exc_info=not isinstance(error, StoreAway),
-            )
+            self._lose_store(error, len(rows))
             return None
         self._store_back()
         return unstorable
@@ -252,9 +248,41 @@ class Ledger:
             _log.error("spool_failed", error=str(error), rows=1)
             return None
 
+    def _lose_store(self, error: Exception, rows: int = 0) -> None:
+        self._store_away()
+        remedy = error.remedy if isinstance(error, StoreAway) else None
+        (_log.error if remedy else _log.warning)(
+            "ledger_database_failed",
+            error=str(error) or type(error).__name__,
+            rows=rows,
+            hint=remedy or "they go to the spool, and from there to the database when it is back",
+            exc_info=not isinstance(error, StoreAway),
+        )
+        self._save_doubtful(error)
+
+    def _save_doubtful(self, error: BaseException) -> None:
+        """Rows that were answered for, and that the database may have lost with its file."""
+        if not isinstance(error, StoreAway) or not error.doubtful:
+            return
+        try:
+            self._put(error.doubtful, self._spool.write)
+        except SyncFailed as failed:
+            self._break("spool", failed)
+        except OSError as failed:
+            ids = [row.id for row in error.doubtful]
+            _log.critical("usage_rows_in_doubt", error=str(failed), rows=len(ids), ids=ids)
+
+    def _look_at_store(self) -> None:
+        if self._broken:
+            return
+        try:
+            self._store.look()
+        except StoreAway as error:
+            self._lose_store(error)
+
     def _store_away(self) -> None:
         self._replay = None
-        self._away = True
+        self.away = True
         self._probe_at_s = time.monotonic() + _RETRY_S
         self._close_store()
 
@@ -265,8 +293,8 @@ class Ledger:
             _log.exception("ledger_close_failed")
 
     def _store_back(self) -> None:
-        if self._away:
-            self._away = False
+        if self.away:
+            self.away = False
             self._replay = self._replay_spool()
             _log.info("ledger_database_back")
 
@@ -305,10 +333,12 @@ class Ledger:
             if self._probing.done():
                 probed, self._probing = self._probing, None
                 self._judge(probed.exception())
-        elif (self._away or not self.accepting) and time.monotonic() >= self._probe_at_s:
-            self._away = True
+        elif (self.away or not self.accepting) and time.monotonic() >= self._probe_at_s:
+            self.away = True
             self._probing = self._probes.submit(self._store.probe)
             self._probing.add_done_callback(lambda _: self._inbox.ring())
+        elif not self.away:
+            self._look_at_store()
 
     def _judge(self, error: BaseException | None) -> None:
         """What a probe found."""
@@ -319,6 +349,7 @@ class Ledger:
             self._break("database", error)
         else:
             self._store_away()
+            self._save_doubtful(error)
             self._probe_spool()
 
     def _probe_spool(self) -> None:

@@ -28,11 +28,23 @@ class RowStore(Protocol):
         """A durable write that changes nothing. Raises StoreAway, SyncFailed."""
         ...
 
+    def look(self) -> None:
+        """Make sure that what was written is where it is to stay. Raises StoreAway, with the rows of which that is not known."""
+        ...
+
     def close(self) -> None: ...
 
 
 class StoreAway(Exception):
-    """The database did not take the rows now; it may another time. They may be in it all the same."""
+    """The database did not take the rows now; it may another time. They may be in it all the same.
+
+    `remedy`: what to do about it, where it does not pass by itself. `doubtful`: rows that it took earlier and may have lost since.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, doubtful: Sequence[UsageRow] = ()) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.doubtful = doubtful
 
 
 class Unstorable(Exception):

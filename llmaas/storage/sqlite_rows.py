@@ -5,7 +5,9 @@ Each statement gives up the interpreter lock once, and getting it back from a bu
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import time
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
@@ -15,11 +17,13 @@ from typing import Any, NoReturn
 import structlog
 
 from llmaas.domain.usage import COLUMNS, UsageRow
-from llmaas.storage.database import pragmas
+from llmaas.storage.database import is_damage, pragmas
 from llmaas.storage.row_store import SHARED, StoreAway, SyncFailed, Unstorable, shard_of
 from llmaas.storage.tally import HOUR_KEY, HOUR_SUMS, Tally
+from llmaas.storage.watched_file import REMEDY, FileLost, WatchedFile
 
 _BUSY_TIMEOUT_MS = 500
+_LOOK_S = 1.0
 _MOST_ROWS = 64
 _STATEMENTS = 256
 _SYNC_ERRORS = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
@@ -60,10 +64,19 @@ class _Insert:
 
 
 class SqliteRows:
-    """Implements `RowStore`. There is one worker, so nothing is leased."""
+    """Implements `RowStore`. There is one worker, so nothing is leased.
 
-    def __init__(self, path: Path, worker_id: str) -> None:
-        self._path = path
+    The file is looked at once a second, and the rows of that second are kept until then: a file that is gone by then took them along.
+    """
+
+    def __init__(self, path: Path, worker_id: str, watched: WatchedFile | None = None) -> None:
+        """`watched`: the file's, where the process has further connections to it."""
+        self._watched = watched or WatchedFile(path)
+        self._watched.watch_closely()
+        self._number = 0
+        self._look_at_s = 0.0
+        self._since_look: list[UsageRow] = []
+        self._ending: list[sqlite3.Connection] = []
         self._worker_id = worker_id
         self._shard = shard_of(worker_id)
         self._connection: sqlite3.Connection | None = None
@@ -82,10 +95,13 @@ class SqliteRows:
 
     def write(self, rows: Sequence[UsageRow], *, foreign: bool = False) -> None:
         try:
-            connection = self._connection or self._open()
+            connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
             self._insert(connection, rows, SHARED if foreign else self._worker_id)
             connection.execute("COMMIT")
+            self._since_look += rows
+        except StoreAway:
+            raise
         except _DATA_ERRORS as error:
             self.close()
             raise Unstorable(str(error)) from error
@@ -97,17 +113,50 @@ class SqliteRows:
         nothing to us.
         """
         try:
-            (self._connection or self._open()).execute("PRAGMA user_version = 0")
+            self._connected().execute("PRAGMA user_version = 0")
+        except StoreAway:
+            raise
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
 
+    def look(self) -> None:
+        self._look_at_s = time.monotonic() + _LOOK_S
+        try:
+            number = self._watched.look()
+        except FileLost as error:
+            raise self._lost(str(error)) from error
+        if number != self._number:
+            before, self._number = self._number, number
+            if before:
+                raise self._lost("the database was exchanged")
+        self._since_look.clear()
+
     def close(self) -> None:
+        """A transaction is rolled back first: closing alone leaves its lock as long as anything, like a traceback, holds a cursor.
+        What fails, for want of memory for example, is tried again with the next connection.
+        """
         if self._connection is not None:
-            connection, self._connection = self._connection, None
+            self._ending.append(self._connection)
+            self._connection = None
+        for connection in self._ending[:]:
             try:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.rollback()
                 connection.close()
-            except sqlite3.Error as error:
-                _log.warning("ledger_close_failed", error=str(error))
+            except (sqlite3.Error, MemoryError) as error:
+                _log.warning("ledger_close_failed", error=str(error) or type(error).__name__)
+            else:
+                self._ending.remove(connection)
+
+    def _lost(self, what: str) -> StoreAway:
+        doubtful, self._since_look = self._since_look, []
+        self.close()
+        return StoreAway(what, remedy=REMEDY, doubtful=doubtful)
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None or time.monotonic() >= self._look_at_s:
+            self.look()
+        return self._connection or self._open()
 
     def _insert(self, connection: sqlite3.Connection, rows: Sequence[UsageRow], worker_id: str) -> None:
         if self._insert_usage(connection, rows) != len(rows):
@@ -152,8 +201,10 @@ class SqliteRows:
         return insert.run(connection, records)
 
     def _open(self) -> sqlite3.Connection:
+        self.close()
         connection = sqlite3.connect(
-            self._path,
+            f"{self._watched.uri}?mode=rw",
+            uri=True,
             isolation_level=None,
             check_same_thread=False,
             timeout=_BUSY_TIMEOUT_MS / 1000,
@@ -168,7 +219,8 @@ class SqliteRows:
         self.close()
         if getattr(error, "sqlite_errorcode", None) in _SYNC_ERRORS:
             raise SyncFailed(str(error)) from error
-        raise StoreAway(str(error) or type(error).__name__) from error
+        remedy = REMEDY if is_damage(error) else None
+        raise StoreAway(str(error) or type(error).__name__, remedy=remedy) from error
 
 
 def _not_there(connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> list[UsageRow]:

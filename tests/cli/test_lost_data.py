@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -150,6 +151,26 @@ def test_F23_random_bytes_over_a_page_of_the_database_are_named(llmaas: Cli) -> 
         assert "backup" in ran.out + ran.err
     path.write_bytes(sound)
     assert llmaas.good("ledger", "check").out == "ok\n"
+
+
+@pytest.mark.parametrize("command", [["keys", "list"], ["ledger", "check"], ["doctor"], ["migrate"]])
+def test_F23_a_damaged_log_is_named_and_not_passed_over(llmaas: Cli, command: list[str]) -> None:
+    """As after a crash, so that rows are in the log alone."""
+    path, log = llmaas.data_dir / "llmaas.db", llmaas.data_dir / "llmaas.db-wal"
+    with closing(sqlite3.connect(path)) as held:
+        held.execute("SELECT count(*) FROM usage").fetchone()
+        record(llmaas.data_dir, [usage_row(n) for n in range(5)])
+        whole = {file: file.read_bytes() for file in (path, log)}
+    for file, content in whole.items():
+        file.write_bytes(content)
+    log.write_bytes(b"\x5a" * 32 + whole[log][32:])
+    ran = llmaas(*command)
+    assert ran.code in {1, 3}
+    assert f"{log} is damaged" in ran.out + ran.err
+    log.write_bytes(whole[log])
+    assert llmaas.good("ledger", "check").out == "ok\n"
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM usage").fetchone() == (5,)
 
 
 @pytest.mark.parametrize("command", [["keys", "list"], ["migrate"]])
