@@ -71,6 +71,7 @@ def fail(about: str, text: str, fix: str) -> Finding:
 def before_opening(settings: Settings) -> Iterator[Finding]:
     """What can be seen without the database."""
     yield _disk(settings)
+    yield _data_dir(settings)
     yield _port(settings)
     yield _engine(settings)
 
@@ -106,6 +107,15 @@ def _disk(settings: Settings) -> Finding:
     return good("disk", text)
 
 
+def _data_dir(settings: Settings) -> Finding:
+    """What is secret in it is its owner's alone file by file; a file that a careless hand puts there is not. A group may be meant."""
+    folder = settings.data_dir
+    mode = stat.S_IMODE(folder.stat().st_mode) if folder.exists() else 0
+    if mode & stat.S_IRWXO:
+        return warn("data directory", f"{folder} can be read by others (mode {mode:03o})", f"chmod 700 {folder}")
+    return good("data directory", str(folder))
+
+
 def _port(settings: Settings) -> Finding:
     about, where = "port", f"{settings.host}:{settings.port}"
     try:
@@ -115,6 +125,9 @@ def _port(settings: Settings) -> Finding:
     told = document.get("status") if isinstance(document, dict) else None
     if not isinstance(told, str):
         return _taken(where)
+    if status == http.client.OK and "degraded" in document:
+        fix = "look at the database and the log; usage rows wait in the spool until it takes them again"
+        return warn(about, f"llmaas serves on {where}, but not all is well: {document['degraded']}", fix)
     if status == http.client.OK:
         return good(about, f"llmaas serves on {where}")
     return warn(about, f"llmaas runs on {where} but is not ready: {told}", "wait a moment; if it stays so, see its log")

@@ -41,7 +41,19 @@ def test_an_installation_that_is_well(doctor: Doctor) -> None:
     found = doctor(0)
     assert {about for about, finding in found.items() if finding["state"] != "ok"} == {"models"}
     assert set(found) == {
-        *("settings", "disk", "port", "engine", "database", "master key", "spool", "clock", "models", "prices")
+        *(
+            "settings",
+            "disk",
+            "data directory",
+            "port",
+            "engine",
+            "database",
+            "master key",
+            "spool",
+            "clock",
+            "models",
+            "prices",
+        )
     }
     text = doctor.llmaas.good("doctor").out
     assert "ok    master key: " in text
@@ -83,7 +95,12 @@ def test_the_port_is_taken_by_another_program(doctor: Doctor, peer: Peer, monkey
 
 @pytest.mark.parametrize(
     ("status", "body", "state"),
-    [(200, {"status": "ready"}, "ok"), (503, {"status": "draining"}, "warn"), (200, {"hello": 1}, "fail")],
+    [
+        (200, {"status": "ready"}, "ok"),
+        (200, {"status": "ready", "degraded": "database_away"}, "warn"),
+        (503, {"status": "draining"}, "warn"),
+        (200, {"hello": 1}, "fail"),
+    ],
 )
 def test_the_port_is_served(
     status: int, body: object, state: str, doctor: Doctor, peer: Peer, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +140,16 @@ def test_a_master_key_for_everyone(doctor: Doctor) -> None:
     path = doctor.llmaas.data_dir / "master.key"
     path.chmod(0o644)
     assert doctor(1)["master key"]["fix"] == f"chmod 600 {path}"
+
+
+def test_a_data_directory_for_everyone(doctor: Doctor) -> None:
+    path = doctor.llmaas.data_dir
+    path.chmod(0o750)
+    assert doctor(0)["data directory"]["state"] == "ok"
+    path.chmod(0o755)
+    found = doctor(0)["data directory"]
+    assert (found["state"], found["fix"]) == ("warn", f"chmod 700 {path}")
+    assert "(mode 755)" in found["text"]
 
 
 def test_rows_in_the_spool(doctor: Doctor) -> None:
