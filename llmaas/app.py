@@ -98,7 +98,6 @@ async def serve_gateway(
     file_limit = raise_file_limit()
     installation = await Installation(settings).open()
     worker = GatewayWorker(installation, number, loaded.origins)
-    await worker.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     servers: list[HttpServer] = []
@@ -111,9 +110,11 @@ async def serve_gateway(
         worker.service.draining = True
         stop.set()
 
-    # Whoever stops the service may tell all its processes, and the supervisor tells them too: it is one stop.
+    # Whoever stops the service may tell all its processes, and the supervisor tells them too: it is one stop. Before the start, so
+    # that a worker which others have heard of by then signs off.
     for stops in STOPS:
         loop.add_signal_handler(stops, partial(heed, again=stops is signal.SIGINT))
+    await worker.start()
     most = settings.max_connections or room_for_connections(file_limit)
     bodies = Bodies(
         settings.max_bodies_bytes or memory_bytes() // _BODIES_SHARE // settings.workers,

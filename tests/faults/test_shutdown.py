@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
 from llmaas.domain.keys import Permission
 from llmaas.domain.limits import Limits
+from llmaas.installation import database_lock
+from llmaas.storage.file_locks import FileLock
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection
 from tests.fakes.upstream import FakeUpstream
@@ -151,6 +154,31 @@ async def test_B13_a_hurry_waits_for_no_slow_reader(gateway: GatewayProcess) -> 
             gateway.process.send_signal(signal.SIGINT)
             assert await asyncio.wait_for(stopping, 15) == 0
         assert [row.outcome for row in await gateway.rows()] == ["interrupted"]
+
+
+async def test_F12_a_stop_in_the_midst_of_a_start_is_in_order_too(gateway: GatewayProcess) -> None:
+    """The start waits for the place of the one before it; by the end others have heard of the new worker."""
+    installation = await gateway.installation()
+    before = FileLock(database_lock(installation.settings))
+    assert before.take()
+    starting = asyncio.create_task(gateway.start())
+    await until(lambda: gateway.process is not None and heeds(gateway.process.pid), "it heeds signals", 30)
+    assert gateway.process is not None
+    gateway.process.terminate()
+    before.free()
+    assert await asyncio.wait_for(gateway.process.wait(), 30) == 0
+    async with installation.database.connect() as connection:
+        seen = (await connection.exec_driver_sql("SELECT seen_ms FROM workers")).scalars().all()
+    assert list(seen) == [0], "it has signed off"
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+
+
+def heeds(pid: int) -> bool:
+    """Whether SIGTERM has a handler there."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 async def in_flight(gateway: GatewayProcess, key: str, count: int) -> bool:
