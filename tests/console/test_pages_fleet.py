@@ -351,6 +351,9 @@ async def test_dates_of_a_model_are_checked_and_take_effect(lab: Lab) -> None:
         assert ("a past day takes effect at once" in words(told)) is says, name
     wrong = await reader.send(await reader.get(path), deprecated="2026-02-01", retires="2026-01-01")
     assert (wrong.status, "before deprecated" in wrong.fault("retires")) == (422, True)
+    spanish = await lab.reader("root", "es")
+    wrong = await spanish.send(await spanish.get(path), deprecated="2026-02-01", retires="2026-01-01")
+    assert wrong.fault("retires") == "retires es 2026-01-01, antes de deprecated (2026-02-01)."
     done = await reader.send(await reader.get(path), deprecated="2025-01-01", retires="2025-06-15", successor="idle")
     assert (done.status, "It is retired: its day 2025-06-15 has come." in done.text) == (200, True)
     services = lab.admin.services

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import re
+import tomllib
 from pathlib import Path
 from string import Formatter
 from typing import get_args
@@ -12,10 +14,13 @@ from typing import get_args
 import pytest
 
 from llmaas.console.texts import DEFAULT_LANGUAGE, LANGUAGES, Texts, choose_language
+from llmaas.domain.declarations import declare
+from llmaas.domain.fleet import Fleet
 from llmaas.domain.usage import BillingReason, UsageSource
 from llmaas.routing.policy import Reason
 from llmaas.settings import Settings
 from llmaas.upstreams.probe import ProbeReason
+from tests.cli.fleet_mistakes import MISTAKES
 
 CONSOLE = Path(__file__).parents[2] / "llmaas" / "console"
 TEMPLATES = sorted((CONSOLE / "templates").rglob("*.html"))
@@ -112,6 +117,51 @@ def test_what_varies_in_a_refusal_stays_and_its_fault_is_translated() -> None:
     assert t.said("The address is blank.") == "La dirección está en blanco."
     assert Texts().words("en").said("`amount` must not be zero.") == "Give an amount other than zero."
     assert t.said("Nobody says that.") == "Nobody says that."
+
+
+_ENGLISH = re.compile(
+    r"\b(?:must|lacks|unknown|did|mean|is|be|not|of|in|the|and|or|there|belongs|differs|leads|for|such|listed|before)\b"
+)
+_QUOTED = re.compile(r'"[^"]*"|`[^`]*`|\[\[\w+\]\]|\w+ of (?=\[\[)|\S*_\w+|https?://\S+|/\S+')
+
+
+def _mistakes() -> list[str]:
+    """All that fleet files with mistakes are told; what is no TOML is told by its reader."""
+    told = set[str]()
+    for text, _ in MISTAKES:
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            told |= {mistake.message for mistake in declare(tomllib.loads(text), Fleet())[1]}
+    forbidden = ["leads to 169.254.169.254, which is denied; see upstream_allow"]
+    forbidden += ["must write a numeric address in its usual form, such as 10.0.0.12"]
+    told |= {f"backend `b`: base_url {fault}" for fault in forbidden}
+    told |= {"tier `t` has projects on it: a, b", "model `m`: its successors lead back to it"}
+    return sorted(told)
+
+
+@pytest.mark.parametrize("language", ["es", "fr"])
+def test_mistakes_of_declarations_are_told_in_the_language_of_the_reader(language: str) -> None:
+    t, found = Texts().words(language), _mistakes()
+    assert len(found) > 40
+    for mistake in found:
+        told = t.said(f"{mistake}.")
+        assert told.endswith("."), mistake
+        assert _ENGLISH.findall(_QUOTED.sub("", told)) == [], (mistake, told)
+        assert Texts().words("en").said(f"{mistake}.") == f"{mistake}."
+    together = t.said(f"{found[0]}; {found[1]}; and 3 more.")
+    assert together.startswith(
+        t.said(f"{found[0]}.").removesuffix(".") + "; " + t.said(f"{found[1]}.").removesuffix(".")
+    )
+    assert t.said(f"It is needed still: {found[-1]}.").endswith(t.said(found[-1]) + ".")
+
+
+def test_a_mistake_keeps_what_was_typed() -> None:
+    t = Texts().words("es")
+    told = t.said('max_model_len in [[models]] must be a whole number, not "8k"; price of [[models]] lacks "input".')
+    assert (
+        told
+        == 'max_model_len en [[models]] debe ser un número entero, no "8k"; a price of [[models]] le falta "input".'
+    )
+    assert t.said("Nobody says that; and 3 more.") == "Nobody says that; and 3 more."
 
 
 def _refusals() -> list[str]:

@@ -18,6 +18,8 @@ _MESSAGES = "messages"
 """The section whose keys are what services say, in their own English words, with `{placeholders}` for what varies."""
 _OPERATIONS = "operations"
 """The section whose keys are what the OpenAPI documents say, likewise."""
+_DECLARATIONS = "declarations"
+"""That of mistakes in a declaration of the fleet, without the full stop."""
 _PLACE = re.compile(r"\\\{(\w+)\\\}")
 _SEPARATORS = {"en": ",", "es": ".", "fr": "\u202f"}
 _POINTS = {"en": ".", "es": ",", "fr": ","}
@@ -34,6 +36,7 @@ class Words:
     patterns: Sequence[tuple[re.Pattern[str], str]] = ()
     """Messages with placeholders."""
     operation_patterns: Sequence[tuple[re.Pattern[str], str]] = ()
+    mistake_patterns: Sequence[tuple[re.Pattern[str], str]] = ()
 
     def __call__(self, key: str, **values: object) -> str:
         """The text with its `{placeholders}` filled. Raises KeyError for a key that is not there."""
@@ -60,7 +63,27 @@ class Words:
             if (found := pattern.fullmatch(message)) is not None:
                 # What varies may be such a sentence, as the fault is that "The address {fault}." ends with.
                 return text.format_map({name: self.said(value).strip("`") for name, value in found.groupdict().items()})
-        return message
+        return self._mistakes(message) or message
+
+    def _mistakes(self, message: str) -> str | None:
+        """Mistakes of a declaration one after the other; None when it is something else that is said."""
+        told = [self._mistake(part) for part in message.removesuffix(".").split("; ")]
+        if not self.mistake_patterns or None in told:
+            return None
+        return "; ".join(map(str, told)) + ("." if message.endswith(".") else "")
+
+    def _mistake(self, text: str) -> str | None:
+        if text in self.messages:
+            return self.messages[text]
+        for pattern, told in (*self.mistake_patterns, *self.patterns):
+            values = found.groupdict() if (found := pattern.fullmatch(text)) is not None else None
+            if values is not None and "value" in values:
+                values["value"] = self._mistake(values["value"]) or values["value"]
+            if values is not None and "fault" in values:
+                values["fault"] = self._mistake(values["fault"])
+            if values is not None and None not in values.values():
+                return told.format_map(values)
+        return None
 
     def described(self, text: str) -> str:
         """What the OpenAPI documents say of an operation or a field, in this language."""
@@ -118,7 +141,7 @@ def choose_language(chosen: str | None, accepted: str) -> str:
 
 def _read(folder: Traversable, language: str) -> Words:
     texts: dict[str, str] = {}
-    known: dict[str, dict[str, str]] = {_MESSAGES: {}, _OPERATIONS: {}}
+    known: dict[str, dict[str, str]] = {_MESSAGES: {}, _OPERATIONS: {}, _DECLARATIONS: {}}
     for file in folder.joinpath(language).iterdir():
         section, _, ending = file.name.rpartition(".")
         if ending != "toml":
@@ -129,7 +152,8 @@ def _read(folder: Traversable, language: str) -> Words:
         else:
             texts.update(_flat(f"{section}.", table))
     messages, operations = known[_MESSAGES], known[_OPERATIONS]
-    return Words(language, texts, messages, operations, _patterns(messages), _patterns(operations))
+    mistakes = [(_pattern(said), text) for said, text in known[_DECLARATIONS].items()]
+    return Words(language, texts, messages, operations, _patterns(messages), _patterns(operations), mistakes)
 
 
 def _patterns(sentences: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
