@@ -126,6 +126,7 @@ class _Message(Struct):
     reasoning: list[str] = []
     refusal: list[str] = []
     tools: list[ToolPiece] = []
+    arguments: list[list[str]] = []
     logprobs: list[msgspec.Raw] = []
     finish: str = "stop"
 
@@ -153,7 +154,7 @@ class WholeAnswer(Struct, eq=False):
             if piece.refusal is not None:
                 message.refusal.append(piece.refusal)
             if piece.tool is not None:
-                _add_tool(message.tools, piece.tool)
+                _add_tool(message, piece.tool)
             if piece.logprobs is not None:
                 message.logprobs.append(piece.logprobs)
             if piece.finish is not None:
@@ -180,11 +181,12 @@ class WholeAnswer(Struct, eq=False):
         return _json.encode(answer)
 
 
-def _add_tool(tools: list[ToolPiece], piece: ToolPiece) -> None:
-    if piece.index < len(tools):
-        tools[piece.index].arguments += piece.arguments
+def _add_tool(message: _Message, piece: ToolPiece) -> None:
+    if piece.index < len(message.tools):
+        message.arguments[piece.index].append(piece.arguments)
     else:
-        tools.append(piece)
+        message.tools.append(piece)
+        message.arguments.append([piece.arguments])
 
 
 def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
@@ -196,8 +198,8 @@ def _chat_choice(index: int, message: _Message) -> dict[str, Any]:
         out["reasoning_content"] = "".join(message.reasoning)
     if message.tools:
         out["tool_calls"] = [
-            {"id": t.id, "type": "function", "function": {"name": t.name, "arguments": t.arguments or "{}"}}
-            for t in message.tools
+            {"id": tool.id, "type": "function", "function": {"name": tool.name, "arguments": "".join(said) or "{}"}}
+            for tool, said in zip(message.tools, message.arguments, strict=True)
         ]
     logprobs = chat_form(joined(message.logprobs)) if message.logprobs else None
     return {"index": index, "message": out, "logprobs": logprobs, "finish_reason": message.finish}

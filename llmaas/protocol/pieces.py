@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed
+from llmaas.protocol.brackets import Brackets
 from llmaas.protocol.engine import (
     NOTHING,
     EngineAnswer,
@@ -64,6 +65,23 @@ class _Call(Struct):
     name: str | None
     arguments: list[str]
     given: bool = False
+    _end: Brackets | None = None
+    _looked_at: int = 0
+    _whole: bool = False
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are an object by now. However often this is asked, no fragment is read again."""
+        end = self._end = self._end or Brackets()
+        ended_before, fresh = end.ended, self.arguments[self._looked_at :]
+        self._looked_at = len(self.arguments)
+        if ended_before:
+            self._whole = self._whole and not any(map(str.strip, fresh))
+            return self._whole
+        for fragment in fresh:
+            end.take(fragment)
+        if end.ended:
+            self._whole = _is_object("".join(self.arguments))
+        return self._whole
 
 
 class _Choice(Struct):
@@ -349,12 +367,12 @@ def _continued(state: _Choice, index: int | None, id_: str | None, name: str | N
     begun = state.calls[position]
     if id_ and begun.id:
         return position if id_ == begun.id else state.positions.get(id_)
-    if begun.name and (name != begun.name or _is_whole("".join(begun.arguments))):
+    if begun.name and (name != begun.name or begun.is_whole()):
         return None
     return position
 
 
-def _is_whole(arguments: str) -> bool:
+def _is_object(arguments: str) -> bool:
     try:
         return isinstance(msgspec.json.decode(arguments), dict)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

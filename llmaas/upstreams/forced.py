@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.errors import EngineFailed, EngineRefused, InvalidRequest, LlmaasError
+from llmaas.protocol.brackets import Brackets
 from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall, renew_call
 from llmaas.protocol.reasoning import ThinkSplitter
 from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
@@ -176,25 +177,22 @@ class _CallText(Struct):
     _thinking: ThinkSplitter = msgspec.field(default_factory=ThinkSplitter)
     _head: str = ""
     _kept: int = 0
-    _depth: int = 0
-    _in_string: bool = False
-    _escaped: bool = False
-    _ended: bool = False
+    _arguments: Brackets = msgspec.field(default_factory=Brackets)
 
     def feed(self, piece: str) -> tuple[str, str | None, str]:
         """Reasoning; the name, once; and the next of the arguments. Raises EngineFailed for one that makes no call."""
         reasoning, text = self._thinking.feed(piece)
         if self.begun:
-            arguments = self._arguments(text)
-            self._keep(len(text) - len(arguments))
-            return reasoning, None, arguments
+            taken = self._arguments.take(text)
+            self._keep(len(text) - taken)
+            return reasoning, None, text[:taken]
         self._head += text
         head = _HEAD.match(self._head) if len(self._head) - len(text) <= _LONGEST_HEAD else None
         if head is None:
             self._keep(len(piece) - len(reasoning))
             return reasoning, None, ""
         rest, self._head = self._head[head.end() :], ""
-        return reasoning, self._begin(_text_of(head[1])), self._arguments(rest)
+        return reasoning, self._begin(_text_of(head[1])), rest[: self._arguments.take(rest)]
 
     def whole(self, *, cut: bool) -> tuple[str | None, str]:
         """What can be told of a text that ended before its arguments began. Raises EngineFailed for one that is no call."""
@@ -217,30 +215,3 @@ class _CallText(Struct):
         self.begun = True
         self._kept = 0
         return name
-
-    def _arguments(self, text: str) -> str:
-        """As much of it as belongs to the arguments, which end with the bracket that closes the first one, or, where they are
-        no object, before the brace that closes the call.
-        """
-        for position, character in enumerate(text):
-            if self._ended:
-                return text[:position]
-            if self._in_string:
-                # Brackets within strings are text; so is a quote behind a backslash.
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                if not self._depth:
-                    self._ended = True
-                    return text[:position]
-                self._depth -= 1
-                self._ended = not self._depth
-        return text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from llmaas.errors import EngineFailed
+from llmaas.protocol.answers import AnswerHead, WholeAnswer
 from llmaas.protocol.engine import answer_decoder
 from llmaas.protocol.pieces import Piece, Pieces
 
@@ -384,3 +387,38 @@ def test_an_empty_error_within_a_choice_is_none(error: Any, fails: bool) -> None
             fed(delta(content="a"), chunk, delta(finish="stop"))
     else:
         assert fed(delta(content="a"), chunk, delta(finish="stop"))[0][-1].finish == "stop"
+
+
+def test_A08_a_name_that_comes_with_each_fragment_has_none_of_them_read_again() -> None:
+    pieces, out, fragment = Pieces(choices=1, split_thinking=False), list[Piece](), "}" * 2000
+    again = answer_decoder.decode(msgspec.json.encode(call(fragment, "f", index=0)))
+    before_s = time.process_time()
+    pieces.feed(answer_decoder.decode(msgspec.json.encode(call('{"a":"', "f", index=0))), out)
+    for _ in range(20_000):
+        pieces.feed(again, out)
+    pieces.feed(answer_decoder.decode(msgspec.json.encode(call('"}', "f", index=0))), out)
+    pieces.feed(answer_decoder.decode(msgspec.json.encode(call("{}", "f", index=0))), out)
+    assert time.process_time() - before_s < 5
+    whole = WholeAnswer(AnswerHead("a", "chat", 0, "m", {}))
+    whole.add(out + pieces.finish())
+    assert time.process_time() - before_s < 10
+    said = json.loads(whole.body(msgspec.Raw(b"{}"), None))["choices"][0]["message"]["tool_calls"]
+    assert [one["function"]["arguments"] for one in said] == ['{"a":"' + fragment * 20_000 + '"}', "{}"]
+
+
+@pytest.mark.parametrize(
+    ("fragments", "calls"),
+    [
+        (('{"a":1}', '{"a":1}'), ['{"a":1}', '{"a":1}']),
+        (("{", '"a":"}"', "}", "{}"), ['{"a":"}"}', "{}"]),
+        (("{}", " \n", "{}"), ["{}", " \n{}"]),
+        (("{}x", "{}"), ["{}x{}"]),
+        (("{b}", "{}"), ["{b}{}"]),
+    ],
+    ids=str,
+)
+def test_a_name_begins_a_call_where_the_arguments_before_it_are_whole(
+    fragments: tuple[str, ...], calls: list[str]
+) -> None:
+    out, _ = fed(*(call(one, "f", index=0) for one in fragments))
+    assert [arguments for _, _, arguments in calls_of(out)] == calls
