@@ -41,7 +41,7 @@ from llmaas.protocol.needs import Needs, refusal
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, JsonSchemaFormat, extra_members
 from llmaas.routing.policy import LeastBusy
-from llmaas.upstreams.base import Embedding, Generation, Traits, Upstream
+from llmaas.upstreams.base import Embedding, Generation, Terms, Traits, Upstream
 
 _USE = Permission.INFERENCE_USE
 _NO_MEMBERS: Mapping[str, msgspec.Raw] = {}
@@ -345,18 +345,20 @@ class _Start(Struct, eq=False):
         upstream = self._upstreams[target.provider.kind]
         traits = upstream.traits
         exact = traits.always_streams or (traits.exact_while_streaming and request.logprobs is None)
-        as_stream = bool(request.stream) or exact
+        as_stream = exact or request.stream is True
         call, names = self._call, target.provider.extra_parameters
         extra = extra_members(call.body, names) if names else _NO_MEMBERS
         pieces = Pieces(bounds.choices, "think-tags" in self._entry.model.capabilities)
-        cap = None
-        if not (traits.exact_while_streaming and as_stream) or self._may_make_too_much(traits):
-            cap = self._allowance.cap()
+        cap, told, allowance = None, request, self._allowance
+        if allowance.charged_at_most is not None and (
+            not (traits.exact_while_streaming and as_stream) or self._may_make_too_much(traits)
+        ):
+            cap = allowance.cap()
+            if cap is not None:
+                told = msgspec.structs.replace(request, max_tokens=cap)
         meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap)
-        told = request if cap is None else msgspec.structs.replace(request, max_tokens=cap)
-        generation = self.generation = upstream.generate(
-            target, told, stream=as_stream, extra=extra, owner=call.caller.project.id
-        )
+        terms = Terms(as_stream, extra, call.caller.project.id, bounds.flexible)
+        generation = self.generation = upstream.generate(target, told, terms)
         return generation, meter.begin
 
     def _may_make_too_much(self, traits: Traits) -> bool:

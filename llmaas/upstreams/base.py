@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
 from llmaas.errors import LlmaasError
@@ -42,6 +43,17 @@ class Traits:
     forces_calls: bool = True
     calls_come_whole: bool = False
     gives_asked_alternatives: bool = True
+
+
+class Terms(Struct, frozen=True, gc=False):
+    """How an answer is asked for: as a stream or whole. `extra` are members that the provider takes as the caller gave them, `owner` is
+    the project that asks. `own_bound`: a bound on the answer is ours, and not the caller's.
+    """
+
+    stream: bool
+    extra: Extra
+    owner: str
+    own_bound: bool
 
 
 class Generation(Protocol):
@@ -87,12 +99,8 @@ class Upstream(Protocol):
     @property
     def traits(self) -> Traits: ...
 
-    def generate(
-        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
-    ) -> Generation:
-        """Ask for an answer, as a stream or whole. `request` is not changed; `extra` are members that the provider takes
-        as the caller gave them; `owner` is the project that asks. Raises Loading or NoBackend when the engine is not there yet.
-        """
+    def generate(self, target: Target, request: GenerationRequest, terms: Terms) -> Generation:
+        """Ask for an answer. `request` is not changed. Raises Loading or NoBackend when the engine is not there yet."""
         ...
 
     def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding: ...

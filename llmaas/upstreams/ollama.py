@@ -54,7 +54,7 @@ from llmaas.protocol.requests import (
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
 from llmaas.protocol.usage import estimate_output
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.http import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.upstreams.in_turn import InTurn
@@ -138,14 +138,12 @@ class OllamaUpstream:
         self._locate = locate
         self._timeouts = timeouts
 
-    def generate(
-        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
-    ) -> Generation:
+    def generate(self, target: Target, request: GenerationRequest, terms: Terms) -> Generation:
         if isinstance(request, ChatRequest):
             if demands_call(request):
                 asked = as_schema(request, "auto")
-                return ForcedCalls(self.generate(target, asked, stream=stream, extra=extra, owner=owner), request)
-            exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), extra), owner)
+                return ForcedCalls(self.generate(target, asked, terms), request)
+            exchange = self._send(target, "/api/chat", _with(_chat_body(target, request), terms.extra), terms.owner)
             return _Lines(
                 exchange,
                 Asked("messages", target.provider.explains_refusals),
@@ -155,9 +153,11 @@ class OllamaUpstream:
         if "" in prompts:
             # To Ollama it is the wish to have the model loaded.
             raise InvalidRequest("The engine of this model takes no empty prompt.", param="prompt")
-        bodies = [_with(_prompt_body(target, request, str(prompt)), extra) for prompt in prompts]
+        bodies = [_with(_prompt_body(target, request, str(prompt)), terms.extra) for prompt in prompts]
         told = Asked("prompt", target.provider.explains_refusals)
-        starts = [lambda body=body: _Lines(self._send(target, "/api/generate", body, owner), told) for body in bodies]
+        starts = [
+            lambda body=body: _Lines(self._send(target, "/api/generate", body, terms.owner), told) for body in bodies
+        ]
         return starts[0]() if len(starts) == 1 else InTurn(starts, 1)
 
     def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding:

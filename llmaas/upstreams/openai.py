@@ -48,9 +48,9 @@ from llmaas.protocol.sse import DONE, SseDecoder, is_done
 from llmaas.protocol.usage import ChoiceReports, estimate_output
 from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Traits
+from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
-from llmaas.upstreams.habits import MOST_TRIES, Habits
+from llmaas.upstreams.habits import MOST_TRIES, OWN_BOUND, Habits, OtherForm
 from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.refusals import Asked, behind_output, error_body, from_error_body, refusal
@@ -102,30 +102,26 @@ class OpenAiUpstream:
         self._locate = locate
         self._timeouts = timeouts
         self._posts = Posts()
-        self._habits = Habits(time.monotonic)
+        self.habits = Habits(time.monotonic)
         self._chat = "/chat/completions", Asked("messages", explain=False)
         self._text = "/completions", Asked("prompt", explain=False)
 
-    def generate(
-        self, target: Target, request: GenerationRequest, *, stream: bool, extra: Extra, owner: str
-    ) -> Generation:
+    def generate(self, target: Target, request: GenerationRequest, terms: Terms) -> Generation:
+        stream, extra = terms.stream, terms.extra
         path, asked_in = self._text
         if isinstance(request, ChatRequest):
             path, asked_in = self._chat
             if not self.traits.forces_calls and demands_call(request):
                 by_schema = as_schema(request, "none")
-                return ForcedCalls(self.generate(target, by_schema, stream=stream, extra=extra, owner=owner), request)
+                return ForcedCalls(self.generate(target, by_schema, terms), request)
         if request.logprobs is not None and not self.traits.gives_asked_alternatives and wants_none(request):
             asked = with_one(request)
-            return WithoutAlternatives(self.generate(target, asked, stream=stream, extra=extra, owner=owner))
+            return WithoutAlternatives(self.generate(target, asked, terms))
         if not self.traits.prompt_lists and isinstance(request, CompletionRequest):
             prompts = prompt_list(request.prompt)
             if len(prompts) > 1:
                 each = [msgspec.structs.replace(request, prompt=prompt) for prompt in prompts]
-                return InTurn(
-                    [partial(self.generate, target, one, stream=stream, extra=extra, owner=owner) for one in each],
-                    request.n or 1,
-                )
+                return InTurn([partial(self.generate, target, one, terms) for one in each], request.n or 1)
         built = self._build(target, request, stream=stream)
         if extra and isinstance(request, ChatRequest) and not HINTS.isdisjoint(extra):
             built = msgspec.structs.replace(built, **dict.fromkeys(HINTS & extra.keys()))  # they are sent once
@@ -134,40 +130,36 @@ class OpenAiUpstream:
             body = _LLAMA_CPP + body[1:]
         if extra:
             body = with_extra(body, extra)
-        if self._habits.known:
-            body = self._habits.adapted((target.backend.id, target.deployment.root), body)
-        asked_for = _Asking(self, target, path, body, asked_in, owner)
-        exchange = self._send(target, path, body, owner)
+        if self.habits.known:
+            place = (target.backend.id, target.deployment.root)
+            body = self.habits.adapted(place, body, own_bound=terms.own_bound)
+        asking = _Asking(self, target, path, body, asked_in, terms)
+        exchange = self.send(target, path, body, terms.owner)
         if not stream:
-            return _Whole(exchange, asked_for)
-        return _Stream(exchange, asked_for, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
+            return _Whole(exchange, asking)
+        return _Stream(exchange, asking, counts_each_choice=self.traits.counts_each_choice and (request.n or 1) > 1)
 
-    def send_otherwise(
-        self, target: Target, path: str, status: int, said: bytes, body: bytes, owner: str
-    ) -> tuple[Exchange, bytes, str] | None:
-        """The request again in another form, when it was refused for a member that we added to it; and that member."""
-        found = self._habits.other_form(status, said, body)
-        if found is None:
-            return None
-        member, other = found
-        return self._send(target, path, other, owner), other, member
-
-    def learn(self, target: Target, members: Sequence[str]) -> None:
-        """A request was accepted without these members."""
+    def learn(self, target: Target, without: Sequence[OtherForm]) -> None:
+        """A request was accepted in these forms, one after the other."""
+        members = [form.member for form in without if form.member != OWN_BOUND]
+        too_much = next((form.too_much for form in without if form.too_much is not None), None)
+        if not members and too_much is None:
+            return
         place = (target.backend.id, target.deployment.root)
-        self._habits.learn(place, members)
+        self.habits.learn(place, members, too_much)
         _log.warning(
             "engine_takes_another_form",
             backend=target.backend.id,
             model=target.deployment.model_id,
-            members=", ".join(self._habits.members(place)),
+            members=", ".join(self.habits.members(place)),
+            too_much=too_much,
             hint="it does not take these members as llmaas sends them; the other form is remembered for an hour",
         )
 
     def embed(self, target: Target, request: EmbeddingRequest, *, extra: Extra, owner: str) -> Embedding:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None)
         asked = Asked("input", target.provider.explains_refusals)
-        return _Embeddings(self._send(target, "/embeddings", with_extra(_json.encode(built), extra), owner), asked)
+        return _Embeddings(self.send(target, "/embeddings", with_extra(_json.encode(built), extra), owner), asked)
 
     def _build(self, target: Target, request: GenerationRequest, *, stream: bool) -> GenerationRequest:
         built = msgspec.structs.replace(request, model=target.deployment.root, user=None, stream=stream or None)
@@ -191,7 +183,7 @@ class OpenAiUpstream:
             built.messages = merge_system(built.messages)
         return built
 
-    def _send(self, target: Target, path: str, body: bytes, owner: str) -> Exchange:
+    def send(self, target: Target, path: str, body: bytes, owner: str) -> Exchange:
         origin, base, credential = self._locate(target.backend, target.deployment.root)
         request = self._posts.build(origin, base, path, body, credential)
         return self._transport.send(origin, request, self._timeouts, owner)
@@ -210,22 +202,25 @@ class _Asking(Struct, frozen=True, gc=False):
     _path: str
     _body: bytes
     _asked: Asked
-    _owner: str
+    _terms: Terms
 
     async def again(self, exchange: Exchange, status: int, keep: Callable[[Exchange], None]) -> None:
         """Send it in another form after a refusal, and wait until that is accepted; `keep` gets each exchange as it begins. Raises
         what the last refusal means.
         """
-        body, without = self._body, list[str]()
+        body, without = self._body, list[OtherForm]()
         while status != 200:
             said = await error_body(exchange)
             other = None
             if len(without) < MOST_TRIES:
-                other = self._upstream.send_otherwise(self._target, self._path, status, said, body, self._owner)
+                tried = [form.member for form in without]
+                own = self._terms.own_bound
+                other = self._upstream.habits.other_form(status, said, body, own_bound=own, tried=tried)
             if other is None:
                 raise self.meaning(said, status, exchange.headers)
-            exchange, body, member = other
-            without.append(member)
+            body = other.body
+            without.append(other)
+            exchange = self._upstream.send(self._target, self._path, body, self._terms.owner)
             keep(exchange)
             status = await exchange.head()
         self._upstream.learn(self._target, without)

@@ -279,16 +279,23 @@ def _message(value: Any) -> str | None:
     return None
 
 
-def _too_long(lowered: str, asked: Asked) -> ContextTooLong | None:
-    if _OF_OUTPUT.search(lowered):
-        return None
+def told_window(lowered: str) -> int | None:
+    """The window that a request does not fit into, as an engine says; 0: it does not say how large that is; None: it says no such thing."""
     found = [match for pattern in TOO_LONG if (match := pattern.search(lowered)) is not None]
     if not found:
         return None
-    window = next((int(n.replace(",", "")) for match in found for n in match.groups() if n), None)
+    return next((int(n.replace(",", "")) for match in found for n in match.groups() if n), 0)
+
+
+def _too_long(lowered: str, asked: Asked) -> ContextTooLong | None:
+    if _OF_OUTPUT.search(lowered):
+        return None
+    window = told_window(lowered)
+    if window is None:
+        return None
     limit = (
         "This request exceeds the model's maximum context length."
-        if window is None
+        if not window
         else f"This model's maximum context length is {window} tokens. Input tokens exceed the configured limit of {window} tokens."
     )
     part = {"messages": "messages or the completion", "prompt": "prompt or the completion"}.get(
