@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from llmaas.clock import Clock
@@ -22,6 +23,7 @@ from llmaas.metrics import Metrics
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 _NOTHING = TokenCounts()
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.settlement")
 
 
 class Ending(Struct, gc=False):
@@ -124,10 +126,13 @@ class Settlement(Struct, eq=False):
             energy_uwh(energy_rate, tokens) if energy_rate else 0,
         )
         self._durable = self._books.log.append(row)
-        allowance.settle(tokens, cost)
-        self._books.metrics.request_ended(
-            row.model_id, row.backend_id or "", row.outcome, row.ttft_ms, msgspec.structs.astuple(tokens)
-        )
+        try:
+            allowance.settle(tokens, cost)
+            self._books.metrics.request_ended(
+                row.model_id, row.backend_id or "", row.outcome, row.ttft_ms, msgspec.structs.astuple(tokens)
+            )
+        except Exception:  # noqa: BLE001 - the row is on its way, and its caller must get what it charges for
+            _log.exception("settled_and_not_counted", request_id=call.request_id)
         return self._durable
 
     def _elapsed_ms(self) -> int:

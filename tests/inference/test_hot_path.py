@@ -25,6 +25,7 @@ from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat
 from tests.gateway import fleet_of
+from tests.service import CHAT
 from tests.storage.test_ledger import commits
 from tests.waiting import until
 
@@ -67,7 +68,7 @@ class Worker:
     def forget(self) -> None:
         sa.event.remove(sa.Engine, "before_cursor_execute", self._note)
 
-    async def post(self, body: dict[str, Any]) -> tuple[int, bytes]:
+    async def post(self, body: dict[str, Any], path: str = CHAT) -> tuple[int, bytes]:
         data = json.dumps(body).encode()
         inbox: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
         sent: list[Message] = []
@@ -85,8 +86,8 @@ class Worker:
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",
-            "path": "/v1/chat/completions",
-            "raw_path": b"/v1/chat/completions",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
             "client": ("127.0.0.1", 1),
