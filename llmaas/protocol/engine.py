@@ -115,9 +115,22 @@ def tells(value: object) -> bool:
     return bool(value) and value != 200
 
 
+def delta_of(choice: EngineChoice) -> EngineDelta | None:
+    """What it says: some send an empty `delta` beside the `message` that says it."""
+    delta, message = choice.delta, choice.message
+    return message if delta is None or (message is not None and not _has_something(delta)) else delta
+
+
+def _has_something(delta: EngineDelta) -> bool:
+    """Whether there is more in it than a role."""
+    if delta.function_call is not None:
+        renew_call(delta)
+    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls)
+
+
 def texts_of(choice: EngineChoice) -> Iterator[str]:
     """All that a model has made of it, calls and thoughts too."""
-    delta = choice.delta or choice.message
+    delta = delta_of(choice)
     yield choice.text or ""
     if delta is None:
         return
@@ -134,12 +147,8 @@ def says_something(answer: EngineAnswer) -> bool:
     """Whether it has a piece of an answer or its end, and not only a role, counts or progress."""
     for choice in answer.choices or ():
         delta = choice.delta
-        if choice.text or choice.finish_reason or choice.message is not None:
+        if choice.text or choice.finish_reason or choice.message is not None or given(choice.logprobs):
             return True
-        if delta is not None and delta.function_call is not None:
-            renew_call(delta)
-        if delta is not None and (
-            delta.content or delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls
-        ):
+        if delta is not None and _has_something(delta):
             return True
     return False

@@ -24,6 +24,7 @@ from llmaas.protocol.engine import (
     EngineEmbeddings,
     EngineFunction,
     EngineToolCall,
+    delta_of,
     renew_call,
     tells,
 )
@@ -106,7 +107,7 @@ class Halves:
             choice.text = self._text(index, "text", choice.text, last=last)
             if isinstance(choice.finish_reason, str):
                 choice.finish_reason = clean(choice.finish_reason)
-            delta = choice.delta or choice.message
+            delta = delta_of(choice)
             if delta is None and last and self._held:
                 delta = choice.delta = EngineDelta()
             if delta is None:

@@ -59,12 +59,15 @@ class Piece(Struct, gc=False):
 
 
 class _Call(Struct):
-    """What was said of a tool call so far. Not `given`: it is held back, for its own name or that of a call before it."""
+    """What was said of a tool call so far. Not `given`: it is held back, for its own name or that of a call before it. `is_bare`: the
+    last that came was an object without arguments.
+    """
 
     id: str | None
     name: str | None
     arguments: list[str]
     given: bool = False
+    is_bare: bool = False
     _end: Brackets | None = None
     _looked_at: int = 0
     _whole: bool = False
@@ -151,6 +154,8 @@ class Pieces:
                 out.append(Piece(choice.index, content=choice.text, logprobs=logprobs))
             elif is_fault(choice.error):
                 raise EngineFailed("The engine gave its answer up.")
+            elif logprobs is not None:
+                out.append(Piece(choice.index, logprobs=logprobs))  # of a token without text, or with half a character
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
 
@@ -281,6 +286,11 @@ class Pieces:
         content, reasoning = delta.content or None, delta.reasoning_content or delta.reasoning or None
         if content or reasoning or delta.refusal or delta.tool_calls:
             self.seen += 1
+        elif delta is choice.delta and (choice.text or choice.message is not None):
+            # It is empty, and what is said stands beside it.
+            said = EngineDelta(choice.text) if choice.text else choice.message or delta
+            self._feed_delta(choice, state, said, logprobs, out)
+            return
         elif is_fault(choice.error):
             raise EngineFailed("The engine gave its answer up.")
         if reasoning:
@@ -299,7 +309,7 @@ class Pieces:
 
 
 def _not_asked_for() -> EngineFailed:
-    return EngineFailed("The engine sent a choice that was not asked for.")
+    return EngineFailed("The engine sent a choice that was not asked for.", answers=True)
 
 
 def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece]) -> None:
@@ -308,7 +318,9 @@ def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece
     function = call.function
     name = function.name if function is not None else None
     arguments = function.arguments if function is not None else None
-    if arguments is None:
+    # An empty object may be none yet: the text of them may follow. If it does not, it is told at the end.
+    is_bare = arguments is not None and not isinstance(arguments, str) and not arguments
+    if arguments is None or is_bare:
         arguments = ""
     elif not isinstance(arguments, str):
         arguments = _json.encode(arguments).decode()
@@ -325,6 +337,7 @@ def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece
                 state.positions[handle] = position
     begun = state.calls[position]
     begun.arguments.append(arguments)
+    begun.is_bare = is_bare
     if begun.given:
         out.append(Piece(index, tool=ToolPiece(position, None, None, arguments)))
         return
@@ -367,7 +380,7 @@ def _continued(state: _Choice, index: int | None, id_: str | None, name: str | N
     begun = state.calls[position]
     if id_ and begun.id:
         return position if id_ == begun.id else state.positions.get(id_)
-    if begun.name and (name != begun.name or begun.is_whole()):
+    if begun.name and (name != begun.name or begun.is_bare or begun.is_whole()):
         return None
     return position
 

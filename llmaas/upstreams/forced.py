@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from llmaas.errors import EngineFailed, EngineRefused, InvalidRequest, LlmaasError
 from llmaas.protocol.brackets import Brackets
-from llmaas.protocol.engine import EngineAnswer, EngineChoice, EngineDelta, EngineFunction, EngineToolCall, renew_call
+from llmaas.protocol.engine import (
+    EngineAnswer,
+    EngineChoice,
+    EngineDelta,
+    EngineFunction,
+    EngineToolCall,
+    delta_of,
+    renew_call,
+)
 from llmaas.protocol.reasoning import ThinkSplitter
 from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
 from llmaas.upstreams.base import Generation, Take
@@ -135,7 +143,7 @@ class ForcedCalls:
 
     def _convert_choice(self, choice: EngineChoice) -> None:
         text = self._calls.setdefault(choice.index, _CallText(self._names))
-        delta = choice.delta or choice.message
+        delta = delta_of(choice)
         if delta is not None:
             renew_call(delta)
         if delta is not None and delta.tool_calls:

@@ -11,7 +11,8 @@ import pytest
 
 from llmaas.errors import EngineFailed
 from llmaas.protocol.answers import AnswerHead, WholeAnswer
-from llmaas.protocol.engine import answer_decoder
+from llmaas.protocol.engine import answer_decoder, says_something, texts_of
+from llmaas.protocol.lenient import Halves, lenient_answer
 from llmaas.protocol.pieces import Piece, Pieces
 
 
@@ -422,3 +423,66 @@ def test_a_name_begins_a_call_where_the_arguments_before_it_are_whole(
 ) -> None:
     out, _ = fed(*(call(one, "f", index=0) for one in fragments))
     assert [arguments for _, _, arguments in calls_of(out)] == calls
+
+
+@pytest.mark.parametrize(
+    "beside", [{"delta": {}}, {"delta": {"role": "assistant", "content": ""}}], ids=["empty", "role"]
+)
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"message": {"role": "assistant", "content": "hi"}}, ("hi", None, None)),
+        ({"message": {"reasoning_content": "why"}}, (None, "why", None)),
+        ({"message": {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]}}, (None, None, "f")),
+        ({"message": {"function_call": {"name": "f", "arguments": "{}"}}}, (None, None, "f")),
+        ({"text": "hi"}, ("hi", None, None)),
+        ({"text": "hi", "message": {}}, ("hi", None, None)),
+    ],
+    ids=["text", "reasoning", "call", "older call", "prompt's text", "prompt's text and a message"],
+)
+def test_what_stands_beside_an_empty_delta_is_said(beside: Any, said: Any, told: Any) -> None:
+    chunk = {"choices": [{"index": 0, **beside, **said, "finish_reason": "stop"}]}
+    made, pieces = fed(chunk)
+    piece, end = made
+    assert (piece.content, piece.reasoning, None if piece.tool is None else piece.tool.name) == told
+    assert (end.finish, pieces.seen) == ("tool_calls" if told[2] else "stop", 1)
+    answer = answer_decoder.decode(msgspec.json.encode({"choices": [{**beside, **said}]}))
+    assert says_something(answer)
+    assert "".join(texts_of((answer.choices or [])[0]))
+
+
+def test_what_a_delta_says_is_not_said_twice() -> None:
+    pieces, _ = fed({"choices": [{"delta": {"content": "b"}, "message": {"content": "ab"}, "finish_reason": "stop"}]})
+    assert [piece.content for piece in pieces] == ["b", None]
+    with pytest.raises(EngineFailed, match="gave its answer up"):
+        fed({"choices": [{"delta": {}, "message": {}, "error": {"message": "boom"}}]})
+
+
+def test_halves_of_a_character_are_joined_in_a_message_beside_an_empty_delta() -> None:
+    halves = Halves()
+    texts = []
+    for half in (b"\\ud83d", b"\\ude42"):
+        answer = halves.join(lenient_answer(b'{"choices":[{"delta":{},"message":{"content":"%b"}}]}' % half))
+        texts += [choice.message.content if choice.message else None for choice in answer.choices or ()]
+    assert texts == ["", "\U0001f642"]
+
+
+def test_likelihoods_of_a_token_without_text_are_passed_on() -> None:
+    likely = {"tokens": ["</s>"], "token_logprobs": [-0.1], "top_logprobs": [{"</s>": -0.1}]}
+    chunk = {"choices": [{"text": "", "logprobs": likely, "finish_reason": "length"}]}
+    assert says_something(answer_decoder.decode(msgspec.json.encode({"choices": [{"text": "", "logprobs": likely}]})))
+    first, end = fed(chunk)[0]
+    assert (first.content, msgspec.json.decode(first.logprobs or b"null")) == (None, likely)
+    assert end.finish == "length"
+    with pytest.raises(EngineFailed, match="gave its answer up"):
+        fed({"choices": [{"text": "", "logprobs": likely, "error": {"message": "boom"}}]})
+
+
+@pytest.mark.parametrize("bare", [{}, []])
+def test_an_empty_object_of_arguments_is_none_where_their_text_follows(bare: Any) -> None:
+    pieces, _ = fed(call(bare, "f", index=0, id="a"), call('{"x"', index=0), call(":1}", index=0), END)
+    assert calls_of(pieces) == [("a", "f", '{"x":1}')]
+    pieces, _ = fed(call(bare, "f", index=0, id="a"), END)
+    assert calls_of(pieces) == [("a", "f", "{}")]
+    pieces, _ = fed(call(bare, "f", index=0), call(bare, "f", index=0), END)
+    assert [one[1:] for one in calls_of(pieces)] == [("f", "{}"), ("f", "{}")]
