@@ -423,10 +423,10 @@ def for_all(usage: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode({**_members(usage), _ALL: True})) if given(usage) else NOTHING
 
 
-def with_unknown_prompt(usage: msgspec.Raw) -> msgspec.Raw:
-    """The count of all prompts when another has begun, of which nothing is known yet."""
+def with_unknown_prompt(usage: msgspec.Raw, pieces: int) -> msgspec.Raw:
+    """The count of all prompts with one more, of which nothing is known but its pieces."""
     reported = read_usage(usage)
-    completion = None if reported is None else reported.completion
+    completion = pieces if reported is None else _sum(reported.completion, pieces)
     return for_all(msgspec.Raw(msgspec.json.encode({"prompt_tokens": None, "completion_tokens": completion})))
 
 

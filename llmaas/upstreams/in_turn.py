@@ -21,6 +21,7 @@ class InTurn:
         self._position = 0
         self._sum = NOTHING
         self._last = NOTHING
+        self._said = 0
         self._ended: LlmaasError | None = None
         self._all_ended = True
         self._current = self._starts[0]()
@@ -35,7 +36,9 @@ class InTurn:
             if self._ended is not None:
                 raise self._ended
             self._all_ended = self._all_ended and await self._current.ended()
-            self._sum, self._last = add_usage(self._sum, self._last), NOTHING
+            # A prompt that its engine did not count must not vanish behind those that it did.
+            last = self._last if given(self._last) else with_unknown_prompt(NOTHING, self._said)
+            self._sum, self._last, self._said = add_usage(self._sum, last), NOTHING, 0
             self._position += 1
             self._current = self._starts[self._position]()
             if not take(self._shift(await self._current.first())):
@@ -55,11 +58,12 @@ class InTurn:
             for choice in answer.choices or ():
                 # One too many must not be taken for one of the next prompt.
                 choice.index = choice.index + offset if 0 <= choice.index < self._choices_each else -1
+                self._said += bool(choice.text)
             usage = answer.usage if given(answer.usage) else timings_as_usage(answer.timings)
             answer.timings = NOTHING
             if given(usage):
                 self._last = later_usage(self._last, usage)
                 answer.usage = for_all(add_usage(self._sum, self._last))
             elif given(self._sum) and not given(self._last):
-                answer.usage = with_unknown_prompt(self._sum)
+                answer.usage = with_unknown_prompt(self._sum, self._said)
         return answers

@@ -123,6 +123,29 @@ async def test_llama_cpp_gets_several_prompts_in_turn(service: Service) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("counted", "tokens"), [((0, 1), (7, 65)), ((0,), (110, 63)), ((1,), (110, 65)), ((), (110, 63))], ids=str
+)
+async def test_B15_a_prompt_that_was_not_counted_is_estimated_beside_those_that_were(
+    service: Service, *, counted: tuple[int, ...], tokens: tuple[int, int], stream: bool
+) -> None:
+    """The first has 60 pieces and a count of 60, the second three and a count of five."""
+    pieces, counts = (60, 3), ((4, 60), (3, 5))
+    for at in (0, 1):
+        text = b'data: {"choices":[{"index":0,"text":"x "}]}\n\n' * pieces[at]
+        end = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
+        usage = b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}\n\n' % counts[at]
+        said = text + end + (usage if at in counted else b"") + b"data: [DONE]\n\n"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(said)
+        service.fake(ProviderKind.LLAMA_CPP).script(Behaviour(raw=head + said))
+    answer = await service.complete(["x" * 400, "y" * 40], "llama.cpp/plain", stream=stream)
+    assert answer.status == 200
+    row = await service.row(answer)
+    assert (row.input_tokens, row.output_tokens) == tokens
+    assert (row.usage_source, row.usage_suspect) == (("engine", False) if len(counted) == 2 else ("counted", True))
+
+
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("kind", [ProviderKind.LLAMA_CPP, ProviderKind.OLLAMA])
 async def test_prompts_that_were_answered_before_one_was_refused_are_charged_to_who_got_them(
     service: Service, kind: ProviderKind, stream: bool
