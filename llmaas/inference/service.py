@@ -147,21 +147,18 @@ class InferenceService:
         try:
             plan = self._policy.plan(entry.model.id, targets)
 
-            def start(target: Target) -> tuple[Embedding, Callable[[EngineEmbeddings], EngineEmbeddings]]:
+            def start(target: Target) -> tuple[_Checked, Callable[[EngineEmbeddings], EngineEmbeddings]]:
                 upstream = self._upstreams[target.provider.kind]
                 extra = extra_members(call.body, target.provider.extra_parameters)
-                return upstream.embed(target, request, extra=extra, owner=call.caller.project.id), take
-
-            def take(answer: EngineEmbeddings) -> EngineEmbeddings:
-                check_embeddings(answer, request)
-                return answer
+                embedding = upstream.embed(target, request, extra=extra, owner=call.caller.project.id)
+                return _Checked(embedding, request), lambda answer: answer
 
             result = await self._attempts.run(plan, settlement, reply, start)
             settlement.first_piece()
             assert settlement.target is not None  # noqa: S101 - set by the attempt that worked
             backend = settlement.target.backend.labels
             tokens, source, suspect = embedding_counts(result, request, bounds)
-            body = render_embeddings(result, call.answer_id, entry.model.id, backend, tokens.prompt, request)
+            body = render_embeddings(result, call.answer_id, entry.model.id, backend, tokens.prompt)
             gone = reply.gone
             await settlement.settle(
                 Ending(
@@ -326,6 +323,22 @@ class InferenceService:
         del self._running[task]
         if not self._running:
             self._wake()
+
+
+class _Checked(Struct, eq=False):
+    """An embedding that is held against its request, while others run."""
+
+    _embedding: Embedding
+    _request: EmbeddingRequest
+
+    async def first(self) -> EngineEmbeddings:
+        answer = await self._embedding.first()
+        for _ in check_embeddings(answer, self._request):
+            await asyncio.sleep(0)
+        return answer
+
+    def abort(self, error: LlmaasError) -> None:
+        self._embedding.abort(error)
 
 
 class _Start(Struct, eq=False):

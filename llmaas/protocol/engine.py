@@ -67,9 +67,9 @@ class EngineAnswer(Struct, gc=False):
 
 
 class EngineEmbedding(Struct):
-    """`index` None: it was not given, so the place in the list says it."""
+    """`embedding` stays raw: its numbers are looked at in portions. `index` None: it was not given, so the place in the list says it."""
 
-    embedding: list[float] | str
+    embedding: msgspec.Raw
     index: int | None = None
 
 

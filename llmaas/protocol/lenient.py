@@ -318,11 +318,11 @@ def _function(value: object) -> EngineFunction | None:
 
 def _embedding(item: object) -> EngineEmbedding:
     if not isinstance(item, dict):
-        return EngineEmbedding(vector(item))
+        return EngineEmbedding(to_raw(vector(item)))
     value = item.get("embedding")
     index = item.get("index")
     return EngineEmbedding(
-        clean(value) if isinstance(value, str) else vector(value),
+        to_raw(value if isinstance(value, str) else vector(value)),
         None if index is None else -1 if (place := whole_number(index)) is None else place,
     )
 

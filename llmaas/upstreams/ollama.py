@@ -117,7 +117,7 @@ class _Line(Struct):
 
 
 class _Embedded(Struct):
-    embeddings: list[list[float]] | None = None
+    embeddings: list[msgspec.Raw] | None = None
     prompt_eval_count: Any = None
     error: msgspec.Raw = NOTHING
 
@@ -436,7 +436,7 @@ def _lenient_embedded(body: bytes) -> _Embedded:
     found = fields.get("embeddings") if isinstance(fields, dict) else None
     if not isinstance(found, list):
         raise EngineFailed("The engine's answer has no embeddings.")
-    return _Embedded([vector(item) for item in found], whole_number(fields.get("prompt_eval_count")))
+    return _Embedded([to_raw(vector(item)) for item in found], whole_number(fields.get("prompt_eval_count")))
 
 
 class _EmbedCall:
