@@ -200,7 +200,7 @@ class Relay(Struct, eq=False):
 
 def ending_of(error: BaseException, meter: Meter | None) -> Ending:
     """The terminal state of a request that this error ended, with all that was made."""
-    began = meter is not None and meter.pieces.seen > 0
+    began = meter is not None and meter.output_so_far() > 0
     code = error.code if isinstance(error, LlmaasError) else "internal_error"
     if isinstance(error, ClientGone):
         outcome = Outcome.CLIENT_ABORTED

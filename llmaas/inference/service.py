@@ -16,6 +16,7 @@ from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
 from llmaas.errors import (
+    ClientGone,
     Draining,
     EngineError,
     EngineFailed,
@@ -227,6 +228,8 @@ class InferenceService:
             error = self._meaning(cause)
             if isinstance(error, EngineRefused):
                 _name_schema(error, request)
+            elif isinstance(error, ClientGone):
+                start.note_counts()
             await settle_failure(settlement, error, start.meter)
             if error is cause:
                 raise
@@ -373,6 +376,12 @@ class _Start(Struct, eq=False):
         terms = Terms(as_stream, extra, call.caller.project.id, bounds.flexible)
         generation = self.generation = upstream.generate(target, told, terms)
         return generation, meter.begin
+
+    def note_counts(self) -> None:
+        """Have the meter know what the engine told of an answer of which nothing else had come."""
+        if self.meter is not None and self.generation is not None and not self.meter.pieces.seen:
+            heard = self.generation.heard
+            self.meter.feed([EngineAnswer(usage=answer.usage, timings=answer.timings) for answer in heard])
 
     def _may_make_too_much(self, traits: Traits) -> bool:
         """Whether an engine that counts on the way may still have made more than is held and can be had when it is first heard: a call

@@ -37,6 +37,10 @@ class WithoutAlternatives:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
 
+    @property
+    def heard(self) -> Sequence[EngineAnswer]:
+        return self._generation.heard
+
     async def first(self) -> Sequence[EngineAnswer]:
         return _trimmed(await self._generation.first())
 

@@ -64,6 +64,11 @@ class Generation(Protocol):
         ...
 
     @property
+    def heard(self) -> Sequence[EngineAnswer]:
+        """What came before there was something to give: counts of an answer whose text is held back, say."""
+        ...
+
+    @property
     def complete(self) -> bool:
         """Whether all of the answer was in what `first` gave."""
         ...

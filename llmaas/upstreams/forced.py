@@ -118,6 +118,10 @@ class ForcedCalls:
         self._names = frozenset(tool.function.name for tool in request.tools or ())
         self._calls: dict[int, _CallText] = {}
 
+    @property
+    def heard(self) -> Sequence[EngineAnswer]:
+        return self._generation.heard
+
     async def first(self) -> Sequence[EngineAnswer]:
         try:
             return self._convert(await self._generation.first())

@@ -26,6 +26,10 @@ class InTurn:
         self._all_ended = True
         self._current = self._starts[0]()
 
+    @property
+    def heard(self) -> Sequence[EngineAnswer]:
+        return self._current.heard
+
     async def first(self) -> Sequence[EngineAnswer]:
         return self._shift(await self._current.first())
 

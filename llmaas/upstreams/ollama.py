@@ -252,6 +252,7 @@ class _Lines:
     """Newline-delimited JSON as `base.Generation`. The line with `done` is the end, and there is no other sign of it."""
 
     complete = False
+    heard: Sequence[EngineAnswer] = ()
 
     def __init__(self, exchange: Exchange, asked: Asked, *, one_call: bool = False) -> None:
         self._one_call = one_call

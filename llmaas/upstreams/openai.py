@@ -244,6 +244,7 @@ class _Stream:
     """
 
     complete = False
+    heard: Sequence[EngineAnswer] = ()
 
     def __init__(self, exchange: Exchange, asking: _Asking, *, counts_each_choice: bool) -> None:
         self._exchange = exchange
@@ -267,10 +268,9 @@ class _Stream:
             error = EngineFailed("The engine did not answer with a stream.")
             self._exchange.abort(error)
             raise error
-        held: list[EngineAnswer] = []
         while (answers := await self._next()) is not None:
             # A role or a report on the prompt's progress is no beginning: until there is one, another engine may be tried.
-            held = [*held[-1:], *answers]
+            self.heard = held = [*self.heard[-1:], *answers]
             if any(says_something(answer) for answer in answers):
                 return held
         raise EngineFailed("The engine ended its answer before it began.")
@@ -417,6 +417,10 @@ class _Whole(Struct, eq=False):
     _exchange: Exchange
     _asking: _Asking
     complete: bool = True
+
+    @property
+    def heard(self) -> Sequence[EngineAnswer]:
+        return ()
 
     async def first(self) -> Sequence[EngineAnswer]:
         status = await self._exchange.head()

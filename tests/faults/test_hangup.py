@@ -166,6 +166,32 @@ async def test_B05_whole_answer_cut_is_counted_exactly(
     assert not row.streamed
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("flavour", ["llama.cpp", "vllm"])
+async def test_B05_what_an_engine_told_of_a_text_that_it_holds_back_is_counted(
+    gateway: GatewayProcess, upstream: FakeUpstream, flavour: Flavour, stream: bool
+) -> None:
+    """A parser of thoughts or calls may hold everything back for a long time, while the engine tells what it makes."""
+    told = b'"usage":{"prompt_tokens":7,"completion_tokens":1200}'
+    if flavour == "llama.cpp":
+        told = b'"timings":{"prompt_n":5,"cache_n":2,"predicted_n":1200}'
+    held = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":null}],%b}\n\n' % told
+    model = model_of(flavour, stops=True)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    upstream.script(Behaviour(raw=head + held), model=model)
+    before, seen = {row.id for row in await gateway.rows()}, len(upstream.requests)
+    connection = await RawConnection.open(gateway.url)
+    await connection.send(wire(gateway, chat(model, stream=stream)))
+    record = await upstream.wait_requests(seen + 1)
+    await upstream.log.until(lambda: record.outcome == "complete", "all is sent that ever comes")
+    assert (await gateway.get("/healthz")).status == 200, "what the engine sent is read by then"
+    await connection.close()
+    (row,) = [row for row in await gateway.wait_rows(len(before) + 1) if row.id not in before]
+    assert (row.outcome, row.billing_reason) == ("client_aborted", "aborted_after_output")
+    cached = 2 if flavour == "llama.cpp" else 0
+    assert (row.input_tokens, row.cached_input_tokens, row.output_tokens) == (7 - cached, cached, 1200)
+
+
 @pytest.mark.parametrize("name", WHOLE_CUTS)
 async def test_B05_whole_answer_cut_of_a_plain_engine_is_free(
     gateway: GatewayProcess, upstream: FakeUpstream, name: str

@@ -233,6 +233,7 @@ class _OneOfSeveral:
     """An engine's answer to one prompt, which it counts at its end."""
 
     complete = False
+    heard: Sequence[EngineAnswer] = ()
 
     def __init__(self, *answers: EngineAnswer) -> None:
         self._answers = answers
