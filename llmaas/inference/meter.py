@@ -193,7 +193,7 @@ class Meter(Struct, eq=False):
         """With each side that the engine did not tell: from its timings, else from the total, else our own estimate."""
         timed = read_timings(self._timings)
         if said is None:
-            said = timed or Reported(None, None, suspect=True)
+            said = read_usage(self.pieces.usage) or timed or Reported(None, None, suspect=True)
         elif timed is not None and (said.prompt is None or said.completion is None):
             said = Reported(
                 timed.prompt if said.prompt is None else said.prompt,

@@ -46,7 +46,7 @@ class EngineDelta(Struct, gc=False):
 
 
 class EngineChoice(Struct, gc=False):
-    """`delta` in streams, `message` in whole answers, `text` in completions."""
+    """`delta` in streams, `message` in whole answers, `text` in completions. `usage`: some have it here (Moonshot)."""
 
     index: int = 0
     delta: EngineDelta | None = None
@@ -55,15 +55,19 @@ class EngineChoice(Struct, gc=False):
     finish_reason: str | None = None
     logprobs: msgspec.Raw = NOTHING
     error: msgspec.Raw = NOTHING
+    usage: msgspec.Raw = NOTHING
 
 
 class EngineAnswer(Struct, gc=False):
-    """A chunk of a stream or a whole answer. `usage` and `timings` stay raw: only the last ones are looked at."""
+    """A chunk of a stream or a whole answer. `usage` and `timings` stay raw: only the last ones are looked at. `x_groq`: Groq has its
+    `usage` in it.
+    """
 
     choices: list[EngineChoice] | None = None
     usage: msgspec.Raw = NOTHING
     timings: msgspec.Raw = NOTHING
     error: msgspec.Raw = NOTHING
+    x_groq: msgspec.Raw = NOTHING
 
 
 class EngineEmbedding(Struct):

@@ -32,6 +32,7 @@ from llmaas.protocol.engine import (
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Python's objects take twenty times the room of their JSON, and reading them holds up everyone else."""
 _MAX_DIGITS: Final = 20
+_MOST_NESTED: Final = 100
 _REPLACEMENT = "\ufffd"
 # Bytes that are no UTF-8 are read as U+DC80..U+DCFF, which may also follow the first half of a real pair.
 _STRAY_BYTES = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
@@ -73,9 +74,27 @@ def read_json(data: bytes | msgspec.Raw) -> Any:
     except UnicodeDecodeError:
         text = raw.decode("utf-8", "surrogateescape")
     try:
-        return json.loads(text, strict=False, parse_constant=_nothing, parse_float=_float, parse_int=_int)
+        value = json.loads(text, strict=False, parse_constant=_nothing, parse_float=_float, parse_int=_int)
     except (ValueError, RecursionError) as error:
         raise EngineFailed("The engine sent something that is not an answer.", hint=str(error)) from error
+    if text.count("[") + text.count("{") > _MOST_NESTED and _is_nested(value):
+        raise EngineFailed("The engine sent something that is not an answer.", hint="nested too deeply")
+    return value
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether it is deeper than those who look into it can follow, who have a frame or two for each level."""
+    level = [value]
+    for _ in range(_MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def clean(text: str) -> str:
@@ -161,6 +180,7 @@ def lenient_answer(data: bytes) -> EngineAnswer:
         choices=[_choice(item) for item in choices if isinstance(item, dict)] if isinstance(choices, list) else None,
         usage=_raw(fields.get("usage")),
         timings=_raw(fields.get("timings")),
+        x_groq=_raw(fields.get("x_groq")),
         error=_raw(fields.get("error")) if choices else fault_of(fields),
     )
 
@@ -268,6 +288,7 @@ def _choice(fields: dict[str, Any]) -> EngineChoice:
         text=text_of(fields.get("text")),
         finish_reason=word_of(fields.get("finish_reason")),
         logprobs=_raw(fields.get("logprobs")),
+        usage=_raw(fields.get("usage")),
         error=_raw(fields.get("error")),
     )
 

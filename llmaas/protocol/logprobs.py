@@ -22,7 +22,7 @@ def chat_form(raw: msgspec.Raw) -> msgspec.Raw:
     content = value.get("content")
     if content is not None and not _are_tokens(content):
         return _NULL
-    return raw if "refusal" in value else msgspec.Raw(_json.encode({**value, "refusal": None}))
+    return raw if "refusal" in value else _written({**value, "refusal": None})
 
 
 def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
@@ -45,7 +45,7 @@ def completion_form(raw: msgspec.Raw, offset: int) -> msgspec.Raw:
         out["top_logprobs"].append(_by_token(entry.get("top_logprobs")))
         out["text_offset"].append(offset)
         offset += len(token)
-    return msgspec.Raw(_json.encode(out))
+    return _written(out)
 
 
 def _by_token(likely: object) -> dict[str, Any]:
@@ -56,13 +56,19 @@ def _by_token(likely: object) -> dict[str, Any]:
     return {str(t.get("token", "")): t.get("logprob") for t in entries if isinstance(t, dict)}
 
 
-def _are_tokens(value: object) -> bool:
-    """Whether it is a list of tokens with their log probabilities, which are null where they were no number."""
+def _are_tokens(value: object, *, with_others: bool = True) -> bool:
+    """Whether it is a list of tokens with their log probabilities, which are null where they were no number; `with_others`: and with
+    others in their place.
+    """
     return isinstance(value, list) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("token", ""), str)
         and _is_number(entry.get("logprob"))
-        and (entry.get("top_logprobs") is None or _are_tokens(entry["top_logprobs"]))
+        and (
+            not with_others
+            or entry.get("top_logprobs") is None
+            or _are_tokens(entry["top_logprobs"], with_others=False)
+        )
         for entry in value
     )
 
@@ -91,7 +97,14 @@ def joined(parts: Sequence[msgspec.Raw]) -> msgspec.Raw:
     if "text_offset" in whole:
         lengths = [len(str(token)) for token in whole.get("tokens", ())]
         whole["text_offset"] = list(accumulate(lengths, initial=0))[:-1]  # those of a piece may begin at the piece
-    return msgspec.Raw(_json.encode(whole))
+    return _written(whole)
+
+
+def _written(value: dict[str, Any]) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(_json.encode(value))
+    except RecursionError:
+        return _NULL  # nested as deeply as it could just be read
 
 
 def _decode(raw: msgspec.Raw) -> Any:

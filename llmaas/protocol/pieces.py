@@ -29,6 +29,7 @@ from llmaas.protocol.engine import (
 )
 from llmaas.protocol.finish import FAILED, NOT_YET, meaning_of
 from llmaas.protocol.reasoning import ThinkSplitter
+from llmaas.protocol.usage import add_usage, usage_beside
 
 _GAVE_UP = ""
 _MAX_TOOL_CALLS = 128
@@ -105,7 +106,7 @@ class Pieces:
 
     `seen` and `seen_reasoning` count the engine's pieces that carried something, and reasoning. `finished`: each choice has said
     why it ended. `extra`: choices that were not asked for were left out. `full`: what comes now is left out, since a choice has
-    more tool calls than an answer may have.
+    more tool calls than an answer may have. `usage`: what was told with the ends of choices.
     """
 
     __slots__ = (
@@ -118,6 +119,7 @@ class Pieces:
         "full",
         "seen",
         "seen_reasoning",
+        "usage",
     )
 
     def __init__(self, choices: int, split_thinking: bool) -> None:  # noqa: FBT001 - a choice of the model's
@@ -130,6 +132,7 @@ class Pieces:
         self.full = False
         self.seen = 0
         self.seen_reasoning = 0
+        self.usage = NOTHING
 
     def feed(self, answer: EngineAnswer, out: list[Piece]) -> None:
         """Add what is new to `out`. Raises EngineFailed for choices that nobody asked for.
@@ -158,6 +161,8 @@ class Pieces:
                 out.append(Piece(choice.index, logprobs=logprobs))  # of a token without text, or with half a character
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
+                if choice.usage is not NOTHING or answer.x_groq is not NOTHING:
+                    self.usage = add_usage(self.usage, usage_beside(answer, choice), same_prompt=True)
 
     def _tell_apart(self, choices: Sequence[EngineChoice]) -> None:
         """Give choices without an index the place in their list. Raises EngineFailed for two whole ones with the same index."""
@@ -323,7 +328,10 @@ def _feed_call(index: int, state: _Choice, call: EngineToolCall, out: list[Piece
     if arguments is None or is_bare:
         arguments = ""
     elif not isinstance(arguments, str):
-        arguments = _json.encode(arguments).decode()
+        try:
+            arguments = _json.encode(arguments).decode()
+        except RecursionError as error:
+            raise EngineFailed("The engine sent something that is not an answer.", hint="nested too deeply") from error
     position = _continued(state, call.index, call.id, name)
     if position is None:
         position = len(state.calls)

@@ -11,9 +11,15 @@ from llmaas.errors import EngineFailed
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _SAYS_NOTHING = (b"{}", b"[]", b'""', b'"null"')
 _CR, _LF = b"\r\n"
 """As numbers: `in` takes whatever else it is given for a number first, and fails within before it looks for bytes."""
+
+
+def is_stream(data: bytes) -> bool:
+    """Whether what begins so is a stream of events, whatever it is called."""
+    return data.removeprefix(_BOM).lstrip().startswith(_FIELDS)
 
 
 class SseDecoder:

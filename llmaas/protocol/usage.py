@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Struct
 
-from llmaas.protocol.engine import NOTHING, EngineAnswer, given, texts_of
+from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineChoice, given, texts_of
 
 _MOST: Final = 2**28
 """Tokens that no request of today can have, all its choices together. A number above it is no count."""
@@ -348,6 +348,11 @@ def add_usage(first: msgspec.Raw, second: msgspec.Raw, *, same_prompt: bool = Fa
 
 def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
+
+
+def usage_beside(answer: EngineAnswer, choice: EngineChoice) -> msgspec.Raw:
+    """What is told of usage with the end of a choice, in other places than its own."""
+    return choice.usage if given(choice.usage) else _members(answer.x_groq).get("usage", NOTHING)
 
 
 def timings_as_usage(timings: msgspec.Raw) -> msgspec.Raw:

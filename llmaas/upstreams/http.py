@@ -368,6 +368,14 @@ class Exchange:
             await self._news()
         return self._take()
 
+    async def peek(self, least: int) -> bytes:
+        """What has come of the body, which stays to be read: so many bytes at least, or all of it. Raises like `head`."""
+        while self._buffered < least and not self._complete:
+            if self._error is not None:
+                raise self._error
+            await self._news()
+        return b"".join(self._chunks)
+
     async def each(self, take: Callable[[bytes], bool]) -> bool:
         """Hand over what is there, and then what comes, packet by packet and at once: waking a task for each would cost more
         than all else that an event of a stream costs. Until `take` gives False, or to the end of a complete answer; says

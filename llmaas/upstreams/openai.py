@@ -44,7 +44,7 @@ from llmaas.protocol.requests import (
     StreamOptions,
     prompt_list,
 )
-from llmaas.protocol.sse import DONE, SseDecoder, is_done
+from llmaas.protocol.sse import DONE, SseDecoder, is_done, is_stream
 from llmaas.protocol.usage import ChoiceReports, estimate_output
 from llmaas.settings import Secret
 from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
@@ -55,6 +55,7 @@ from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeou
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.refusals import Asked, behind_output, error_body, from_error_body, refusal
 
+_TELLING_BYTES = 64
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMPTY = (b"", b"null")
 """Events without anything: some engines keep a connection alive so, llama.cpp begins streams of several prompts with `null`."""
@@ -240,7 +241,7 @@ class _Stream:
     missing, any two of the other three. One sign alone is none: a server that dies may well end its body properly, and a
     finish reason may be followed by an error.
 
-    A whole JSON answer is taken too, as one that came in one piece.
+    A whole JSON answer is taken too, as one that came in one piece. Where the type is another one, the first bytes tell what it is.
     """
 
     complete = False
@@ -263,11 +264,13 @@ class _Stream:
             await self._asking.again(self._exchange, status, self._keep)
         kind = self._exchange.headers.get(b"content-type", b"").lower()
         if not kind.startswith(b"text/event-stream"):
-            if kind.startswith(b"application/json"):
+            begin = await self._exchange.peek(_TELLING_BYTES)
+            if begin.lstrip().startswith(b"{"):
                 return await self._in_one_piece()
-            error = EngineFailed("The engine did not answer with a stream.")
-            self._exchange.abort(error)
-            raise error
+            if not is_stream(begin):
+                error = EngineFailed("The engine did not answer with a stream.")
+                self._exchange.abort(error)
+                raise error
         while (answers := await self._next()) is not None:
             # A role or a report on the prompt's progress is no beginning: until there is one, another engine may be tried.
             self.heard = held = [*self.heard[-1:], *answers]
@@ -282,6 +285,18 @@ class _Stream:
         answers = await _Whole(self._exchange, self._asking).first()
         estimate_output(answers[0])
         self._done = self._counted = True
+        return answers
+
+    def take_whole(self, body: bytes) -> list[EngineAnswer]:
+        """All of a stream that came where a whole answer was asked for. Raises EngineFailed, or what an error in it means."""
+        answers = self._parse(body)
+        if not self._done:
+            answers += self._parse(b"")
+        self._raise_failure()
+        choices = [choice for answer in answers for choice in answer.choices or ()]
+        is_open = {choice.index for choice in choices} - {choice.index for choice in choices if choice.finish_reason}
+        if not choices or (is_open and not (self._done or self._counted)):
+            raise EngineFailed("The engine's answer broke off.")
         return answers
 
     def _keep(self, exchange: Exchange) -> None:
@@ -410,8 +425,8 @@ class _Stream:
 
 
 class _Whole(Struct, eq=False):
-    """One JSON answer. Its own end is the closing bracket: what is whole is taken even if the connection breaks or falls silent behind
-    it, as long as a finish reason and the usage are there.
+    """One JSON answer; or its events, from a server that knows no other form. Its own end is the closing bracket: what is whole is
+    taken even if the connection breaks or falls silent behind it, as long as a finish reason and the usage are there.
     """
 
     _exchange: Exchange
@@ -437,6 +452,8 @@ class _Whole(Struct, eq=False):
             try:
                 answer = answer_decoder.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                if is_stream(body[:_TELLING_BYTES]):
+                    return _Stream(exchange, self._asking, counts_each_choice=False).take_whole(body)
                 answer = Halves().join(lenient_answer(body), whole=True)
         if answer.error is not NOTHING and is_fault(answer.error):
             raise self._asking.meaning(bytes(answer.error))
