@@ -423,6 +423,15 @@ def estimate_output(answer: EngineAnswer) -> None:
     answer.usage = msgspec.Raw(msgspec.json.encode({**members, "completion_tokens": made, _ESTIMATED: True}))
 
 
+def or_pieces(usage: msgspec.Raw, pieces: int) -> msgspec.Raw:
+    """The usage of one prompt, with its pieces in place of an output that was not counted, marked."""
+    reported = read_usage(usage)
+    if reported is not None and (reported.completion is not None or reported.total is not None):
+        return usage
+    members = {} if reported is None else {"prompt_tokens": reported.prompt, "cached_tokens": reported.cached}
+    return msgspec.Raw(msgspec.json.encode({**members, "completion_tokens": pieces, _ESTIMATED: True}))
+
+
 def for_all(usage: msgspec.Raw) -> msgspec.Raw:
     """Marked as the count of all choices and prompts by now, which replaces the one before."""
     return msgspec.Raw(msgspec.json.encode({**_members(usage), _ALL: True})) if given(usage) else NOTHING

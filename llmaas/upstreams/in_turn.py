@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
-from llmaas.protocol.usage import add_usage, for_all, later_usage, timings_as_usage, with_unknown_prompt
+from llmaas.protocol.usage import add_usage, for_all, later_usage, or_pieces, timings_as_usage, with_unknown_prompt
 from llmaas.upstreams.base import Generation, Take
 
 
@@ -41,8 +41,8 @@ class InTurn:
                 raise self._ended
             self._all_ended = self._all_ended and await self._current.ended()
             # A prompt that its engine did not count must not vanish behind those that it did.
-            last = self._last if given(self._last) else with_unknown_prompt(NOTHING, self._said)
-            self._sum, self._last, self._said = add_usage(self._sum, last), NOTHING, 0
+            self._sum = add_usage(self._sum, or_pieces(self._last, self._said))
+            self._last, self._said = NOTHING, 0
             self._position += 1
             self._current = self._starts[self._position]()
             if not take(self._shift(await self._current.first())):
@@ -67,7 +67,7 @@ class InTurn:
             answer.timings = NOTHING
             if given(usage):
                 self._last = later_usage(self._last, usage)
-                answer.usage = for_all(add_usage(self._sum, self._last))
+                answer.usage = for_all(add_usage(self._sum, or_pieces(self._last, self._said)))
             elif given(self._sum) and not given(self._last):
                 answer.usage = with_unknown_prompt(self._sum, self._said)
         return answers

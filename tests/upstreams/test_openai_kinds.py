@@ -123,22 +123,31 @@ async def test_llama_cpp_gets_several_prompts_in_turn(service: Service) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", [ProviderKind.LLAMA_CPP, ProviderKind.OLLAMA])
 @pytest.mark.parametrize(
     ("counted", "tokens"), [((0, 1), (7, 65)), ((0,), (110, 63)), ((1,), (110, 65)), ((), (110, 63))], ids=str
 )
 async def test_B15_a_prompt_that_was_not_counted_is_estimated_beside_those_that_were(
-    service: Service, *, counted: tuple[int, ...], tokens: tuple[int, int], stream: bool
+    service: Service, *, kind: ProviderKind, counted: tuple[int, ...], tokens: tuple[int, int], stream: bool
 ) -> None:
     """The first has 60 pieces and a count of 60, the second three and a count of five."""
     pieces, counts = (60, 3), ((4, 60), (3, 5))
     for at in (0, 1):
+        if kind is ProviderKind.OLLAMA:
+            told = {"prompt_eval_count": counts[at][0], "eval_count": counts[at][1]} if at in counted else {}
+            last = {"response": "", "done": True, "done_reason": "stop", **told}
+            lines = [{"response": "x ", "done": False}] * pieces[at] + [last]
+            body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: %d\r\n\r\n" % len(body)
+            service.fake(kind).script(Behaviour(raw=head + body))
+            continue
         text = b'data: {"choices":[{"index":0,"text":"x "}]}\n\n' * pieces[at]
         end = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
         usage = b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}\n\n' % counts[at]
         said = text + end + (usage if at in counted else b"") + b"data: [DONE]\n\n"
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(said)
-        service.fake(ProviderKind.LLAMA_CPP).script(Behaviour(raw=head + said))
-    answer = await service.complete(["x" * 400, "y" * 40], "llama.cpp/plain", stream=stream)
+        service.fake(kind).script(Behaviour(raw=head + said))
+    answer = await service.complete(["x" * 400, "y" * 40], model_of(kind, "plain"), stream=stream)
     assert answer.status == 200
     row = await service.row(answer)
     assert (row.input_tokens, row.output_tokens) == tokens
@@ -258,9 +267,9 @@ async def test_several_choices_texts_and_calls_come_in_one_piece_too(service: Se
         in_one_piece(SAID, error={"message": "no"}),
         Behaviour(body=b'{"choices":[{"message":{"content":"a'),
         Behaviour(body=b"[]"),
-        Behaviour(body=in_one_piece(SAID).body, content_type="text/html"),
+        Behaviour(body=b"<html>Welcome</html>", content_type="text/html"),
     ],
-    ids=["no choices", "too many choices", "error", "half", "list", "another type"],
+    ids=["no choices", "too many choices", "error", "half", "list", "a page"],
 )
 async def test_what_is_no_whole_answer_is_none_in_place_of_a_stream(service: Service, behaviour: Behaviour) -> None:
     service.fake(ProviderKind.OPENAI).script(behaviour)
