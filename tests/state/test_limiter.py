@@ -361,6 +361,36 @@ async def test_the_room_of_a_caller_is_what_its_tightest_limit_has_left(world: W
         hold.settle(NOTHING)
 
 
+@pytest.mark.parametrize(
+    "limits", [Limits(budget_total=10_000), Limits(output_tokens_per_hour=10_000)], ids=["money", "tokens"]
+)
+async def test_B02_an_allowance_reaches_beyond_what_was_made_to_the_end_of_the_limits(
+    world: World, limits: Limits
+) -> None:
+    price = Price(0, "m", 0, output=1_000_000)  # a nano-unit each
+    bounds = Bounds(100, None, 4_096, flexible=True, choices=1, made=1)
+    running = await first_hold(world.limiter, caller(limits, key="running"), None, price, bounds, NOON_MS)
+    for made, goes_on, held in (
+        (100, True, 4_096),
+        (5_000, True, 4_096 + 904 + 4_096),
+        (9_500, True, 10_000),
+        (9_999, True, 10_000),
+        (10_000, False, 10_000),
+        (12_000, False, 10_000),
+    ):
+        assert await running.keep_ahead(made) is goes_on
+        assert (running.output_tokens, running.charged_at_most) == (held, held)
+    running.hold.settle(NOTHING)
+    ended = await first_hold(world.limiter, caller(limits, key="ended"), None, price, bounds, NOON_MS)
+    for made, held in ((4_000, 4_096), (9_990, 9_990), (30_000, 10_000)):
+        await ended.cover(made)
+        assert (ended.output_tokens, ended.charged_at_most) == (held, held)
+    ended.hold.settle(NOTHING)
+    free = await first_hold(world.limiter, caller(Limits(), key="free"), None, price, bounds, NOON_MS)
+    await free.cover(30_000)
+    assert (free.output_tokens, free.charged_at_most) == (4_096, None)
+
+
 async def test_B02_a_first_step_takes_what_is_left_and_no_less_than_will_do(world: World) -> None:
     price = Price(0, "m", 0, output=1_000_000)  # a nano-unit each
     bounds = Bounds(100, None, 4_096, flexible=True, choices=1, made=1)
