@@ -45,6 +45,8 @@ _MARKS = ("object", "type", "status", "event")
 """Members of which one may say "error"."""
 _MEMBERS_OF_ERRORS = ("errors", "detail", "error_code", "error_message", "error_msg", "exception")
 """Members that only errors have: FastChat's, FastAPI's, and those of gateways."""
+_MEMBERS_OF_CHUNKS = tuple(name for name in _MEMBERS_OF_ERRORS if name != "detail")
+"""The same beside `choices`, where a detail is one of the answer, such as its place in a queue."""
 _SENTENCES = ("message", "msg")
 """Members that hold the sentence of an error which stands there by itself, with nothing around it."""
 _CODES = ("code", "status_code", "statusCode")
@@ -200,7 +202,8 @@ def fault_of(fields: dict[str, Any]) -> msgspec.Raw:
     if tells(fields.get("error")):
         return to_raw(fields["error"])
     marked = any(fields.get(name) == "error" for name in _MARKS)
-    if marked or any(tells(fields.get(name)) for name in _MEMBERS_OF_ERRORS) or _is_bare_error(fields):
+    members = _MEMBERS_OF_CHUNKS if "choices" in fields else _MEMBERS_OF_ERRORS
+    if marked or any(tells(fields.get(name)) for name in members) or _is_bare_error(fields):
         return to_raw(fields)
     return NOTHING
 

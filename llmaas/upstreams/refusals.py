@@ -177,7 +177,8 @@ def from_error_body(status: int, body: bytes, asked: Asked, headers: dict[bytes,
         return EngineBusy("The engine is busy.", retry_after_s=wait_s(headers or {}))
     if status in {400, 413, 415, 422}:
         said = sentence(body) if asked.explain and status in {400, 422} else None
-        plain = "The engine can't take this request: one of its parameters is not supported or not valid."
+        wrong = "it is too large" if status == 413 else "one of its parameters is not supported or not valid"
+        plain = f"The engine can't take this request: {wrong}."
         return EngineRefused(plain if said is None else f"The engine can't take this request: {said}")
     is_clients = 400 <= status < 500 and status not in {401, 407}
     if status == 451 or (is_clients and _NOT_WANTED.search(lowered)):

@@ -175,3 +175,15 @@ async def test_A16_json_that_is_nested_is_no_fault_of_ours(service: Service, kin
         service.fake(kind).script(Behaviour(status=status, body=refusal, content_type="application/json"))
         answer = await service.chat(model_of(kind, "plain"))
         assert (answer.status, error_of(answer)["code"]) in {(400, "engine_refused"), (502, "engine_failed")}
+
+
+@pytest.mark.parametrize("kind", SPEAKING)
+async def test_a_detail_beside_the_choices_is_no_error(service: Service, kind: ProviderKind) -> None:
+    waiting = {"choices": [], "detail": "queue position 3"}
+    for events in ([waiting, piece("a"), end(), COUNTS], [piece("a"), waiting, end(), COUNTS]):
+        for stream in (True, False):
+            service.fake(kind).script(sse(*events))
+            answer = await service.chat(model_of(kind, "plain"), stream=stream)
+            assert (answer.status, said(answer)) == (200, "a")
+    service.fake(kind).script(sse({"detail": "Not Found"}))
+    assert (await service.chat(model_of(kind, "plain"), stream=True)).status == 502

@@ -199,6 +199,11 @@ def test_a_sentence_loses_secrets_and_hosts_and_keeps_harmless_words(said: str, 
     assert sentence(json.dumps({"error": said}).encode()) == told
 
 
+def test_what_is_too_large_for_an_engine_is_told_so() -> None:
+    error = from_error_body(413, b"<html>413 Request Entity Too Large</html>", CHAT)
+    assert (type(error), error.message) == (EngineRefused, "The engine can't take this request: it is too large.")
+
+
 def test_an_engine_that_is_overloaded_is_busy() -> None:
     busy = from_error_body(529, b"{}", Asked("messages", explain=False), {b"retry-after": b"7"})
     assert isinstance(busy, EngineBusy)
