@@ -665,6 +665,7 @@ class _Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        self._headers = {}  # of the answer before there may be trailers
         if self._exchange is None:
             self.close()  # an answer that nobody asked for would be taken for the next one's
 
@@ -674,7 +675,7 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         assert self._parser is not None  # noqa: S101
         status = self._status = self._parser.get_status_code()
-        headers, self._headers = self._headers, {}  # what comes behind the body is no header
+        headers, self._headers = self._headers, {}  # trailers are no headers
         if status != 200:
             self._odd = True  # who refuses a request may not have read all of it
             if status < 200:

@@ -325,6 +325,10 @@ async def test_trailers_are_no_headers(up: FakeUpstream, transport: HttpTranspor
     exchange = send(transport, up)
     assert await whole(exchange) == (200, b"ok")
     assert exchange.headers == {b"content-type": b"a/b", b"transfer-encoding": b"chunked"}
+    later = send(transport, up)
+    assert (await whole(later))[0] == 200
+    assert b"retry-after" not in later.headers, "nor of the next answer on the connection"
+    assert up.open_connections == 1
 
 
 async def test_redirects_are_not_followed(up: FakeUpstream, transport: HttpTransport) -> None:
