@@ -374,7 +374,11 @@ class _Start(Struct, eq=False):
                 told = msgspec.structs.replace(request, max_tokens=cap)
         meter = self.meter = Meter(bounds, pieces, not as_stream, request, cap)
         terms = Terms(as_stream, extra, call.caller.project.id, bounds.flexible)
-        generation = self.generation = upstream.generate(target, told, terms)
+        try:
+            generation = self.generation = upstream.generate(target, told, terms)
+        except RecursionError:
+            # Written for an engine it is a few levels deeper than when it was read, which may be too many.
+            raise InvalidRequest("The JSON body of your request is nested too deeply.") from None
         return generation, meter.begin
 
     def note_counts(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from llmaas.errors import EngineFailed, EngineRefused, InvalidRequest, LlmaasError
+from llmaas.errors import EngineFailed, EngineRefused, LlmaasError
 from llmaas.protocol.brackets import Brackets
 from llmaas.protocol.engine import (
     EngineAnswer,
@@ -48,16 +48,7 @@ def as_schema(request: ChatRequest, tool_choice: Literal["none", "auto"]) -> Cha
     demands none. All tools stay, so that the engine's cache of the prompt serves.
 
     A stop text or another format of the text means nothing to a call, and would only break it.
-
-    Raises InvalidRequest for tools that are nested too deeply for that.
     """
-    try:
-        return _as_schema(request, tool_choice)
-    except RecursionError:
-        raise InvalidRequest("The parameters of a tool are nested too deeply.", param="tools") from None
-
-
-def _as_schema(request: ChatRequest, tool_choice: Literal["none", "auto"]) -> ChatRequest:
     chosen = request.tool_choice.function.name if isinstance(request.tool_choice, NamedToolChoice) else None
     definitions: dict[str, Any] = {}
     calls = [

@@ -111,9 +111,12 @@ class Habits:
         if status not in {400, 404, 422}:
             return None
         text = said.decode("utf-8", "replace").lower()
-        if _REFUSED.search(text) is not None and (found := _by_name(text, body, tried)) is not None:
-            return found
-        return _without_bound(text, body) if own_bound else None
+        try:
+            if _REFUSED.search(text) is not None and (found := _by_name(text, body, tried)) is not None:
+                return found
+            return _without_bound(text, body) if own_bound else None
+        except RecursionError:
+            return None  # it is nested as deep as can be written, which cannot be read here
 
     def learn(self, place: Place, members: Sequence[str], too_much: int | None = None) -> None:
         """Remember what a request was accepted without."""
