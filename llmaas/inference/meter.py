@@ -16,7 +16,15 @@ from llmaas.inference.content import prompt_tokens
 from llmaas.protocol.engine import NOTHING, EngineAnswer, EngineEmbeddings, given
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from llmaas.protocol.usage import Reported, later_usage, read_input_usage, read_timings, read_usage, tokens_of_text
+from llmaas.protocol.usage import (
+    Reported,
+    later_usage,
+    read_input_usage,
+    read_timings,
+    read_usage,
+    tokens_of_text,
+    usage_beside,
+)
 
 _ENGINE = UsageSource.ENGINE
 _SLACK_PIECES = 64
@@ -108,6 +116,8 @@ class Meter(Struct, eq=False):
             self._usage = answer.usage
             self._timings = answer.timings
             self._text = text
+            if answer.usage is NOTHING and answer.choices:
+                self.pieces.usage = usage_beside(NOTHING, answer, answer.choices[0])
             return text
         out = self.feed(answers)
         if not self.pieces.finished and not self.pieces.seen:

@@ -29,7 +29,7 @@ from llmaas.protocol.engine import (
 )
 from llmaas.protocol.finish import FAILED, NOT_YET, meaning_of
 from llmaas.protocol.reasoning import ThinkSplitter
-from llmaas.protocol.usage import add_usage, usage_beside
+from llmaas.protocol.usage import usage_beside
 
 _GAVE_UP = ""
 _MAX_TOOL_CALLS = 128
@@ -162,7 +162,7 @@ class Pieces:
             if choice.finish_reason:
                 self._end(state, choice.finish_reason)
                 if choice.usage is not NOTHING or answer.x_groq is not NOTHING:
-                    self.usage = add_usage(self.usage, usage_beside(answer, choice), same_prompt=True)
+                    self.usage = usage_beside(self.usage, answer, choice)
 
     def _tell_apart(self, choices: Sequence[EngineChoice]) -> None:
         """Give choices without an index the place in their list. Raises EngineFailed for two whole ones with the same index."""

@@ -350,9 +350,11 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def usage_beside(answer: EngineAnswer, choice: EngineChoice) -> msgspec.Raw:
-    """What is told of usage with the end of a choice, in other places than its own."""
-    return choice.usage if given(choice.usage) else _members(answer.x_groq).get("usage", NOTHING)
+def usage_beside(before: msgspec.Raw, answer: EngineAnswer, choice: EngineChoice) -> msgspec.Raw:
+    """With what is told of usage with the end of a choice, in other places than its own: the choice's own, or that of all."""
+    if given(choice.usage):
+        return add_usage(before, choice.usage, same_prompt=True)
+    return later_usage(before, _members(answer.x_groq).get("usage", NOTHING))
 
 
 def timings_as_usage(timings: msgspec.Raw) -> msgspec.Raw:
@@ -415,6 +417,9 @@ def estimate_output(answer: EngineAnswer) -> None:
     """Put our estimate of the text in place of an output that was not counted, marked. For an answer that comes in one piece where
     pieces are counted.
     """
+    if not given(answer.usage):
+        for choice in answer.choices or ():
+            answer.usage = usage_beside(answer.usage, answer, choice)
     reported = read_usage(answer.usage) or read_timings(answer.timings)
     if reported is not None and reported.completion:
         return

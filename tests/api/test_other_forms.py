@@ -129,6 +129,37 @@ async def test_B15_usage_with_the_end_of_a_choice_is_the_engines_own(
     assert (row.output_tokens, row.usage_suspect) == (6, False)
 
 
+@pytest.mark.parametrize("kind", SPEAKING)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("place", ["choice", "x_groq"])
+async def test_B15_so_is_usage_within_a_whole_answer(
+    service: Service, kind: ProviderKind, stream: bool, place: str
+) -> None:
+    for text in ("", "a"):
+        choice: dict[str, Any] = {"index": 0, "message": {"content": "b", "reasoning": text}, "finish_reason": "stop"}
+        whole: dict[str, Any] = {"choices": [choice]}
+        (choice if place == "choice" else whole).update(
+            {"usage": USAGE} if place == "choice" else {"x_groq": {"usage": USAGE}}
+        )
+        service.fake(kind).script(Behaviour(body=json.dumps(whole).encode(), content_type="application/json"))
+        row = await service.row(await service.chat(model_of(kind, "plain"), stream=stream))
+        assert (row.input_tokens, row.output_tokens + row.reasoning_tokens) == (3, 5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_B15_each_choices_own_usage_is_added_up_and_that_of_all_is_not(service: Service, stream: bool) -> None:
+    ends = [end(0), end(1)]
+    for last in ends:
+        last["choices"][0]["usage"] = USAGE
+    service.fake().script(sse(piece("a", 0), piece("b", 1), *ends))
+    row = await service.row(await service.chat(stream=stream, n=2))
+    assert (row.input_tokens, row.output_tokens, row.usage_suspect) == (3, 10, False)
+    both = {"choices": [end(0)["choices"][0], end(1)["choices"][0]], "x_groq": {"usage": USAGE}}
+    service.fake().script(sse(piece("a", 0), piece("b", 1), both))
+    row = await service.row(await service.chat(stream=stream, n=2))
+    assert (row.input_tokens, row.output_tokens, row.usage_suspect) == (3, 5, False)
+
+
 @pytest.mark.parametrize("kind", [OPENAI, VLLM])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_likelihoods_of_tokens_without_text_reach_the_caller(

@@ -325,6 +325,10 @@ async def test_trailers_are_no_headers(up: FakeUpstream, transport: HttpTranspor
     exchange = send(transport, up)
     assert await whole(exchange) == (200, b"ok")
     assert exchange.headers == {b"content-type": b"a/b", b"transfer-encoding": b"chunked"}
+    following = send(transport, up)
+    await whole(following)
+    assert b"retry-after" not in following.headers, "nor those of the next answer"
+    assert [request.connection for request in up.requests] == [1, 1]
     later = send(transport, up)
     assert (await whole(later))[0] == 200
     assert b"retry-after" not in later.headers, "nor of the next answer on the connection"
