@@ -665,7 +665,6 @@ class _Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._headers = {}
         self._headers = {}  # of the answer before there may be trailers
         if self._exchange is None:
             self.close()  # an answer that nobody asked for would be taken for the next one's

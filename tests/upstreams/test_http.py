@@ -329,10 +329,6 @@ async def test_trailers_are_no_headers(up: FakeUpstream, transport: HttpTranspor
     await whole(following)
     assert b"retry-after" not in following.headers, "nor those of the next answer"
     assert [request.connection for request in up.requests] == [1, 1]
-    later = send(transport, up)
-    assert (await whole(later))[0] == 200
-    assert b"retry-after" not in later.headers, "nor of the next answer on the connection"
-    assert up.open_connections == 1
 
 
 async def test_redirects_are_not_followed(up: FakeUpstream, transport: HttpTransport) -> None:
