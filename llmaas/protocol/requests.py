@@ -24,8 +24,7 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = str | Annotated[list[str], Meta(max_length=4)]
 Prompt = str | list[str | int | list[int]]
 EndUser = Annotated[str, Meta(max_length=512)]
-MOST_BIASES: Final = 4096
-LogitBias = Annotated[dict[str, float], Meta(max_length=MOST_BIASES)]
+LogitBias = Annotated[dict[str, float], Meta(max_length=4096)]
 _MOST_PROMPTS = 2048
 _MOST_MESSAGES = 10_000
 _MOST_TOOLS = 1024
@@ -238,20 +237,19 @@ class Disguise(Struct):
     prompt: msgspec.Raw = NOTHING
 
 
-class Lists(Struct):
-    """A first look at a large request, in which no entry of a list costs more than its bytes."""
+class Texts(Struct):
+    """A first look at a large request: the members that may hold much."""
 
-    messages: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_MESSAGES)] | None = None
-    tools: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_TOOLS)] | None = None
-    functions: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_TOOLS)] | None = None
-    logit_bias: msgspec.Raw = NOTHING
+    messages: msgspec.Raw = NOTHING
+    prompt: msgspec.Raw = NOTHING
+    input: msgspec.Raw = NOTHING
 
 
 chat_decoder = msgspec.json.Decoder(ChatRequest)
 completion_decoder = msgspec.json.Decoder(CompletionRequest)
 embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 disguise_decoder = msgspec.json.Decoder(Disguise)
-lists_decoder = msgspec.json.Decoder(Lists)
+texts_decoder = msgspec.json.Decoder(Texts)
 
 
 def prompt_list(prompt: Prompt | None, name: str = "prompt") -> list[str | list[int]]:

@@ -123,21 +123,34 @@ def test_each_list_has_a_bound_of_its_own(name: str, rest: bytes) -> None:
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("name", ["tools", "functions", "biases"])
-def test_A08_the_entries_of_a_list_that_is_too_long_are_not_made(name: str) -> None:
-    """The bytes of each are kept, at most; a tool is many objects."""
-    form, entry, _, param = LISTS[name]
-    many = 1_250_000 // len(entry)
-    body = form % b",".join(entry % number if b"%d" in entry else entry for number in range(many)) + b"}"
+@pytest.mark.parametrize(
+    "member",
+    [
+        '"tools":[{"type":"function","function":{"name":"f","parameters":{%s}}}]',
+        '"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{%s}}}',
+        '"logit_bias":{%s}',
+        '"prediction":{%s}',
+        '"metadata":{%s}',
+    ],
+)
+def test_A08_values_beside_the_messages_are_counted_before_they_are_made(member: str) -> None:
+    body = b"{" + _SAY + b"]," + (member % ",".join(f'"{number:09}":1' for number in range(120_000))).encode() + b"}"
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(InvalidRequest, match="too many values beside"):
             decode(chat_decoder, body)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert caught.value.param == param
-    assert peak < 100 * many + len(body)
+    assert peak < 2 * len(body)
+
+
+def test_messages_and_prompts_may_hold_many_values() -> None:
+    ids = b"12345," * 400_000 + b"1"
+    assert len(decode(completion_decoder, b'{"model":"m","prompt":[%b]}' % ids).prompt or ()) == 400_001
+    text = b"a,[" * 150_000 + b"x" * 700_000
+    body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % text
+    assert decode(chat_decoder, body).messages[0].content == text.decode()
 
 
 def test_A08_values_are_counted_no_further_than_it_takes() -> None:
