@@ -22,14 +22,11 @@ _MOST_BESIDE = 100_000
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Raises InvalidRequest; its message is bounded and safe to send back."""
-    values = _values(body) if len(body) > _LARGE_BYTES else 0
-    if values > _MOST_VALUES:
-        raise InvalidRequest("The body holds too many values.")
+    if len(body) > _LARGE_BYTES:
+        _refuse_many(body)
     if body.find(b"\\u0000") >= 0 and b"\\u0000" in body.replace(b"\\\\", b""):
         raise InvalidRequest("The body holds a NUL character, which no model can take.")
     try:
-        if values > _MOST_BESIDE:
-            _look(body, values)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
@@ -43,8 +40,23 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise InvalidRequest("The JSON body of your request is nested too deeply.") from None
 
 
+def _refuse_many(body: bytes) -> None:
+    """Values are looked at before decoding, since each takes many times the memory of its text."""
+    values = _values(body)
+    if values > _MOST_VALUES:
+        raise InvalidRequest("The body holds too many values.")
+    if values <= _MOST_BESIDE:
+        return
+    try:
+        texts = texts_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # it is refused for that
+    if values - sum(_values(bytes(text)) for text in (texts.messages, texts.prompt, texts.input)) > _MOST_BESIDE:
+        raise InvalidRequest("The body holds too many values beside its messages, prompt or input.")
+
+
 def _values(data: bytes) -> int:
-    """Looked at before decoding, since each takes many times the memory of its text; and no further than until there are too many."""
+    """No further than until there are too many."""
     values = 0
     for start in range(0, len(data), _PORTION_BYTES):
         end = start + _PORTION_BYTES
@@ -52,13 +64,6 @@ def _values(data: bytes) -> int:
         if values > _MOST_VALUES:
             break
     return values
-
-
-def _look(body: bytes, values: int) -> None:
-    """Raises like a decoder, or InvalidRequest."""
-    texts = texts_decoder.decode(body)
-    if values - sum(_values(bytes(text)) for text in (texts.messages, texts.prompt, texts.input)) > _MOST_BESIDE:
-        raise InvalidRequest("The body holds too many values beside its messages, prompt or input.")
 
 
 def _invalid(text: str) -> InvalidRequest:

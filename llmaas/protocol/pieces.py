@@ -126,12 +126,8 @@ class Pieces:
         self._choices = choices
         self._split_thinking = split_thinking
         self._begun: dict[int, _Choice] = {}
-        self._open = 0
-        self.extra = False
-        self.finished = False
-        self.full = False
-        self.seen = 0
-        self.seen_reasoning = 0
+        self.extra = self.finished = self.full = False
+        self._open = self.seen = self.seen_reasoning = 0
         self.usage = NOTHING
 
     def feed(self, answer: EngineAnswer, out: list[Piece]) -> None:

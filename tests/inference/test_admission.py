@@ -13,7 +13,7 @@ from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.prices import Price, TokenCounts, bound_nano, cost_nano
 from llmaas.errors import InvalidRequest
 from llmaas.inference.admission import Bounds, admit_chat, admit_completion
-from llmaas.protocol.requests import chat_decoder, completion_decoder
+from llmaas.protocol.requests import chat_decoder, completion_decoder, prompt_list
 
 texts = st.text(max_size=60)
 _nano = st.integers(0, 10**12)
@@ -195,3 +195,11 @@ def test_A08_parts_and_calls_are_bounded_over_all_messages() -> None:
             continue
         with pytest.raises(InvalidRequest, match="32768 parts and tool calls"):
             admit_chat(request, model, body_bytes=len(data), remote_images=False, countable=True)
+
+
+@pytest.mark.parametrize("name", ["prompt", "input"])
+def test_too_many_texts_are_told_by_the_name_of_their_parameter(name: str) -> None:
+    assert len(prompt_list(["a"] * 2048, name)) == 2048
+    with pytest.raises(InvalidRequest) as caught:
+        prompt_list(["a"] * 2049, name)
+    assert caught.value.param == name
