@@ -40,6 +40,7 @@ _COMPLETED: Final = Outcome.COMPLETED
 _ANSWERED: Final = BillingReason.ANSWERED
 _CUT_OFF: Final = "A limit or budget of the key or its project ended while the answer was made."
 _TOO_LONG: Final = "The longest time that one request may take was over."
+_PORTION: Final = 1024
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.relay")
 
 
@@ -99,8 +100,10 @@ class Relay(Struct, eq=False):
             finish = meter.pieces.finish_reason()
             answer.add_plain(begun, finish)
         else:
-            answer.add(begun)
-            if not generation.complete:
+            if generation.complete:
+                await in_portions(begun, answer.add)
+            else:
+                answer.add(begun)
                 await self._keep_rest(generation, answer)
                 if not meter.pieces.finished:
                     await self._make_sure(generation)
@@ -196,6 +199,14 @@ class Relay(Struct, eq=False):
         )
         plain, cached, output, reasoning = tokens.input, tokens.cached_input, tokens.output, tokens.reasoning
         return ending, usage_json(plain + cached, cached, output + reasoning, reasoning)
+
+
+async def in_portions(pieces: Sequence[Piece], take: Callable[[Sequence[Piece]], None]) -> None:
+    """Hand over what may be the pieces of thousands of choices, and let others run between the portions."""
+    for start in range(0, len(pieces), _PORTION):
+        if start:
+            await asyncio.sleep(0)
+        take(pieces[start : start + _PORTION])
 
 
 def ending_of(error: BaseException, meter: Meter | None) -> Ending:
