@@ -62,9 +62,13 @@ def wire(gateway: GatewayProcess, body: dict[str, Any], *, path: str = "/v1/chat
     return request_bytes("POST", path, headers=headers, body=json.dumps(body).encode())
 
 
-async def ask(gateway: GatewayProcess, body: dict[str, Any], *, timeout_s: float = 30.0) -> Heard:
-    """One request on a connection of its own. Never raises for what the gateway does, only when nothing happens."""
-    heard = Heard()
+async def ask(
+    gateway: GatewayProcess, body: dict[str, Any], *, timeout_s: float = 30.0, heard: Heard | None = None
+) -> Heard:
+    """One request on a connection of its own. Never raises for what the gateway does, only when nothing happens. `heard` tells
+    meanwhile what came so far.
+    """
+    heard = heard or Heard()
     try:
         connection = await RawConnection.open(gateway.url)
     except OSError:

@@ -209,8 +209,14 @@ async def test_F05_all_engines_busy_says_when_to_come_back(
 async def test_F06_a_stream_that_breaks_off_is_not_begun_again(
     gateway: GatewayProcess, upstream: FakeUpstream, second_upstream: FakeUpstream, model: str
 ) -> None:
-    both(upstream, second_upstream, NAMED[f"fake-{model}"], model)
-    heard = await ask(gateway, chat(model, stream=True))
+    # The end comes when the caller has what was said before: a reset takes along what nobody has read yet.
+    both(upstream, second_upstream, replace(NAMED[f"fake-{model}"], pause_at=(3,)), model)
+    heard = Heard()
+    asking = asyncio.create_task(ask(gateway, chat(model, stream=True), heard=heard))
+    await until(lambda: heard.streamed and heard.text.count(" ") == 2, "two pieces came")
+    for server in (upstream, second_upstream):
+        server.log.release_now()
+    await asking
     assert heard.status == 200
     assert heard.ended
     assert heard.body.endswith(DONE)
