@@ -14,12 +14,6 @@ from functools import partial
 import structlog
 
 from llmaas.administration import admin_api
-from llmaas.api import openapi
-from llmaas.api.errors import render as render_error
-from llmaas.api.health import HealthHandlers
-from llmaas.api.inference import InferenceHandlers
-from llmaas.api.models import ModelHandlers
-from llmaas.api.routes import routes
 from llmaas.console.configured import setting_lines
 from llmaas.console.live import Live
 from llmaas.console.system import System
@@ -63,6 +57,12 @@ from llmaas.upstreams.http import HttpTransport, Timeouts
 from llmaas.upstreams.locations import RemoteLocations
 from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
+from llmaas.v1 import openapi
+from llmaas.v1.errors import render as render_error
+from llmaas.v1.health import HealthHandlers
+from llmaas.v1.inference import InferenceHandlers
+from llmaas.v1.models import ModelHandlers
+from llmaas.v1.routes import routes
 from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
 from llmaas.web.bodies import Bodies

@@ -12,8 +12,6 @@ from typing import Any
 import argon2
 import httpx
 
-from llmaas.api import openapi
-from llmaas.api.routes import routes
 from llmaas.clock import ManualClock
 from llmaas.console.admin.services import Services
 from llmaas.console.application import build_admin
@@ -61,6 +59,8 @@ from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.storage.workers import SqlWorkerStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
+from llmaas.v1 import openapi
+from llmaas.v1.routes import routes
 from llmaas.web.asgi import ASGIApp, Receive, Scope, Send
 from llmaas.web.throttle import AddressThrottle, Throttle
 

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from llmaas import errors
-from llmaas.api import errors as v1
 from llmaas.console.errors import TABLE, render
 from llmaas.errors import LlmaasError
-from tests.api.test_errors import example, tree
+from llmaas.v1 import errors as v1
+from tests.v1.test_errors import example, tree
 
 _ONLY_INFERENCE = frozenset(
     {

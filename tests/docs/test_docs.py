@@ -13,7 +13,6 @@ import pytest
 import typer
 
 from llmaas import errors, settings
-from llmaas.api.errors import TABLE
 from llmaas.app import GatewayWorker
 from llmaas.cli.fleet import read_fleet, write_fleet
 from llmaas.cli.program import program
@@ -34,6 +33,7 @@ from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import LlmaasError
 from llmaas.installation import Installation
+from llmaas.v1.errors import TABLE
 from tests.docs.tables import DOCS, GENERATED, with_table
 
 ROOT = DOCS.parent

@@ -9,9 +9,9 @@ import msgspec
 import structlog
 
 from llmaas import errors
-from llmaas.api.standing import standing_headers
 from llmaas.domain.ports import Standing
 from llmaas.errors import LlmaasError, Loading, MethodNotAllowed
+from llmaas.v1.standing import standing_headers
 
 _BAD = "invalid_request_error"
 _SERVER = "server_error"
@@ -48,7 +48,7 @@ TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
 }
 _RETRY_AFTER_S = 1.0
 _json = msgspec.json.Encoder()
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.api")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.v1")
 _UNTOLD = LlmaasError("Something went wrong on our side.")
 """In place of an error that can't be rendered: whatever was wrong with it, the caller gets an answer."""
 

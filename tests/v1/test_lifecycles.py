@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from llmaas.api import shapes
 from llmaas.domain.models import Lifecycle
+from llmaas.v1 import shapes
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess, fleet_of
 

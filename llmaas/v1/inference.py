@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from llmaas.api.reply import HttpReply
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, InvalidRequest, LlmaasError, forget_frames
 from llmaas.inference.call import Call
@@ -13,6 +12,7 @@ from llmaas.protocol.decoding import decode
 from llmaas.protocol.engine import given
 from llmaas.protocol.requests import chat_decoder, completion_decoder, disguise_decoder, embedding_decoder
 from llmaas.tasks import TaskSet
+from llmaas.v1.reply import HttpReply
 from llmaas.web.auth import Authenticator
 from llmaas.web.requests import Request
 

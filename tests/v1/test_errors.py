@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from llmaas import errors
-from llmaas.api.errors import TABLE, render, render_event
 from llmaas.errors import LlmaasError
+from llmaas.v1.errors import TABLE, render, render_event
 
 STATUSES = {400, 401, 403, 404, 405, 409, 412, 413, 415, 429, 499, 500, 502, 503, 504}
 TYPES = {"invalid_request_error", "permission_error", "rate_limit_error", "insufficient_quota", "server_error"}

@@ -9,10 +9,10 @@ import pytest
 
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageSource
-from tests.api.test_metering import end, piece, sse
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawResponse
 from tests.service import KINDS, Service, chunks, error_of, model_of, text_of
+from tests.v1.test_metering import end, piece, sse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

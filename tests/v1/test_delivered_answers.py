@@ -11,10 +11,10 @@ import pytest
 from llmaas.domain.limits import Limits
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import FREE, UsageRow
-from tests.api.test_metering import end, piece, sides, sse
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 from tests.service import CHAT, COMPLETIONS, KINDS, Service, chunks, model_of, text_of
+from tests.v1.test_metering import end, piece, sides, sse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from llmaas import __version__
-from llmaas.api import shapes
-from llmaas.api.field_notes import FIELD_NOTES
 from llmaas.domain.access import Caller
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from llmaas.v1 import shapes
+from llmaas.v1.field_notes import FIELD_NOTES
 from llmaas.web.requests import Request
 from llmaas.web.responses import JSON, respond
 from llmaas.web.routes import Route

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmaas.api import openapi
+from llmaas.v1 import openapi
 
 
 @pytest.mark.parametrize("kind", ["ChatRequest", "CompletionRequest", "EmbeddingRequest"])

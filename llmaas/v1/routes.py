@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmaas.api import openapi
-from llmaas.api.health import HealthHandlers
-from llmaas.api.inference import InferenceHandlers
-from llmaas.api.models import ModelHandlers
 from llmaas.domain.keys import Permission
+from llmaas.v1 import openapi
+from llmaas.v1.health import HealthHandlers
+from llmaas.v1.inference import InferenceHandlers
+from llmaas.v1.models import ModelHandlers
 from llmaas.web.routes import Route
 
 
