@@ -11,9 +11,9 @@ import sys
 
 import uvloop
 
-from llmaas.upstreams.http import HttpTransport, Origin, Timeouts, build_post
-from llmaas.web.channel import Channel
-from llmaas.web.server import HttpServer, listen
+from llmaas.net.channel import Channel
+from llmaas.net.client import HttpTransport, Origin, Timeouts, build_post
+from llmaas.net.server import HttpServer, listen
 
 _TIMEOUTS = Timeouts(connect_s=5, first_byte_s=60, between_chunks_s=60, total_s=600)
 

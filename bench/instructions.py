@@ -26,8 +26,8 @@ from bench.__main__ import prepare
 from llmaas import settings
 from llmaas.app import GatewayWorker
 from llmaas.installation import Installation
-from llmaas.upstreams.http import Origin, _Connection
-from llmaas.web.server import HttpConnection, HttpServer
+from llmaas.net.client import Origin, _Connection
+from llmaas.net.server import HttpConnection, HttpServer
 
 CONNECTIONS = 32
 EVENTS = 50

@@ -10,9 +10,9 @@ from llmaas.console.live import Live
 from llmaas.console.platform import Platform
 from llmaas.console.system import System
 from llmaas.installation import Installation
+from llmaas.net.asgi import ASGIApp
 from llmaas.storage.standing import hold_to
 from llmaas.storage.workers import SqlWorkerStore
-from llmaas.web.asgi import ASGIApp
 from llmaas.web.throttle import AddressThrottle, Throttle
 
 

@@ -30,6 +30,11 @@ from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceSer
 from llmaas.inference.settlement import Books
 from llmaas.installation import Installation, database_lock
 from llmaas.metrics import Metrics
+from llmaas.net.asgi import ASGIApp
+from llmaas.net.bodies import Bodies
+from llmaas.net.client import HttpTransport, Timeouts
+from llmaas.net.neighbours import Neighbours
+from llmaas.net.server import HttpServer, listen
 from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.resources import memory_bytes, raise_file_limit, room_for_connections
 from llmaas.routing.health import Health
@@ -53,7 +58,6 @@ from llmaas.storage.sums import SqlUsageSums
 from llmaas.tasks import TaskSet, end, for_ever
 from llmaas.upstreams.base import Upstream
 from llmaas.upstreams.embedded import EmbeddedLocations
-from llmaas.upstreams.http import HttpTransport, Timeouts
 from llmaas.upstreams.locations import RemoteLocations
 from llmaas.upstreams.ollama import OllamaUpstream
 from llmaas.upstreams.openai import OpenAiUpstream
@@ -63,14 +67,10 @@ from llmaas.v1.health import HealthHandlers
 from llmaas.v1.inference import InferenceHandlers
 from llmaas.v1.models import ModelHandlers
 from llmaas.v1.routes import routes
-from llmaas.web.asgi import ASGIApp
 from llmaas.web.auth import Authenticator
-from llmaas.web.bodies import Bodies
 from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
-from llmaas.web.neighbours import Neighbours
 from llmaas.web.routes import Route, RouteTable
-from llmaas.web.server import HttpServer, listen
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
 

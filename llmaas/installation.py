@@ -32,7 +32,7 @@ from llmaas.engine.pull import Progress
 from llmaas.engine.store import ModelStore
 from llmaas.errors import ConfigurationError, Conflict, NotFound
 from llmaas.ids import IdSource
-from llmaas.names import HostNames
+from llmaas.net.names import HostNames
 from llmaas.notices.courier import Courier
 from llmaas.notices.mail import Mailer
 from llmaas.notices.webhooks import Webhooks

@@ -23,7 +23,7 @@ from llmaas.console.pages.routes import PAGES
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.reference import Reference
 from llmaas.errors import BodyTooLarge, InvalidRequest, LlmaasError, MethodNotAllowed, UnknownPath
-from llmaas.web.asgi import ASGIApp, Message, Receive, Scope, Send
+from llmaas.net.asgi import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_FORM_BYTES = 64 * 1024

@@ -14,9 +14,9 @@ from email.utils import formatdate, parseaddr
 from urllib.parse import unquote, urlsplit
 
 from llmaas.domain.alerts import NotDelivered
-from llmaas.names import HostNames
+from llmaas.net.names import HostNames
+from llmaas.net.sockets import anywhere, connector
 from llmaas.settings import Secret
-from llmaas.sockets import anywhere, connector
 
 _TIMEOUT_S = 20.0
 _AT_ONCE = 2

@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 import structlog
 
 from llmaas.domain.alerts import NotDelivered
-from llmaas.names import HostNames
-from llmaas.sockets import AddressDenied, Permits, connector
+from llmaas.net.names import HostNames
+from llmaas.net.sockets import AddressDenied, Permits, connector
 
 _TIMEOUT_S = 10.0
 _AT_ONCE = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llmaas.domain.models import Backend
 from llmaas.domain.ports import Launcher
+from llmaas.net.client import Origin
 from llmaas.settings import Secret
-from llmaas.upstreams.http import Origin
 
 
 class EmbeddedLocations:

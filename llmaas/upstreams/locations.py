@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from llmaas.domain.models import Backend
 from llmaas.errors import NoBackend
+from llmaas.net.client import Origin
 from llmaas.settings import Secret
-from llmaas.upstreams.http import Origin
 
 
 class RemoteLocations:

@@ -24,6 +24,7 @@ from llmaas.errors import (
     InvalidRequest,
     LlmaasError,
 )
+from llmaas.net.client import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.protocol.engine import (
     NOTHING,
     EngineAnswer,
@@ -51,7 +52,6 @@ from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_
 from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
 from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
 from llmaas.upstreams.habits import MOST_TRIES, OWN_BOUND, Habits, OtherForm
-from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Posts, Timeouts
 from llmaas.upstreams.in_turn import InTurn
 from llmaas.upstreams.refusals import Asked, behind_output, error_body, from_error_body, refusal
 

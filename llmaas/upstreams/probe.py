@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from llmaas.domain.declarations import MAX_TOKENS
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.domain.values import url_fault
-from llmaas.names import HostNames
+from llmaas.net.names import HostNames
+from llmaas.net.sockets import AddressDenied, Permits, anywhere, connector
 from llmaas.settings import Secret
-from llmaas.sockets import AddressDenied, Permits, anywhere, connector
 
 _MOST_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 5.0

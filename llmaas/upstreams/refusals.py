@@ -23,8 +23,8 @@ from llmaas.errors import (
     InvalidRequest,
     LlmaasError,
 )
+from llmaas.net.client import Exchange
 from llmaas.protocol.lenient import clean, read_json, whole_number
-from llmaas.upstreams.http import Exchange
 
 LONGEST_WAIT_S: Final = 120
 """Client libraries honour a `retry-after` up to this, and beyond it do not try again at all."""

@@ -11,11 +11,11 @@ from msgspec import Struct
 
 from llmaas.domain.ports import Standing
 from llmaas.errors import ClientGone, LlmaasError
+from llmaas.net.channel import Channel
 from llmaas.protocol.answers import DONE_EVENT, PING
 from llmaas.tasks import TaskSet
 from llmaas.v1.errors import render_event
 from llmaas.v1.standing import standing_headers
-from llmaas.web.channel import Channel
 from llmaas.web.requests import Request
 from llmaas.web.responses import JSON, respond
 

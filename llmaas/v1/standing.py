@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from llmaas.domain.ports import Standing
-from llmaas.web.channel import Header
+from llmaas.net.channel import Header
 
 
 def standing_headers(standing: Standing) -> list[Header]:

@@ -13,9 +13,9 @@ from llmaas.clock import Clock
 from llmaas.domain.access import Caller
 from llmaas.errors import ClientGone, LlmaasError, UnknownPath, forget_frames
 from llmaas.ids import IdSource
-from llmaas.web.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
+from llmaas.net.asgi import ASGIApp, AsgiChannel, Receive, Scope, Send, run_asgi
+from llmaas.net.channel import Channel
 from llmaas.web.auth import Authenticator
-from llmaas.web.channel import Channel
 from llmaas.web.cors import Cors
 from llmaas.web.requests import Request, open_request
 from llmaas.web.responses import respond

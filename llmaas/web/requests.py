@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from llmaas.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
-from llmaas.web.channel import Channel, Header
+from llmaas.net.channel import Channel, Header
 
 _SINGLE: Final = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
 _MAX_REQUEST_ID = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-from llmaas.web.channel import Header
+from llmaas.net.channel import Header
 from llmaas.web.requests import Request
 
 JSON = (b"content-type", b"application/json")

@@ -35,6 +35,7 @@ from llmaas.domain.users import User
 from llmaas.errors import NoBackend
 from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
+from llmaas.net.asgi import ASGIApp, Receive, Scope, Send
 from llmaas.notices.courier import Courier
 from llmaas.notices.mail import Mailer
 from llmaas.notices.webhooks import Webhooks
@@ -61,7 +62,6 @@ from llmaas.storage.workers import SqlWorkerStore
 from llmaas.upstreams.probe import Discovered, Found, Prober
 from llmaas.v1 import openapi
 from llmaas.v1.routes import routes
-from llmaas.web.asgi import ASGIApp, Receive, Scope, Send
 from llmaas.web.throttle import AddressThrottle, Throttle
 
 ORIGIN = "http://console.test"

@@ -20,7 +20,7 @@ import llmaas
 from llmaas import settings
 from llmaas.app import GatewayWorker
 from llmaas.installation import Installation
-from llmaas.web.asgi import Message
+from llmaas.net.asgi import Message
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat

@@ -15,9 +15,9 @@ import pytest
 from llmaas.domain.addresses import AddressRules
 from llmaas.engine.probe import free_port
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, Unavailable, forget_frames
+from llmaas.net import client as http
+from llmaas.net.client import Exchange, HttpTransport, Origin, Timeouts, build_post
 from llmaas.settings import Secret
-from llmaas.upstreams import http
-from llmaas.upstreams.http import Exchange, HttpTransport, Origin, Timeouts, build_post
 from tests.fakes.behaviour import Behaviour, Position
 from tests.fakes.upstream import FakeUpstream
 from tests.waiting import until

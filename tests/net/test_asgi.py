@@ -10,7 +10,7 @@ import uvicorn
 
 from llmaas.engine.probe import free_port
 from llmaas.errors import InvalidRequest
-from llmaas.web.asgi import AsgiChannel, Receive, Scope, Send
+from llmaas.net.asgi import AsgiChannel, Receive, Scope, Send
 from tests.fakes.raw_http import RawConnection
 
 

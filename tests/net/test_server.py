@@ -14,12 +14,12 @@ import pytest
 
 from llmaas.domain.addresses import Proxies
 from llmaas.errors import BodyTooLarge, InvalidRequest, Saturated
-from llmaas.loop import Loop
-from llmaas.web.asgi import Message, Receive, Scope, Send, run_asgi
-from llmaas.web.bodies import Bodies
-from llmaas.web.channel import Channel
+from llmaas.net.asgi import Message, Receive, Scope, Send, run_asgi
+from llmaas.net.bodies import Bodies
+from llmaas.net.channel import Channel
+from llmaas.net.loop import Loop
+from llmaas.net.server import HttpChannel, HttpConnection, HttpServer, listen
 from llmaas.web.requests import open_request
-from llmaas.web.server import HttpChannel, HttpConnection, HttpServer, listen
 from tests.fakes.raw_http import Incomplete, RawConnection
 from tests.waiting import until
 

@@ -24,8 +24,8 @@ import structlog
 
 from llmaas.domain.addresses import Proxies
 from llmaas.errors import InvalidRequest, Saturated
-from llmaas.web.bodies import SMALL_BYTES, Bodies
-from llmaas.web.channel import Header
+from llmaas.net.bodies import SMALL_BYTES, Bodies
+from llmaas.net.channel import Header
 
 _MAX_HEAD_BYTES = 64 * 1024
 _LARGE_READ_BYTES = _MAX_HEAD_BYTES // 2

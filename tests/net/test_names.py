@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmaas.names import HostNames, Place
+from llmaas.net.names import HostNames, Place
 
 ANSWER: list[Place] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 0))]
 

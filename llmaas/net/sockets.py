@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from llmaas.names import HostNames
+from llmaas.net.names import HostNames
 
 Permits = Callable[[str], bool]
 """Judges a numeric address before it is connected to."""

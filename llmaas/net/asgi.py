@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from llmaas.errors import InvalidRequest
-from llmaas.web.channel import Channel, Header
+from llmaas.net.channel import Channel, Header
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

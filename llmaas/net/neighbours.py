@@ -13,8 +13,8 @@ import select
 import socket
 from collections.abc import Sequence
 
+from llmaas.net.server import HttpServer
 from llmaas.tasks import for_ever
-from llmaas.web.server import HttpServer
 
 _LOOK_S = 0.2
 _PATIENT_LOOKS = 3

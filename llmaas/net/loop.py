@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from llmaas.names import HostNames
+from llmaas.net.names import HostNames
 
 
 class Loop(uvloop.Loop):
