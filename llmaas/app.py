@@ -23,6 +23,11 @@ from llmaas.domain.models import ProviderKind
 from llmaas.domain.ports import Revisions
 from llmaas.engine.client import EngineClient
 from llmaas.engine.host import run_engine_host
+from llmaas.engines.contract import Upstream
+from llmaas.engines.embedded import EmbeddedLocations
+from llmaas.engines.locations import RemoteLocations
+from llmaas.engines.ollama.wire import OllamaUpstream
+from llmaas.engines.openai.wire import OpenAiUpstream
 from llmaas.errors import ConfigurationError, NotFound, Unavailable
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
@@ -56,11 +61,6 @@ from llmaas.storage.spool import Spool
 from llmaas.storage.sqlite_rows import SqliteRows
 from llmaas.storage.sums import SqlUsageSums
 from llmaas.tasks import TaskSet, end, for_ever
-from llmaas.upstreams.base import Upstream
-from llmaas.upstreams.embedded import EmbeddedLocations
-from llmaas.upstreams.locations import RemoteLocations
-from llmaas.upstreams.ollama import OllamaUpstream
-from llmaas.upstreams.openai import OpenAiUpstream
 from llmaas.v1 import openapi
 from llmaas.v1.errors import render as render_error
 from llmaas.v1.health import HealthHandlers

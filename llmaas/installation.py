@@ -30,6 +30,7 @@ from llmaas.engine.host import puller_of
 from llmaas.engine.manifest import ModelSpec, load_manifest
 from llmaas.engine.pull import Progress
 from llmaas.engine.store import ModelStore
+from llmaas.engines.probe import Discovered, Found, ProbeFailed, Prober
 from llmaas.errors import ConfigurationError, Conflict, NotFound
 from llmaas.ids import IdSource
 from llmaas.net.names import HostNames
@@ -64,7 +65,6 @@ from llmaas.storage.sums import SqlUsageSums
 from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
-from llmaas.upstreams.probe import Discovered, Found, ProbeFailed, Prober
 
 ADMIN_EMAIL = "admin@localhost"
 _ASKING_S = 2.0

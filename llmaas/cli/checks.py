@@ -19,9 +19,9 @@ from llmaas.cli.client import own_url
 from llmaas.cli.providers import ask_backend, unset_here
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.usage import UsageFilter
+from llmaas.engines.probe import ProbeFailed, get_json
 from llmaas.errors import ConfigurationError, LlmaasError, Unavailable
 from llmaas.settings import Settings, engine_environment, without_password
-from llmaas.upstreams.probe import ProbeFailed, get_json
 
 if TYPE_CHECKING:
     from pathlib import Path

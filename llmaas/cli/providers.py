@@ -151,7 +151,7 @@ def try_out(place: Place, *, provider_id: ProviderArgument, as_json: JsonFlag = 
 
 async def ask_backend(installation: Installation, provider: Provider, backend: Backend) -> dict[str, Any]:
     """What one backend says about itself, or `error`; `ok` is None where this terminal cannot ask."""
-    from llmaas.upstreams.probe import ProbeFailed
+    from llmaas.engines.probe import ProbeFailed
 
     result: dict[str, Any] = {"backend": backend.id, "ok": True, "server": None, "models": [], "error": None}
     if provider.kind is ProviderKind.EMBEDDED:

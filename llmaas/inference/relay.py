@@ -13,6 +13,7 @@ import structlog
 from msgspec import Raw, Struct
 
 from llmaas.domain.usage import FREE, BillingReason, Outcome
+from llmaas.engines.contract import Generation
 from llmaas.errors import (
     ClientGone,
     ContextTooLong,
@@ -33,7 +34,6 @@ from llmaas.protocol.answers import DONE_EVENT, AnswerHead, StreamWriter, WholeA
 from llmaas.protocol.engine import EngineAnswer
 from llmaas.protocol.pieces import Piece
 from llmaas.protocol.usage import usage_json
-from llmaas.upstreams.base import Generation
 
 # Looking up a member of an enumeration takes Python as long as ten other steps, so the usual ones are at hand.
 _COMPLETED: Final = Outcome.COMPLETED

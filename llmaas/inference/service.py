@@ -15,6 +15,7 @@ from llmaas.domain.keys import Permission
 from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.ports import Limiter
 from llmaas.domain.usage import BillingReason, Outcome
+from llmaas.engines.contract import Embedding, Generation, Terms, Traits, Upstream
 from llmaas.errors import (
     ClientGone,
     Draining,
@@ -42,7 +43,6 @@ from llmaas.protocol.needs import Needs, refusal
 from llmaas.protocol.pieces import Piece, Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, EmbeddingRequest, JsonSchemaFormat, extra_members
 from llmaas.routing.policy import LeastBusy
-from llmaas.upstreams.base import Embedding, Generation, Terms, Traits, Upstream
 
 _USE = Permission.INFERENCE_USE
 _NO_MEMBERS: Mapping[str, msgspec.Raw] = {}

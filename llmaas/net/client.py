@@ -47,7 +47,7 @@ _COMPRESSED = re.compile(rb"gzip|deflate|compress|\bbr\b|zstd")
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of connecting that tell of this machine: nobody was asked."""
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engines")
 
 Phase = Literal["connect", "first_byte", "between_chunks", "total"]
 

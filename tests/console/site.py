@@ -32,6 +32,7 @@ from llmaas.domain.ports import EngineAddress, Preparation
 from llmaas.domain.projects import Project
 from llmaas.domain.tokens import Token
 from llmaas.domain.users import User
+from llmaas.engines.probe import Discovered, Found, Prober
 from llmaas.errors import NoBackend
 from llmaas.ids import IdSource
 from llmaas.inference.service import CatalogueHolder
@@ -59,7 +60,6 @@ from llmaas.storage.tokens import SqlTokenStore
 from llmaas.storage.usage import SqlUsageReader
 from llmaas.storage.users import SqlUserStore
 from llmaas.storage.workers import SqlWorkerStore
-from llmaas.upstreams.probe import Discovered, Found, Prober
 from llmaas.v1 import openapi
 from llmaas.v1.routes import routes
 from llmaas.web.throttle import AddressThrottle, Throttle

@@ -17,9 +17,9 @@ from llmaas.console.texts import DEFAULT_LANGUAGE, LANGUAGES, Texts, choose_lang
 from llmaas.domain.declarations import declare
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.usage import BillingReason, UsageSource
+from llmaas.engines.probe import ProbeReason
 from llmaas.routing.policy import Reason
 from llmaas.settings import Settings
-from llmaas.upstreams.probe import ProbeReason
 from tests.cli.fleet_mistakes import MISTAKES
 
 CONSOLE = Path(__file__).parents[2] / "llmaas" / "console"

@@ -15,6 +15,8 @@ from msgspec.structs import replace
 
 from llmaas.domain.prices import TokenCounts
 from llmaas.domain.usage import UsageSource
+from llmaas.engines.contract import Take
+from llmaas.engines.in_turn import InTurn
 from llmaas.errors import LlmaasError
 from llmaas.inference.admission import Bounds
 from llmaas.inference.meter import Meter, part_of, settle_counts
@@ -22,8 +24,6 @@ from llmaas.protocol.engine import EngineAnswer, answer_decoder
 from llmaas.protocol.pieces import Pieces
 from llmaas.protocol.requests import ChatRequest, CompletionRequest, Message
 from llmaas.protocol.usage import Reported
-from llmaas.upstreams.base import Take
-from llmaas.upstreams.in_turn import InTurn
 
 PROMPT_BYTES = 100
 ASKED = ChatRequest(model="m", messages=[Message(role="user", content="x" * PROMPT_BYTES)])

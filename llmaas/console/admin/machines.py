@@ -15,9 +15,9 @@ from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, PathId
 from llmaas.domain.models import Backend, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
+from llmaas.engines.probe import Found, ProbeFailed
 from llmaas.errors import InvalidRequest, NotFound
 from llmaas.settings import Secret
-from llmaas.upstreams.probe import Found, ProbeFailed
 
 
 class ServedModel(msgspec.Struct, frozen=True):

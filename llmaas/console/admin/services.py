@@ -33,9 +33,9 @@ from llmaas.domain.tokens import TokenStore
 from llmaas.domain.usage import UsageReader
 from llmaas.domain.users import UserStore
 from llmaas.domain.workers import Worker
+from llmaas.engines.probe import Discovered, Found
 from llmaas.ids import IdSource
 from llmaas.settings import Secret
-from llmaas.upstreams.probe import Discovered, Found
 from llmaas.web.throttle import Throttle
 
 

@@ -21,9 +21,9 @@ from llmaas.console.pages.offers import Offer, declared_by, offers_of, read_offe
 from llmaas.domain.fleet import Fleet, FleetState
 from llmaas.domain.models import Backend, ModelKind, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
+from llmaas.engines.probe import ProbeFailed
 from llmaas.errors import NotFound
 from llmaas.settings import Secret
-from llmaas.upstreams.probe import ProbeFailed
 
 _ASK = {"permission": Permission.FLEET_CHANGE}
 _CHANGE = {"permission": Permission.FLEET_CHANGE, **FORM}

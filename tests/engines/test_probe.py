@@ -14,7 +14,7 @@ import pytest
 
 from llmaas.console.passwords import Passwords
 from llmaas.domain.models import Backend, ProviderKind
-from llmaas.upstreams.probe import ProbeFailed, Prober, get_json
+from llmaas.engines.probe import ProbeFailed, Prober, get_json
 
 _BAD_COUNTS: tuple[object, ...] = (0, -1, "32768", 1.5, True, 10**30, [], {})
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

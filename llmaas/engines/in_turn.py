@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llmaas.engines.contract import Generation, Take
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
 from llmaas.protocol.usage import add_usage, for_all, later_usage, or_pieces, timings_as_usage, with_unknown_prompt
-from llmaas.upstreams.base import Generation, Take
 
 
 class InTurn:

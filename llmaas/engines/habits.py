@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from llmaas.upstreams.refusals import told_window
+from llmaas.engines.refusals import told_window
 
 REMEMBERED_S: Final = 3600.0
 MOST_TRIES: Final = 4

@@ -13,6 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
+from llmaas.engines.contract import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
+from llmaas.engines.forced import ForcedCalls, as_schema, demands_call
+from llmaas.engines.in_turn import InTurn
+from llmaas.engines.openai.wire import MAX_ANSWER_BYTES, Locate, merge_system
+from llmaas.engines.refusals import Asked, behind_output, from_error_body, refusal
 from llmaas.errors import EngineFailed, InvalidRequest, LlmaasError, Loading
 from llmaas.net.client import Exchange, HttpTransport, Timeouts, build_post
 from llmaas.protocol.engine import (
@@ -55,11 +60,6 @@ from llmaas.protocol.requests import (
 )
 from llmaas.protocol.sse import MAX_EVENT_BYTES
 from llmaas.protocol.usage import estimate_output
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
-from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
-from llmaas.upstreams.in_turn import InTurn
-from llmaas.upstreams.openai import MAX_ANSWER_BYTES, Locate, merge_system
-from llmaas.upstreams.refusals import Asked, behind_output, from_error_body, refusal
 
 _UNABLE: frozenset[Need] = frozenset(
     {

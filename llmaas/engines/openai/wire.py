@@ -17,6 +17,12 @@ from msgspec import Struct
 
 from llmaas.domain.catalogue import Target
 from llmaas.domain.models import Backend, ProviderKind
+from llmaas.engines.alternatives import WithoutAlternatives, wants_none, with_one
+from llmaas.engines.contract import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
+from llmaas.engines.forced import ForcedCalls, as_schema, demands_call
+from llmaas.engines.habits import MOST_TRIES, OWN_BOUND, Habits, OtherForm
+from llmaas.engines.in_turn import InTurn
+from llmaas.engines.refusals import Asked, behind_output, error_body, from_error_body, refusal
 from llmaas.errors import (
     EngineError,
     EngineFailed,
@@ -48,12 +54,6 @@ from llmaas.protocol.requests import (
 from llmaas.protocol.sse import DONE, SseDecoder, is_done, is_stream
 from llmaas.protocol.usage import ChoiceReports, estimate_output
 from llmaas.settings import Secret
-from llmaas.upstreams.alternatives import WithoutAlternatives, wants_none, with_one
-from llmaas.upstreams.base import Embedding, Extra, Generation, GenerationRequest, Take, Terms, Traits
-from llmaas.upstreams.forced import ForcedCalls, as_schema, demands_call
-from llmaas.upstreams.habits import MOST_TRIES, OWN_BOUND, Habits, OtherForm
-from llmaas.upstreams.in_turn import InTurn
-from llmaas.upstreams.refusals import Asked, behind_output, error_body, from_error_body, refusal
 
 _TELLING_BYTES = 64
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -78,7 +78,7 @@ TRAITS: Mapping[ProviderKind, Traits] = {
     ProviderKind.OPENAI: Traits(merges_system=False, prompt_lists=True),
 }
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engines")
 _LLAMA_CPP = b'{"timings_per_token":true,"return_progress":true,'
 """llama.cpp's words, ours to set, never a caller's: counts on each chunk; and progress while it reads the prompt, without which
 it notices only by chance that nobody listens any more."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from llmaas.engines.contract import Generation, Take
 from llmaas.errors import EngineFailed, EngineRefused, LlmaasError
 from llmaas.protocol.brackets import Brackets
 from llmaas.protocol.engine import (
@@ -27,7 +28,6 @@ from llmaas.protocol.engine import (
 )
 from llmaas.protocol.reasoning import ThinkSplitter
 from llmaas.protocol.requests import ChatRequest, JsonSchema, JsonSchemaFormat, NamedToolChoice
-from llmaas.upstreams.base import Generation, Take
 
 # Grammars keep the order of a schema's properties, so the name is known before the first of the arguments.
 _HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL)

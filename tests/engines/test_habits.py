@@ -12,7 +12,7 @@ import pytest
 
 from llmaas.domain.limits import Limits
 from llmaas.domain.models import ProviderKind
-from llmaas.upstreams.habits import OWN_BOUND, REMEMBERED_S, Habits
+from llmaas.engines.habits import OWN_BOUND, REMEMBERED_S, Habits
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess, fleet_of

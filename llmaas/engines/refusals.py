@@ -125,7 +125,7 @@ _UNSAFE = re.compile(
     r"|\b(?=\w*\d)[\w-]{24,}",
     re.IGNORECASE,
 )
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.upstreams")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engines")
 
 
 @dataclass(frozen=True, slots=True)

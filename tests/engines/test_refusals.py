@@ -13,8 +13,8 @@ import pytest
 
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
+from llmaas.engines.refusals import LONGEST_WAIT_S, Asked, decompressed, from_error_body, sentence
 from llmaas.errors import ContextTooLong, EngineBusy, EngineFailed, EngineRefused
-from llmaas.upstreams.refusals import LONGEST_WAIT_S, Asked, decompressed, from_error_body, sentence
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawResponse
 from tests.fakes.upstream import FakeUpstream

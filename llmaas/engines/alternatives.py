@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from llmaas.engines.contract import Generation, GenerationRequest, Take
 from llmaas.errors import LlmaasError
 from llmaas.protocol.engine import NOTHING, EngineAnswer, given
 from llmaas.protocol.requests import ChatRequest
-from llmaas.upstreams.base import Generation, GenerationRequest, Take
 
 _json = msgspec.json.Encoder()
 

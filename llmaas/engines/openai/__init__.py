@@ -1,0 +1,1 @@
+"""Engines that speak as OpenAI does."""
