@@ -35,7 +35,7 @@ from llmaas import settings
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.prices import NANO, Price
-from llmaas.engine.probe import free_port
+from llmaas.hosting.local.probe import free_port
 from llmaas.installation import Installation
 
 ROOT = Path(__file__).parents[1]

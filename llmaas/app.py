@@ -21,14 +21,14 @@ from llmaas.domain.addresses import Proxies
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.ports import Revisions
-from llmaas.engine.client import EngineClient
-from llmaas.engine.host import run_engine_host
 from llmaas.engines.contract import Upstream
 from llmaas.engines.embedded import EmbeddedLocations
 from llmaas.engines.locations import RemoteLocations
 from llmaas.engines.ollama.wire import OllamaUpstream
 from llmaas.engines.openai.wire import OpenAiUpstream
 from llmaas.errors import ConfigurationError, NotFound, Unavailable
+from llmaas.hosting.local.client import EngineClient
+from llmaas.hosting.local.host import run_engine_host
 from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceService

@@ -26,12 +26,12 @@ from llmaas.domain.limits import UNLIMITED, Limits
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
 from llmaas.domain.users import User
-from llmaas.engine.host import puller_of
-from llmaas.engine.manifest import ModelSpec, load_manifest
-from llmaas.engine.pull import Progress
-from llmaas.engine.store import ModelStore
 from llmaas.engines.probe import Discovered, Found, ProbeFailed, Prober
 from llmaas.errors import ConfigurationError, Conflict, NotFound
+from llmaas.hosting.local.host import puller_of
+from llmaas.hosting.models.manifest import ModelSpec, load_manifest
+from llmaas.hosting.models.pull import Progress
+from llmaas.hosting.models.store import ModelStore
 from llmaas.ids import IdSource
 from llmaas.net.names import HostNames
 from llmaas.notices.courier import Courier

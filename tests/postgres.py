@@ -23,7 +23,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from llmaas.engine.probe import free_port
+from llmaas.hosting.local.probe import free_port
 from llmaas.storage.database import prepare
 
 _TEMPLATE = "llmaas_template"

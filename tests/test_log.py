@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.engine.serving import environment
+from tests.hosting.serving import environment
 
 PROGRAM = """
 import structlog

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.engine.manifest import PypiSource
-from llmaas.engine.pull import PullCancelled
-from llmaas.engine.pypi import PypiFetcher
+from llmaas.hosting.models.manifest import PypiSource
+from llmaas.hosting.models.pull import PullCancelled
+from llmaas.hosting.models.pypi import PypiFetcher
 from llmaas.settings import engine_environment
-from tests.engine.serving import Serving, write_models
-from tests.engine.stores import puller_at, spec_of
+from tests.hosting.serving import Serving, write_models
+from tests.hosting.stores import puller_at, spec_of
 
 SECRETS = {
     "LLMAAS_MASTER_KEY": base64.b64encode(b"canary-canary-canary-canary-cana").decode(),

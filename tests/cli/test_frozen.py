@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.serving import ROOT, Serving, gone, write_models
+from tests.hosting.serving import ROOT, Serving, gone, write_models
 from tests.waiting import until
 
 NOWHERE = "valkey://127.0.0.1:1/0"

@@ -22,10 +22,10 @@ from llmaas.domain import keys as keys_domain
 from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.installation import Installation
 from llmaas.storage.spool import Spool
-from tests.engine.serving import Serving, gone, write_models
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
+from tests.hosting.serving import Serving, gone, write_models
 from tests.postgres import PostgresServer, execute
 from tests.schema import write_schema
 from tests.storage.rows import rows

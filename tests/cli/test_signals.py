@@ -16,11 +16,11 @@ import pytest
 from llmaas import settings
 from llmaas.installation import Installation
 from llmaas.pulse import STOPS
-from tests.engine.serving import Serving, gone, write_models
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
+from tests.hosting.serving import Serving, gone, write_models
 from tests.schema import write_schema
 from tests.waiting import until
 

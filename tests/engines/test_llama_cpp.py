@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from llmaas.domain.models import ProviderKind
-from llmaas.engine.probe import free_port
+from llmaas.hosting.local.probe import free_port
 from tests.fakes.raw_http import Incomplete, RawConnection, RawResponse, request_bytes
 from tests.gateway import ROOT, GatewayProcess, fleet_of
 from tests.service import CHAT, COMPLETIONS, chunks, error_of, text_of
@@ -64,7 +64,7 @@ class Engine:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def engine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
     port = free_port()
-    command = ("-m", "llmaas.engine.llama_server", "--model", str(tiny_model), "--port", str(port))
+    command = ("-m", "llmaas.hosting.local.llama_server", "--model", str(tiny_model), "--port", str(port))
     sizes = ("--ctx-size", str(SLOTS * WINDOW), "--parallel", str(SLOTS), "--threads", "1", "--jinja", "--slots")
     folder = tmp_path_factory.mktemp("llama")
     with (folder / "engine.log").open("wb") as log:

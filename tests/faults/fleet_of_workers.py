@@ -20,9 +20,9 @@ from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.installation import Installation
-from tests.engine.serving import Serving
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
+from tests.hosting.serving import Serving
 
 WORKERS = 4
 

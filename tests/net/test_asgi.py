@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from llmaas.engine.probe import free_port
 from llmaas.errors import InvalidRequest
+from llmaas.hosting.local.probe import free_port
 from llmaas.net.asgi import AsgiChannel, Receive, Scope, Send
 from tests.fakes.raw_http import RawConnection
 

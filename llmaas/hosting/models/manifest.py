@@ -93,7 +93,7 @@ class Manifest:
 
 def load_manifest(data_dir: Path) -> Manifest:
     """Raises ConfigurationError with every entry that is wrong."""
-    shipped = resources.files("llmaas.engine").joinpath("models.toml").read_text(encoding="utf-8")
+    shipped = resources.files("llmaas.hosting.models").joinpath("models.toml").read_text(encoding="utf-8")
     problems: list[str] = []
     specs = _parse(shipped, "models.toml", problems)
     own = data_dir / "models.toml"

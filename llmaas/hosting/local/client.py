@@ -12,9 +12,9 @@ import msgspec
 import structlog
 
 from llmaas.domain.ports import EngineAddress, Preparation
-from llmaas.engine.socket_path import openable
-from llmaas.engine.states import EngineState, Order, states_decoder
 from llmaas.errors import ConfigurationError, Loading, NoBackend
+from llmaas.hosting.local.socket_path import openable
+from llmaas.hosting.local.states import EngineState, Order, states_decoder
 from llmaas.tasks import end, for_ever
 
 _RECONNECT_S = 0.2
@@ -29,7 +29,7 @@ _TEXT = {
     "backoff": "The engine of the model `{model}` is being restarted.",
 }
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.hosting")
 _json = msgspec.json.Encoder()
 
 

@@ -15,9 +15,9 @@ from typing import IO, Protocol
 
 import structlog
 
-from llmaas.engine.manifest import FileSource, ModelSpec, Source
-from llmaas.engine.store import ModelStore, sha256_of
 from llmaas.errors import EngineFailed
+from llmaas.hosting.models.manifest import FileSource, ModelSpec, Source
+from llmaas.hosting.models.store import ModelStore, sha256_of
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all). May raise PullCancelled."""

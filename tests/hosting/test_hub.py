@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.engine.hub import HubFetcher
-from llmaas.engine.manifest import FileSource, HubSource
-from llmaas.engine.pull import PullCancelled, Puller
-from llmaas.engine.store import ModelStore
 from llmaas.errors import EngineFailed
+from llmaas.hosting.models.hub import HubFetcher
+from llmaas.hosting.models.manifest import FileSource, HubSource
+from llmaas.hosting.models.pull import PullCancelled, Puller
+from llmaas.hosting.models.store import ModelStore
 from llmaas.settings import Secret
-from tests.engine.hub_server import HubServer
-from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
+from tests.hosting.hub_server import HubServer
+from tests.hosting.stores import Shown, digest_of, leftovers, puller_at, spec_of
 
 DATA = random.Random(1).randbytes(25_000_000)
 SOURCE = HubSource("lab/m-GGUF", "m.gguf", len(DATA), digest_of(DATA))

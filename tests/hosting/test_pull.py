@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from llmaas.engine.manifest import FileSource, HubSource, Source
-from llmaas.engine.pull import Progress, PullCancelled
-from llmaas.engine.store import ModelStore
 from llmaas.errors import EngineFailed
-from tests.engine.serving import environment
-from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
+from llmaas.hosting.models.manifest import FileSource, HubSource, Source
+from llmaas.hosting.models.pull import Progress, PullCancelled
+from llmaas.hosting.models.store import ModelStore
+from tests.hosting.serving import environment
+from tests.hosting.stores import Shown, digest_of, leftovers, puller_at, spec_of
 
 
 def test_sources_are_tried_in_order(tmp_path: Path) -> None:

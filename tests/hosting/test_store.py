@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.engine.manifest import FileSource
-from llmaas.engine.store import ModelStore
 from llmaas.errors import EngineFailed
-from tests.engine.stores import Shown, digest_of, leftovers, puller_at, spec_of
+from llmaas.hosting.models.manifest import FileSource
+from llmaas.hosting.models.store import ModelStore
+from tests.hosting.stores import Shown, digest_of, leftovers, puller_at, spec_of
 
 
 def test_a_pulled_file_is_found_without_its_source(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from llmaas.engine.manifest import ModelSpec, Source
 from llmaas.errors import EngineFailed
+from llmaas.hosting.models.manifest import ModelSpec, Source
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 

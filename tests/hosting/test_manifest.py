@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.engine.manifest import FileSource, PypiSource, load_manifest
 from llmaas.errors import ConfigurationError
+from llmaas.hosting.models.manifest import FileSource, PypiSource, load_manifest
 from llmaas.settings import Settings
 
 ENTRY = (

@@ -12,7 +12,7 @@ import termios
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmaas.engine.probe import free_port
+from llmaas.hosting.local.probe import free_port
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 
 ROOT = Path(__file__).parents[2]

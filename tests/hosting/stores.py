@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmaas.engine.manifest import FileSource, ModelSpec, Source
-from llmaas.engine.pull import Fetcher, FileFetcher, Puller
-from llmaas.engine.store import ModelStore
+from llmaas.hosting.models.manifest import FileSource, ModelSpec, Source
+from llmaas.hosting.models.pull import Fetcher, FileFetcher, Puller
+from llmaas.hosting.models.store import ModelStore
 
 
 def digest_of(data: bytes) -> str:

@@ -14,15 +14,15 @@ import pytest
 
 from llmaas.clock import SystemClock
 from llmaas.domain.ports import EngineAddress
-from llmaas.engine import probe
-from llmaas.engine.child import engine_command
-from llmaas.engine.client import EngineClient
-from llmaas.engine.host import EngineHost
-from llmaas.engine.manifest import FileSource, Manifest, ModelSpec
-from llmaas.engine.process import EngineOptions
-from llmaas.engine.states import Order
 from llmaas.errors import Loading, NoBackend
-from tests.engine.stores import puller_at
+from llmaas.hosting.local import probe
+from llmaas.hosting.local.child import engine_command
+from llmaas.hosting.local.client import EngineClient
+from llmaas.hosting.local.host import EngineHost
+from llmaas.hosting.local.process import EngineOptions
+from llmaas.hosting.local.states import Order
+from llmaas.hosting.models.manifest import FileSource, Manifest, ModelSpec
+from tests.hosting.stores import puller_at
 
 pytestmark = pytest.mark.usefixtures("engine_environment")
 T = TypeVar("T")

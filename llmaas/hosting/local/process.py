@@ -19,12 +19,12 @@ from pathlib import Path
 import structlog
 
 from llmaas.clock import Clock
-from llmaas.engine import probe
-from llmaas.engine.child import EngineChild, engine_words
-from llmaas.engine.manifest import ModelSpec
-from llmaas.engine.pull import PullCancelled, Puller
-from llmaas.engine.states import EngineState, State
 from llmaas.errors import EngineFailed
+from llmaas.hosting.local import probe
+from llmaas.hosting.local.child import EngineChild, engine_words
+from llmaas.hosting.local.states import EngineState, State
+from llmaas.hosting.models.manifest import ModelSpec
+from llmaas.hosting.models.pull import PullCancelled, Puller
 from llmaas.pulse import life_of
 
 _STABLE_S = 60.0
@@ -34,7 +34,7 @@ _SPINS_AFTER = 30
 _GIVE_UP_AFTER = 3
 _TOLD_EACH_PERCENT = 5
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.hosting")
 
 
 @dataclass(frozen=True, slots=True)

