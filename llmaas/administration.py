@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmaas.console.configured import SettingLine
-from llmaas.console.live import Live
-from llmaas.console.platform import Platform
-from llmaas.console.system import System
+from llmaas.control.status.models import Live
+from llmaas.control.status.process import System
+from llmaas.control.status.public import Platform
+from llmaas.control.status.settings import SettingLine
 from llmaas.installation import Installation
 from llmaas.net.asgi import ASGIApp
 from llmaas.storage.standing import hold_to
@@ -30,9 +30,9 @@ def admin_api(
     # ruff: disable[PLC0415]
     from llmaas.console.admin.services import Services
     from llmaas.console.application import build_admin
-    from llmaas.console.oidc import OpenIdConfig, OpenIdConnect
-    from llmaas.console.second_factor import SecondFactor
-    from llmaas.console.sign_in import SignIn
+    from llmaas.control.accounts.oidc import OpenIdConfig, OpenIdConnect
+    from llmaas.control.accounts.second_factor import SecondFactor
+    from llmaas.control.accounts.sign_in import SignIn
 
     # ruff: enable[PLC0415]
     settings, clock, pepper = installation.settings, installation.clock, installation.pepper

@@ -14,9 +14,9 @@ from functools import partial
 import structlog
 
 from llmaas.administration import admin_api
-from llmaas.console.configured import setting_lines
-from llmaas.console.live import Live
-from llmaas.console.system import System
+from llmaas.control.status.models import Live
+from llmaas.control.status.process import System
+from llmaas.control.status.settings import setting_lines
 from llmaas.domain.addresses import Proxies
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.models import ProviderKind

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmaas.clock import Clock, SystemClock, iso
-from llmaas.console.passwords import Passwords, one_time
+from llmaas.control.accounts.passwords import Passwords, one_time
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.addresses import DENIED, PRIVATE, AddressRules
 from llmaas.domain.audit import SYSTEM, Actor

@@ -14,7 +14,7 @@ from llmaas.cli import output
 from llmaas.cli.actor import operator
 from llmaas.cli.parameters import JsonFlag
 from llmaas.cli.place import Place, at_place
-from llmaas.console.configured import setting_lines
+from llmaas.control.status.settings import setting_lines
 from llmaas.errors import InvalidRequest
 from llmaas.settings import Loaded
 

@@ -17,13 +17,13 @@ from llmaas.console.admin.document import describe
 from llmaas.console.admin.open_id import PATH as OPEN_ID_PATH
 from llmaas.console.admin.routes import ROUTES
 from llmaas.console.admin.services import Services
-from llmaas.console.errors import render
 from llmaas.console.pages.frame import Page, Surroundings, back_to_sign_in, error_page, make_surroundings, open_page
 from llmaas.console.pages.routes import PAGES
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.reference import Reference
 from llmaas.errors import BodyTooLarge, InvalidRequest, LlmaasError, MethodNotAllowed, UnknownPath
 from llmaas.net.asgi import ASGIApp, Message, Receive, Scope, Send
+from llmaas.web.errors import render
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_FORM_BYTES = 64 * 1024

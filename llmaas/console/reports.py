@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from llmaas.console.charts import COLOURS, Series
-from llmaas.console.spans import Span
+from llmaas.control.spans import Span
 from llmaas.domain.usage import Grouping, Ranked, TokenClass, UsageFilter, UsageReader, UsageSum
 
 _FOLD_DAYS = 92

@@ -1,1 +1,1 @@
-"""Speaking to inference servers: one contract (`base`), one file for each language, one HTTP transport (`http`)."""
+"""Speaking to inference servers: one contract, what all kinds share, and a folder for each language."""

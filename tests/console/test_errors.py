@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from llmaas import errors
-from llmaas.console.errors import TABLE, render
 from llmaas.errors import LlmaasError
 from llmaas.v1 import errors as v1
+from llmaas.web.errors import TABLE, render
 from tests.v1.test_errors import example, tree
 
 _ONLY_INFERENCE = frozenset(

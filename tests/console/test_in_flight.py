@@ -13,8 +13,8 @@ import argon2
 import pytest
 
 from llmaas.console.admin.services import Services
-from llmaas.console.passwords import Passwords
-from llmaas.console.sign_in import SignIn
+from llmaas.control.accounts.passwords import Passwords
+from llmaas.control.accounts.sign_in import SignIn
 from llmaas.domain.members import Role
 from tests.console.site import CHEAP, ORIGIN, PASSWORD, PEPPER, TEST, Admin, SignedIn
 

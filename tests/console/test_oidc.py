@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from llmaas.console.oidc import OpenIdConfig, OpenIdConnect, local_path
+from llmaas.control.accounts.oidc import OpenIdConfig, OpenIdConnect, local_path
 from llmaas.storage.secrets import SecretBox
 from tests.console.site import ORIGIN, PEPPER, Admin, Browser
 from tests.fakes.oidc import CLIENT_ID, CLIENT_SECRET, FakeOidc

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from llmaas.console.configured import setting_lines
 from llmaas.console.pages import audit
 from llmaas.console.pages.audit import differences
-from llmaas.console.system import System
+from llmaas.control.status.process import System
+from llmaas.control.status.settings import setting_lines
 from llmaas.domain.audit import Act, Actor, Line
 from llmaas.domain.workers import Worker
 from llmaas.errors import Unavailable

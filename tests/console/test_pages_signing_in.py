@@ -6,7 +6,7 @@ import pyotp
 import pytest
 from playwright.async_api import expect
 
-from llmaas.console.second_factor import SecondFactor
+from llmaas.control.accounts.second_factor import SecondFactor
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.users import User, UserStore
 from tests.console.browser import PHONE, Console, sign_in

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmaas.console.platform import Platform
+from llmaas.control.status.public import Platform
 from llmaas.domain.catalogue import Target
 from llmaas.domain.usage import ClassSum, Cursor, Grouping, Largest, Ranked, UsageFilter, UsageRow, UsageSum
 from llmaas.errors import Unavailable

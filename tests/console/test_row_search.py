@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmaas.console.pages.row_search import find_rows, first_day_of, latest_failures
-from llmaas.console.spans import day_of
+from llmaas.control.spans import day_of
 from llmaas.domain.usage import Cursor, Grouping, UsageFilter, UsageRow
 from tests.console.lab import DAY_MS, Lab
 

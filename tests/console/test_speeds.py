@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmaas.console.speeds import speed_of
+from llmaas.control.status.speeds import speed_of
 from llmaas.domain.usage import UsageSum
 
 

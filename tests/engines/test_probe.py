@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llmaas.console.passwords import Passwords
+from llmaas.control.accounts.passwords import Passwords
 from llmaas.domain.models import Backend, ProviderKind
 from llmaas.engines.probe import ProbeFailed, Prober, get_json
 

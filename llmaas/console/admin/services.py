@@ -9,14 +9,14 @@ from typing import Any
 from litestar.di import NamedDependency
 
 from llmaas.clock import Clock
-from llmaas.console.configured import SettingLine
-from llmaas.console.live import Live
-from llmaas.console.oidc import OpenIdConnect
-from llmaas.console.passwords import Passwords
-from llmaas.console.platform import Platform
-from llmaas.console.second_factor import Sealer
-from llmaas.console.sign_in import SignIn
-from llmaas.console.system import System
+from llmaas.control.accounts.oidc import OpenIdConnect
+from llmaas.control.accounts.passwords import Passwords
+from llmaas.control.accounts.second_factor import Sealer
+from llmaas.control.accounts.sign_in import SignIn
+from llmaas.control.status.models import Live
+from llmaas.control.status.process import System
+from llmaas.control.status.public import Platform
+from llmaas.control.status.settings import SettingLine
 from llmaas.domain.alerts import AlertStore, Teller
 from llmaas.domain.audit import AuditLog
 from llmaas.domain.credit import CreditStore

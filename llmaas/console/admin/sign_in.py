@@ -25,7 +25,7 @@ from llmaas.console.admin.account import UserView, user_view
 from llmaas.console.admin.invitations import open_invitation
 from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.admin.shapes import Form, checked_name
-from llmaas.console.sign_in import Browser
+from llmaas.control.accounts.sign_in import Browser
 from llmaas.domain.audit import Actor
 from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token

@@ -13,9 +13,9 @@ from llmaas import __version__
 from llmaas.clock import iso
 from llmaas.console.admin.access import PUBLIC
 from llmaas.console.admin.services import TheServices
-from llmaas.console.live import State
-from llmaas.console.platform import ModelStatus, PlatformState
-from llmaas.console.system import Answered
+from llmaas.control.status.models import State
+from llmaas.control.status.process import Answered
+from llmaas.control.status.public import ModelStatus, PlatformState
 from llmaas.domain.permissions import Permission
 from llmaas.errors import UnknownModel
 

@@ -25,7 +25,7 @@ from llmaas.console.admin.shapes import (
     page_of,
     tagged,
 )
-from llmaas.console.passwords import one_time
+from llmaas.control.accounts.passwords import one_time
 from llmaas.domain.permissions import Permission
 from llmaas.domain.users import User, valid_email
 from llmaas.errors import InvalidRequest, NotFound

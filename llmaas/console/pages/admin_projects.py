@@ -23,8 +23,8 @@ from llmaas.console.admin.shapes import After, PathId, check_match, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import signed_decimal, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
-from llmaas.console.spans import day_of, month_of
 from llmaas.console.typed import spelled
+from llmaas.control.spans import day_of, month_of
 from llmaas.domain.credit import CreditKind
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import format_amount

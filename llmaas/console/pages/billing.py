@@ -16,7 +16,7 @@ from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import amount_field, amounts
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.terms import bars_of, pace_of
-from llmaas.console.spans import day_of, month_of, months_before
+from llmaas.control.spans import day_of, month_of, months_before
 from llmaas.domain.permissions import RULES, Permission
 from llmaas.domain.prices import parse_amount
 from llmaas.domain.projects import Project, unknown_project

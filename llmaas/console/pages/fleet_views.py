@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llmaas.console.admin.services import Services
-from llmaas.console.live import Live
-from llmaas.console.spans import day_of
-from llmaas.console.speeds import Speed, speed_of
+from llmaas.control.spans import day_of
+from llmaas.control.status.models import Live
+from llmaas.control.status.speeds import Speed, speed_of
 from llmaas.domain.catalogue import Target
 from llmaas.domain.fleet import FleetState
 from llmaas.domain.models import Backend, Deployment, Model, Phase, Provider

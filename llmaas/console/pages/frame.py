@@ -21,19 +21,19 @@ from litestar.di import NamedDependency
 
 from llmaas.console.admin.access import FORM_TYPE, Connection, Principal, is_secure, session_cookie
 from llmaas.console.admin.services import Services
-from llmaas.console.errors import render as render_error
-from llmaas.console.oidc import local_path
 from llmaas.console.pages.fields import RESUMED, Fields, said_of, typed_in
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
 from llmaas.console.pages.qr import qr_svg
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.pages.words_of_time import shown_day, shown_moment, shown_time
 from llmaas.console.texts import LANGUAGES, Texts, Words, choose_language
+from llmaas.control.accounts.oidc import local_path
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Permission
 from llmaas.domain.prices import NANO, format_amount
 from llmaas.domain.projects import Project, unknown_project
 from llmaas.errors import LlmaasError, NotAllowed, NotAuthenticated
+from llmaas.web.errors import render as render_error
 
 FORM = {"media_type": FORM_TYPE}
 """Goes into the `opt` of a handler that takes a form."""

@@ -13,7 +13,7 @@ from llmaas.console.admin.services import Services
 from llmaas.console.charts import sparkline
 from llmaas.console.pages.key_forms import BUDGETS, RATES
 from llmaas.console.pages.terms import percent_of
-from llmaas.console.spans import day_of, last_days
+from llmaas.control.spans import day_of, last_days
 from llmaas.domain.budgets import DAY_MS, budget_ids, day_name
 from llmaas.domain.keys import Key, masked
 from llmaas.domain.members import Role

@@ -30,7 +30,7 @@ from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, form_of, read_form
 from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limits_of, may_make
 from llmaas.console.pages.model_views import playable
-from llmaas.console.spans import day_of, last_days
+from llmaas.control.spans import day_of, last_days
 from llmaas.domain.access import may_use
 from llmaas.domain.keys import Key, masked
 from llmaas.domain.permissions import Permission

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmaas.console.live import Live, State
-from llmaas.console.speeds import Speed
+from llmaas.control.status.models import Live, State
+from llmaas.control.status.speeds import Speed
 from llmaas.domain.catalogue import Entry
 from llmaas.domain.energy import CARD_KEY
 from llmaas.domain.models import Model, ModelKind

@@ -13,8 +13,8 @@ from llmaas.console.admin.shapes import PathId
 from llmaas.console.charts import Chart, Series, lines
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.model_views import capabilities_of, card_of, programs, read_wanted
-from llmaas.console.spans import day_of, last_days
-from llmaas.console.speeds import Speed, daily_speeds, model_speeds
+from llmaas.control.spans import day_of, last_days
+from llmaas.control.status.speeds import Speed, daily_speeds, model_speeds
 from llmaas.domain.models import ModelKind, Phase
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import Project, unknown_project

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import date, datetime
 
-from llmaas.console.spans import DAY_MS, day_of
+from llmaas.control.spans import DAY_MS, day_of
 from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageReader, UsageRow
 from llmaas.errors import Loading
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmaas.console.admin.services import Services
-from llmaas.console.spans import DAY_MS, day_of, last_days, month_of
+from llmaas.control.spans import DAY_MS, day_of, last_days, month_of
 from llmaas.domain.budgets import day_name
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import Grouping, UsageFilter, UsageSum

@@ -21,7 +21,7 @@ from llmaas.console.pages.overview import shown_energy
 from llmaas.console.pages.row_search import find_rows, first_day_of
 from llmaas.console.pages.usage_filters import Asked, read_asked
 from llmaas.console.reports import MOST_LINES, By, Measure, Report, make_report
-from llmaas.console.spans import Span, day_of
+from llmaas.control.spans import Span, day_of
 from llmaas.domain.keys import masked
 from llmaas.domain.permissions import Permission
 from llmaas.domain.usage import Cursor, Grouping, Outcome, UsageFilter, UsageRow, is_unpriced

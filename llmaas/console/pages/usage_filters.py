@@ -11,7 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from llmaas.console.reports import By, Measure
-from llmaas.console.spans import INVERTED, MOST_DAYS, TOO_LONG, Span, month_of, months_before, read_span
+from llmaas.control.spans import INVERTED, MOST_DAYS, TOO_LONG, Span, month_of, months_before, read_span
 from llmaas.domain.usage import Outcome, UsageFilter
 from llmaas.errors import InvalidRequest
 

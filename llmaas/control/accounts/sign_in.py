@@ -18,8 +18,8 @@ from hashlib import blake2b
 import structlog
 
 from llmaas.clock import Clock
-from llmaas.console.passwords import Passwords, crowded
-from llmaas.console.second_factor import SecondFactor
+from llmaas.control.accounts.passwords import Passwords, crowded
+from llmaas.control.accounts.second_factor import SecondFactor
 from llmaas.domain import sessions
 from llmaas.domain.audit import Actor
 from llmaas.domain.sessions import Session, SessionStore

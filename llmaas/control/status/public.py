@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llmaas.clock import Clock
-from llmaas.console.live import Live, State
-from llmaas.console.speeds import Speed, model_speeds
+from llmaas.control.status.models import Live, State
+from llmaas.control.status.speeds import Speed, model_speeds
 from llmaas.domain.models import ModelKind
 from llmaas.domain.usage import Outcome, UsageFilter, UsageReader
 from llmaas.errors import Unavailable

@@ -22,7 +22,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from llmaas.clock import Clock
-from llmaas.console.second_factor import Sealer
+from llmaas.control.accounts.second_factor import Sealer
 from llmaas.errors import EngineFailed, NotAuthenticated
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
