@@ -28,11 +28,11 @@ def admin_api(
     `api_document`: what `/openapi.json` says.
     """
     # ruff: disable[PLC0415]
-    from llmaas.console.admin.services import Services
     from llmaas.console.application import build_admin
     from llmaas.control.accounts.oidc import OpenIdConfig, OpenIdConnect
     from llmaas.control.accounts.second_factor import SecondFactor
     from llmaas.control.accounts.sign_in import SignIn
+    from llmaas.control.context import Services
 
     # ruff: enable[PLC0415]
     settings, clock, pepper = installation.settings, installation.clock, installation.pepper

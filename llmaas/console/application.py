@@ -12,15 +12,15 @@ from litestar import Litestar, MediaType, Request, Response, Router, get
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, InternalServerException
 
-from llmaas.console.admin.access import PUBLIC, Guard, is_page, principal_of
-from llmaas.console.admin.document import describe
-from llmaas.console.admin.open_id import PATH as OPEN_ID_PATH
-from llmaas.console.admin.routes import ROUTES
-from llmaas.console.admin.services import Services
+from llmaas.admin_api.access import PUBLIC, Guard, is_page, principal_of
+from llmaas.admin_api.document import describe
+from llmaas.admin_api.open_id import PATH as OPEN_ID_PATH
+from llmaas.admin_api.routes import ROUTES
 from llmaas.console.pages.frame import Page, Surroundings, back_to_sign_in, error_page, make_surroundings, open_page
 from llmaas.console.pages.routes import PAGES
 from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.reference import Reference
+from llmaas.control.context import Services
 from llmaas.errors import BodyTooLarge, InvalidRequest, LlmaasError, MethodNotAllowed, UnknownPath
 from llmaas.net.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmaas.web.errors import render

@@ -13,11 +13,11 @@ import argon2
 import httpx
 
 from llmaas.clock import ManualClock
-from llmaas.console.admin.services import Services
 from llmaas.console.application import build_admin
 from llmaas.control.accounts.passwords import Passwords
 from llmaas.control.accounts.second_factor import SecondFactor
 from llmaas.control.accounts.sign_in import SignIn
+from llmaas.control.context import Services
 from llmaas.control.status.models import Live
 from llmaas.control.status.process import System
 from llmaas.control.status.public import Platform

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.shapes import Form
+from llmaas.admin_api.access import PUBLIC
+from llmaas.admin_api.shapes import Form
 from llmaas.console.application import build_litestar
 from llmaas.domain import keys
 from llmaas.domain.members import Role

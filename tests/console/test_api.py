@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from llmaas.console.admin.access import PUBLIC
+from llmaas.admin_api.access import PUBLIC
 from llmaas.console.application import MAX_BODY_BYTES, MAX_FORM_BYTES, build_admin, build_litestar
 from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role

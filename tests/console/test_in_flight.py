@@ -12,9 +12,9 @@ from typing import Any, Literal
 import argon2
 import pytest
 
-from llmaas.console.admin.services import Services
 from llmaas.control.accounts.passwords import Passwords
 from llmaas.control.accounts.sign_in import SignIn
+from llmaas.control.context import Services
 from llmaas.domain.members import Role
 from tests.console.site import CHEAP, ORIGIN, PASSWORD, PEPPER, TEST, Admin, SignedIn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from llmaas.console.admin.access import PUBLIC
+from llmaas.admin_api.access import PUBLIC
 from llmaas.console.application import build_litestar
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES
 from llmaas.domain.members import Role

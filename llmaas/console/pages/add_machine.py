@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.fleet import check_secret, put_new, store_secret
-from llmaas.console.admin.machines import BackendTest, ask, served_by
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.fleet import check_secret, put_new, store_secret
+from llmaas.admin_api.machines import BackendTest, ask, served_by
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.offers import Offer, declared_by, offers_of, read_offers
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.fleet import Fleet, FleetState
 from llmaas.domain.models import Backend, ModelKind, Provider, ProviderKind
 from llmaas.domain.permissions import Permission

@@ -7,9 +7,9 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.credit import NewEntry, add_entry, signed_amount
-from llmaas.console.admin.projects import (
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.credit import NewEntry, add_entry, signed_amount
+from llmaas.admin_api.projects import (
     NewProject,
     Terms,
     change_terms,
@@ -18,12 +18,12 @@ from llmaas.console.admin.projects import (
     project_view,
     read_project,
 )
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId, check_match, etag
+from llmaas.admin_api.shapes import After, PathId, check_match, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import signed_decimal, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.typed import spelled
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import day_of, month_of
 from llmaas.domain.credit import CreditKind
 from llmaas.domain.permissions import Permission

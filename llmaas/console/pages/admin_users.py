@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import After, PathId, check_match, etag
-from llmaas.console.admin.users import NewUser, UserChanges, alter_user, any_user, make_user, new_password, read_user
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import After, PathId, check_match, etag
+from llmaas.admin_api.users import NewUser, UserChanges, alter_user, any_user, make_user, new_password, read_user
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.users import User
 

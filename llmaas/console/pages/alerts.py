@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.alerts import NewChannel, add_channel, try_channel
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.alerts import NewChannel, add_channel, try_channel
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.alerts import CAP_PERCENTS, Channel, ChannelKind
 from llmaas.domain.permissions import Permission
 from llmaas.errors import NotFound

@@ -12,9 +12,9 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.services import Services, TheServices
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.words_of_time import shown_moment
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import last_days
 from llmaas.domain.audit import SYSTEM, AuditFilter, Line, Verdict
 from llmaas.domain.permissions import Permission

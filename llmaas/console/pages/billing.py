@@ -8,14 +8,14 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import After, PathId
 from llmaas.console.charts import Chart, Series, stacked_bars
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import amount_field, amounts
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.terms import bars_of, pace_of
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import day_of, month_of, months_before
 from llmaas.domain.permissions import RULES, Permission
 from llmaas.domain.prices import parse_amount

@@ -13,7 +13,7 @@ from litestar import Request
 from litestar.datastructures import FormMultiDict
 from markupsafe import Markup
 
-from llmaas.console.admin.access import CSRF_FIELD
+from llmaas.admin_api.access import CSRF_FIELD
 from llmaas.console.texts import Words
 from llmaas.errors import Conflict, InvalidRequest, LlmaasError, NotAuthenticated, NotFound, Outdated, RateLimited
 

@@ -7,15 +7,15 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.fleet import ThingView, put_values, take_away, view_of
-from llmaas.console.admin.machines import BackendTest, ask
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId, etag
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.fleet import ThingView, put_values, take_away, view_of
+from llmaas.admin_api.machines import BackendTest, ask
+from llmaas.admin_api.shapes import PathId, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.fleet_views import MachineLine, fleet_view
 from llmaas.console.pages.form_values import filled, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.fleet import Noun
 from llmaas.domain.models import ProviderKind
 from llmaas.domain.permissions import Permission

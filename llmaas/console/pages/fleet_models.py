@@ -8,15 +8,15 @@ from urllib.parse import quote
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.fleet import ThingId, put_values, take_away, view_of
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import etag
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.fleet import ThingId, put_values, take_away, view_of
+from llmaas.admin_api.shapes import etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.fleet_views import ModelLine, fleet_view
 from llmaas.console.pages.form_values import filled, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.model_forms import NAMES, read_model, shown_model
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.fleet import Noun
 from llmaas.domain.models import Deployment, ModelKind, Phase
 from llmaas.domain.permissions import Permission

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llmaas.console.admin.services import Services
+from llmaas.control.context import Services
 from llmaas.control.spans import day_of
 from llmaas.control.status.models import Live
 from llmaas.control.status.speeds import Speed, speed_of

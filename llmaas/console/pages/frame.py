@@ -19,8 +19,7 @@ from litestar import MediaType, Request, Response
 from litestar.datastructures import Cookie, FormMultiDict
 from litestar.di import NamedDependency
 
-from llmaas.console.admin.access import FORM_TYPE, Connection, Principal, is_secure, session_cookie
-from llmaas.console.admin.services import Services
+from llmaas.admin_api.access import FORM_TYPE, Connection, Principal, is_secure, session_cookie
 from llmaas.console.pages.fields import RESUMED, Fields, said_of, typed_in
 from llmaas.console.pages.navigation import ADMIN_PLACES, PROJECT_PLACES, Link, Place, links
 from llmaas.console.pages.qr import qr_svg
@@ -28,6 +27,7 @@ from llmaas.console.pages.static_files import StaticFiles
 from llmaas.console.pages.words_of_time import shown_day, shown_moment, shown_time
 from llmaas.console.texts import LANGUAGES, Texts, Words, choose_language
 from llmaas.control.accounts.oidc import local_path
+from llmaas.control.context import Services
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import RULES, Permission
 from llmaas.domain.prices import NANO, format_amount

@@ -9,8 +9,8 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from llmaas import __version__
-from llmaas.console.admin.services import TheServices
 from llmaas.console.pages.frame import ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.workers import Worker
 from llmaas.errors import Unavailable

@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.services import TheServices
+from llmaas.admin_api.access import PUBLIC
 from llmaas.console.pages.frame import FORM, LANGUAGE_COOKIE, THEME_COOKIE, THEMES, ThePage
 from llmaas.console.pages.model_views import playable
 from llmaas.console.texts import LANGUAGES
 from llmaas.control.accounts.oidc import local_path
+from llmaas.control.context import TheServices
 
 _PROGRAM = """from openai import OpenAI
 

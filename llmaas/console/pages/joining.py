@@ -10,12 +10,12 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import PUBLIC, ThePrincipal, address_of
-from llmaas.console.admin.invitations import accept_invitation, open_invitation
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.sign_in import SignUpForm, browser_of, new_cookie, register
+from llmaas.admin_api.access import PUBLIC, ThePrincipal, address_of
+from llmaas.admin_api.invitations import accept_invitation, open_invitation
+from llmaas.admin_api.sign_in import SignUpForm, browser_of, new_cookie, register
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.invitations import Invitation, hash_token
 from llmaas.domain.permissions import Permission
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from llmaas.console.admin.keys import KeyChanges, LimitsForm, NewKey
+from llmaas.admin_api.keys import KeyChanges, LimitsForm, NewKey
 from llmaas.console.pages.fields import Fields
 from llmaas.console.pages.form_values import amount_field, amounts, whole_numbers
 from llmaas.console.texts import Words

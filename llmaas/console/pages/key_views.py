@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from llmaas.console.admin.access import Principal
-from llmaas.console.admin.keys import may_change
-from llmaas.console.admin.services import Services
+from llmaas.admin_api.access import Principal
+from llmaas.admin_api.keys import may_change
 from llmaas.console.charts import sparkline
 from llmaas.console.pages.key_forms import BUDGETS, RATES
 from llmaas.console.pages.terms import percent_of
+from llmaas.control.context import Services
 from llmaas.control.spans import day_of, last_days
 from llmaas.domain.budgets import DAY_MS, budget_ids, day_name
 from llmaas.domain.keys import Key, masked

@@ -11,8 +11,8 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.keys import (
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.keys import (
     Rotation,
     alter_key,
     key_view,
@@ -22,14 +22,14 @@ from llmaas.console.admin.keys import (
     read_key,
     replace_key,
 )
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId, check_match, etag
+from llmaas.admin_api.shapes import After, PathId, check_match, etag
 from llmaas.console.charts import Series, stacked_bars
 from llmaas.console.pages.fields import RESUMED, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.key_forms import BUDGETS, EXPIRIES, RATES, KeyForm, form_of, read_form
 from llmaas.console.pages.key_views import DAYS, is_playground, key_lines, limits_of, may_make
 from llmaas.console.pages.model_views import playable
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import day_of, last_days
 from llmaas.domain.access import may_use
 from llmaas.domain.keys import Key, masked

@@ -8,12 +8,12 @@ from urllib.parse import quote
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.invitations import NewInvitation, make_invitation
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, PathId
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.invitations import NewInvitation, make_invitation
+from llmaas.admin_api.shapes import After, PathId
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.members import Member, Role
 from llmaas.domain.permissions import Permission
 from llmaas.errors import InvalidRequest, NotFound

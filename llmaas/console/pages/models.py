@@ -8,11 +8,11 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.charts import Chart, Series, lines
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.model_views import capabilities_of, card_of, programs, read_wanted
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import day_of, last_days
 from llmaas.control.status.speeds import Speed, daily_speeds, model_speeds
 from llmaas.domain.models import ModelKind, Phase

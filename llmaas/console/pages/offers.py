@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmaas.console.admin.machines import ServedModel
+from llmaas.admin_api.machines import ServedModel
 from llmaas.console.pages.fields import Fields
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import ModelKind

@@ -10,14 +10,14 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.charts import Chart, Series, stacked_bars
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.key_views import may_make
 from llmaas.console.pages.row_search import latest_failures
 from llmaas.console.reports import Line
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import day_of, last_days, month_of
 from llmaas.control.status.models import State
 from llmaas.domain.catalogue import Entry

@@ -11,11 +11,11 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
+from llmaas.admin_api.access import ThePrincipal
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.key_views import may_make
 from llmaas.console.pages.model_views import playable
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 
 _FIGURES = ("ttft", "speed", "input", "output", "cost", "backend", "routing")

@@ -7,11 +7,11 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.account import NewPassword, rename, replace_password
-from llmaas.console.admin.services import TheServices
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.account import NewPassword, rename, replace_password
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.users import User
 

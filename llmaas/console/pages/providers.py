@@ -11,14 +11,14 @@ from urllib.parse import quote
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.fleet import check_secret, put_new, put_values, store_secret, take_away, view_of
-from llmaas.console.admin.machines import BackendTest, ask
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId, etag
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.fleet import check_secret, put_new, put_values, store_secret, take_away, view_of
+from llmaas.admin_api.machines import BackendTest, ask
+from llmaas.admin_api.shapes import PathId, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import filled, words
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.models import Backend, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
 from llmaas.errors import Conflict, InvalidRequest, NotFound

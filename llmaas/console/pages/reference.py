@@ -13,11 +13,11 @@ from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from markupsafe import Markup, escape
 
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import PUBLIC
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.pages.frame import ThePage
 from llmaas.console.reference import Operation, Reference
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.models import ModelKind
 from llmaas.errors import NotFound
 

@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import PathId
 from llmaas.console.pages.browsers import browser_name
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 
 _PATH, _FACTOR = "/profile/security", "/profile/second-factor"

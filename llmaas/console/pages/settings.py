@@ -8,8 +8,8 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.services import TheServices
 from llmaas.console.pages.frame import ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 
 Only = Annotated[str, QueryParameter(max_length=20)]

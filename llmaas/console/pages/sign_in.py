@@ -10,12 +10,12 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import ALSO_ONE_TIME, PUBLIC, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.sign_in import browser_of, new_cookie, no_cookie, proof_cookie
+from llmaas.admin_api.access import ALSO_ONE_TIME, PUBLIC, ThePrincipal
+from llmaas.admin_api.sign_in import browser_of, new_cookie, no_cookie, proof_cookie
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.control.accounts.oidc import local_path
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token
 from llmaas.errors import NotAuthenticated

@@ -12,8 +12,8 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.shapes import PathId
+from llmaas.admin_api.access import PUBLIC
+from llmaas.admin_api.shapes import PathId
 from llmaas.errors import NotFound
 
 _KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}

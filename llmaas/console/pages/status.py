@@ -7,9 +7,9 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.services import TheServices
+from llmaas.admin_api.access import PUBLIC
 from llmaas.console.pages.frame import ThePage
+from llmaas.control.context import TheServices
 
 
 @get("/status", opt={"permission": PUBLIC})

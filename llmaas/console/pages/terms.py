@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmaas.console.admin.services import Services
+from llmaas.control.context import Services
 from llmaas.control.spans import DAY_MS, day_of, last_days, month_of
 from llmaas.domain.budgets import day_name
 from llmaas.domain.tiers import Tier

@@ -11,14 +11,14 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.fleet import put_new, put_values, take_away, view_of
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId, etag
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.fleet import put_new, put_values, take_away, view_of
+from llmaas.admin_api.shapes import PathId, etag
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.form_values import amounts, filled, price, whole_numbers
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.typed import shown
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.models import Model
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import PRICE_CLASSES, Price

@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import PathId
-from llmaas.console.admin.tokens import NewToken, make_token
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import PathId
+from llmaas.admin_api.tokens import NewToken, make_token
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, ThePage
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.tokens import Token
 from llmaas.errors import NotFound

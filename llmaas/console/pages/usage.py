@@ -11,9 +11,8 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import PathId
-from llmaas.console.admin.usage import unknown_in
+from llmaas.admin_api.shapes import PathId
+from llmaas.admin_api.usage import unknown_in
 from llmaas.console.charts import Chart, Series, merged, stacked_bars
 from llmaas.console.pages.frame import Page, ThePage
 from llmaas.console.pages.key_views import is_playground
@@ -21,6 +20,7 @@ from llmaas.console.pages.overview import shown_energy
 from llmaas.console.pages.row_search import find_rows, first_day_of
 from llmaas.console.pages.usage_filters import Asked, read_asked
 from llmaas.console.reports import MOST_LINES, By, Measure, Report, make_report
+from llmaas.control.context import Services, TheServices
 from llmaas.control.spans import Span, day_of
 from llmaas.domain.keys import masked
 from llmaas.domain.permissions import Permission

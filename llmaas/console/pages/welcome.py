@@ -8,14 +8,14 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin.access import ALSO_ONE_TIME, ThePrincipal
-from llmaas.console.admin.account import NewPassword, replace_password
-from llmaas.console.admin.keys import NewKey, make_key
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import checked_name
+from llmaas.admin_api.access import ALSO_ONE_TIME, ThePrincipal
+from llmaas.admin_api.account import NewPassword, replace_password
+from llmaas.admin_api.keys import NewKey, make_key
+from llmaas.admin_api.shapes import checked_name
 from llmaas.console.pages.fields import Fields, read_fields
 from llmaas.console.pages.frame import FORM, Page, ThePage
 from llmaas.console.pages.model_views import playable
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import DEFAULT_PROJECT, Project
 

@@ -9,9 +9,9 @@ from litestar import delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.console.admin.access import ALSO_ONE_TIME, Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, checked_name
+from llmaas.admin_api.access import ALSO_ONE_TIME, Principal, ThePrincipal
+from llmaas.admin_api.shapes import Form, checked_name
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.members import Role
 from llmaas.domain.permissions import Credential, Permission
 from llmaas.domain.users import User, password_fault

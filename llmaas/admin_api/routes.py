@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from llmaas.console.admin import (
+from llmaas.admin_api import (
     account,
     alerts,
     audit,

@@ -19,8 +19,8 @@ from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
 from llmaas import __version__
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.routes import ROUTES
+from llmaas.admin_api.access import PUBLIC
+from llmaas.admin_api.routes import ROUTES
 
 Json = dict[str, Any]
 _ERROR: Json = {

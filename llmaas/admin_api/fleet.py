@@ -14,10 +14,10 @@ from litestar import Response, delete, get, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import Form, IfMatch, PathId, check_match, tagged
 from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, IfMatch, PathId, check_match, tagged
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.declarations import PLURALS, declare, describe, describe_price, describe_thing
 from llmaas.domain.fleet import Change, Fleet, FleetState, FleetStore, Noun
 from llmaas.domain.permissions import Permission

@@ -17,7 +17,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
-from llmaas.console.admin.services import Services
+from llmaas.control.context import Services
 from llmaas.domain import sessions, tokens
 from llmaas.domain.audit import Actor
 from llmaas.domain.members import Role

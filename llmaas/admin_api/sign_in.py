@@ -10,7 +10,7 @@ from litestar.datastructures import Cookie
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.console.admin.access import (
+from llmaas.admin_api.access import (
     ALSO_ONE_TIME,
     MAX_PUBLIC_BODY_BYTES,
     PUBLIC,
@@ -21,11 +21,11 @@ from llmaas.console.admin.access import (
     is_secure,
     session_cookie,
 )
-from llmaas.console.admin.account import UserView, user_view
-from llmaas.console.admin.invitations import open_invitation
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, checked_name
+from llmaas.admin_api.account import UserView, user_view
+from llmaas.admin_api.invitations import open_invitation
+from llmaas.admin_api.shapes import Form, checked_name
 from llmaas.control.accounts.sign_in import Browser
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.audit import Actor
 from llmaas.domain.permissions import Permission
 from llmaas.domain.sessions import csrf_token

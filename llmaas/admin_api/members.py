@@ -7,10 +7,10 @@ from litestar import Response, delete, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import After, Form, Limit, Page, PathId, page_of
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import After, Form, Limit, Page, PathId, page_of
+from llmaas.control.context import TheServices
 from llmaas.domain.members import Member, Role
 from llmaas.domain.permissions import Permission
 

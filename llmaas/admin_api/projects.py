@@ -9,10 +9,8 @@ from litestar import Response, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import (
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import (
     After,
     Form,
     IfMatch,
@@ -25,6 +23,8 @@ from llmaas.console.admin.shapes import (
     page_of,
     tagged,
 )
+from llmaas.clock import iso
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import format_amount, parse_amount
 from llmaas.domain.projects import Project, unknown_project, valid_id

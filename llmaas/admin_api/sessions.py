@@ -6,10 +6,10 @@ import msgspec
 from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
 
+from llmaas.admin_api.access import ThePrincipal
+from llmaas.admin_api.shapes import Page, PathId
 from llmaas.clock import iso
-from llmaas.console.admin.access import ThePrincipal
-from llmaas.console.admin.services import TheServices
-from llmaas.console.admin.shapes import Page, PathId
+from llmaas.control.context import TheServices
 from llmaas.domain.permissions import Permission
 
 

@@ -10,9 +10,9 @@ from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
+from llmaas.admin_api.shapes import Form, PathId
 from llmaas.clock import iso
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, PathId
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.models import Backend, Provider, ProviderKind
 from llmaas.domain.permissions import Permission
 from llmaas.engines.probe import Found, ProbeFailed

@@ -10,10 +10,10 @@ from litestar.datastructures import Cookie
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
-from llmaas.console.admin.access import PUBLIC, Connection, is_secure
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.sign_in import browser_of, new_cookie
+from llmaas.admin_api.access import PUBLIC, Connection, is_secure
+from llmaas.admin_api.sign_in import browser_of, new_cookie
 from llmaas.control.accounts.oidc import PENDING_S, Identity, OpenIdConnect
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.audit import Actor
 from llmaas.domain.users import User
 from llmaas.errors import NotAuthenticated, NotFound

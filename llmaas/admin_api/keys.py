@@ -11,10 +11,8 @@ from litestar import Response, delete, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import (
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import (
     After,
     Form,
     IfMatch,
@@ -27,6 +25,8 @@ from llmaas.console.admin.shapes import (
     page_of,
     tagged,
 )
+from llmaas.clock import iso
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.access import model_ids
 from llmaas.domain.addresses import parse_network
 from llmaas.domain.keys import Key, issue, successor_of

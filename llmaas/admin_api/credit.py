@@ -10,10 +10,10 @@ from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, QueryParameter
 
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import Form, Limit, Page, PathId, checked_name, page_of
 from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, Limit, Page, PathId, checked_name, page_of
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.credit import CreditEntry, CreditKind
 from llmaas.domain.permissions import Permission
 from llmaas.domain.prices import format_amount, parse_amount

@@ -7,11 +7,11 @@ from litestar import delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.account import MembershipView
+from llmaas.admin_api.shapes import After, Form, Limit, Page, PathId, page_of
 from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.account import MembershipView
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import After, Form, Limit, Page, PathId, page_of
+from llmaas.control.context import Services, TheServices
 from llmaas.domain import invitations, sessions
 from llmaas.domain.invitations import Invitation
 from llmaas.domain.members import Role

@@ -9,10 +9,10 @@ from litestar import delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
+from llmaas.admin_api.access import Principal, ThePrincipal
+from llmaas.admin_api.shapes import Form, Page, PathId, moment
 from llmaas.clock import iso
-from llmaas.console.admin.access import Principal, ThePrincipal
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Form, Page, PathId, moment
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.alerts import Alert, Channel, ChannelKind, Delivery, NotDelivered, channel_fault
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import Project, unknown_project

@@ -10,9 +10,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from llmaas import __version__
+from llmaas.admin_api.access import PUBLIC
 from llmaas.clock import iso
-from llmaas.console.admin.access import PUBLIC
-from llmaas.console.admin.services import TheServices
+from llmaas.control.context import TheServices
 from llmaas.control.status.models import State
 from llmaas.control.status.process import Answered
 from llmaas.control.status.public import ModelStatus, PlatformState

@@ -19,8 +19,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Limit, PathId, moment
+from llmaas.admin_api.shapes import Limit, PathId, moment
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.exports import ROW_COLUMNS, class_record, csv_line, json_line, row_record, sum_record
 from llmaas.domain.permissions import Permission
 from llmaas.domain.projects import unknown_project

@@ -9,9 +9,9 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
+from llmaas.admin_api.shapes import Limit, Page, PathId, page_of
 from llmaas.clock import iso
-from llmaas.console.admin.services import Services, TheServices
-from llmaas.console.admin.shapes import Limit, Page, PathId, page_of
+from llmaas.control.context import Services, TheServices
 from llmaas.domain.audit import AuditFilter, Line
 from llmaas.domain.permissions import Permission
 
