@@ -32,11 +32,11 @@ from typing import Any
 
 from bench.cost import load
 from llmaas import settings
+from llmaas.datadir import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.hosting.local.probe import free_port
-from llmaas.installation import Installation
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("plain_us", "burst_us", "paced_event_us")

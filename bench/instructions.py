@@ -24,10 +24,10 @@ import uvloop
 
 from bench.__main__ import prepare
 from llmaas import settings
-from llmaas.app import GatewayWorker
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.net.client import Origin, _Connection
 from llmaas.net.server import HttpConnection, HttpServer
+from llmaas.worker import GatewayWorker
 
 CONNECTIONS = 32
 EVENTS = 50

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from llmaas import settings
+from llmaas.datadir import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.usage import UsageFilter, UsageRow
 from llmaas.hosting.local.probe import free_port
-from llmaas.installation import Installation
 from tests.fakes.raw_http import RawConnection, RawResponse
 from tests.schema import write_schema
 

@@ -15,7 +15,7 @@ from llmaas.cli.place import Place, at_place
 from llmaas.domain.audit import AuditFilter, Line, Verdict
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="Administrative acts: list, verify, export.", no_args_is_help=True)
 _NOTED = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})")

@@ -11,7 +11,7 @@ from llmaas.cli import output
 from llmaas.cli.place import Place, at_place
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the backup.", show_default=False)]
 
@@ -26,7 +26,7 @@ def backup(
     ] = False,
 ) -> None:
     """Write the database to a new file, as it is at this moment. The service may run meanwhile."""
-    from llmaas.installation import back_up
+    from llmaas.datadir import back_up
 
     async def work(installation: Installation) -> tuple[int, int]:
         summary = await back_up(installation, file, with_master_key=with_master_key)
@@ -46,7 +46,7 @@ def restore(place: Place, *, file: BackupFile) -> None:
     import asyncio
 
     from llmaas import log
-    from llmaas.installation import restore as restore_into
+    from llmaas.datadir import restore as restore_into
 
     log.configure("warning")
     settings = place.load().settings

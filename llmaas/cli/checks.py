@@ -26,8 +26,8 @@ from llmaas.settings import Settings, engine_environment, without_password
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmaas.datadir import Installation
     from llmaas.domain.fleet import Fleet
-    from llmaas.installation import Installation
 
 _GIB = 1024**3
 _LITTLE_BYTES = 2 * _GIB
@@ -266,7 +266,7 @@ def _prices(fleet: Fleet) -> Finding:
 
 
 def _model_files(installation: Installation, fleet: Fleet) -> Iterator[Finding]:
-    from llmaas.installation import find_model_file
+    from llmaas.datadir import find_model_file
 
     embedded = {p.id for p in fleet.providers if p.kind is ProviderKind.EMBEDDED}
     here = {b.id for b in fleet.backends if b.provider_id in embedded}

@@ -19,7 +19,7 @@ from llmaas.errors import InvalidRequest
 from llmaas.settings import Loaded
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="Settings: check, show; the master key: rotate.", no_args_is_help=True)
 _KEY_BYTES = 32
@@ -29,7 +29,7 @@ _KEY_BYTES = 32
 @at_place
 def check(place: Place) -> None:
     """Check all settings, and that they fit the data that is there; prints `ok`, or every mistake and leaves with 3."""
-    from llmaas.installation import check_place
+    from llmaas.datadir import check_place
 
     asyncio.run(check_place(place.load().settings))
     print("ok")
@@ -90,7 +90,7 @@ def _read_key() -> bytes:
 @at_place
 def migrate(place: Place) -> None:
     """Bring the database of an older version to this version's schema. Make a backup first."""
-    from llmaas.installation import migrate_database
+    from llmaas.datadir import migrate_database
 
     before, after = migrate_database(place.load().settings)
     print(f"schema {after}, as it was" if before == after else f"schema {before or 'none'} → {after}")

@@ -15,7 +15,7 @@ from llmaas.errors import ConfigurationError, LlmaasError
 
 if TYPE_CHECKING:
     from llmaas.cli.checks import Finding
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 
 @at_place

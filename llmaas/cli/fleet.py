@@ -17,9 +17,9 @@ from llmaas.domain.values import printable
 from llmaas.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from llmaas.datadir import Installation
     from llmaas.domain.declarations import Forbidden
     from llmaas.domain.fleet import Change, Fleet
-    from llmaas.installation import Installation
 
 _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 _MOST_BYTES = 16 * 1024 * 1024

@@ -23,7 +23,7 @@ from llmaas.domain.projects import DEFAULT_PROJECT
 from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="API keys: create, list, show, change, revoke, rotate.", no_args_is_help=True)
 _LIMITS = "Limits"

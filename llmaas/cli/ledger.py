@@ -19,7 +19,7 @@ from llmaas.domain.values import printable
 from llmaas.errors import Unavailable
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="The ledger of usage: check, correct, reconcile, rebuild.", no_args_is_help=True)
 commands.command()(reconcile)

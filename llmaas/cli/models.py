@@ -16,8 +16,8 @@ from llmaas.domain.prices import format_amount
 from llmaas.errors import UnknownModel
 
 if TYPE_CHECKING:
+    from llmaas.datadir import Installation
     from llmaas.domain.catalogue import Catalogue, Entry, Target
-    from llmaas.installation import Installation
 
 _NO_PRICE = "no price"
 
@@ -74,7 +74,7 @@ def pull(
 ) -> None:
     """Bring the file of an embedded model here: resumed where it broke off, and verified."""
     from llmaas import log
-    from llmaas.installation import pull_model
+    from llmaas.datadir import pull_model
 
     log.configure("warning")
     settings = place.load().settings

@@ -17,7 +17,7 @@ from llmaas.cli.output import note
 from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Place:
     def run(self, work: Callable[[Installation], Awaitable[T]]) -> T:
         """Do something with the installation at this place, which is made when there is none yet."""
         from llmaas import log
-        from llmaas.installation import Installation
+        from llmaas.datadir import Installation
 
         log.configure("warning")
 

@@ -18,7 +18,7 @@ from llmaas.domain.projects import Project, unknown_project, valid_id
 from llmaas.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="Projects, which own keys and usage: create, list, set, credit.", no_args_is_help=True)
 _NONE = "none"

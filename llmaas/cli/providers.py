@@ -16,9 +16,9 @@ from llmaas.domain.models import Provider, ProviderKind
 from llmaas.errors import Conflict, InvalidRequest, LlmaasError, NotFound
 
 if TYPE_CHECKING:
+    from llmaas.datadir import Installation
     from llmaas.domain.fleet import Fleet
     from llmaas.domain.models import Backend
-    from llmaas.installation import Installation
 
 commands = typer.Typer(help="Inference servers: list, add, set-secret, test.", no_args_is_help=True)
 ProviderArgument = Annotated[str, typer.Argument(metavar="ID", help="The provider's id.")]

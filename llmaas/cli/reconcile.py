@@ -19,7 +19,7 @@ from llmaas.domain.usage import Grouping, UsageFilter
 from llmaas.domain.values import printable
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 _TIMEOUT_S = 5.0
 

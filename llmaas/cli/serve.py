@@ -27,16 +27,16 @@ import uvloop
 from rich.console import Console
 
 from llmaas import log
-from llmaas.app import serve_engines, serve_gateway
 from llmaas.cli import INTERRUPTED
 from llmaas.cli.watch import LOOK_S, Watch
+from llmaas.datadir import FirstStart, Installation, adopt_spools, check_manifest, gateways_left
 from llmaas.errors import ConfigurationError
-from llmaas.installation import FirstStart, Installation, adopt_spools, check_manifest, gateways_left
 from llmaas.net.loop import Loop
 from llmaas.net.server import listen
 from llmaas.pulse import STOPS, ignore_stops
 from llmaas.settings import Loaded, Settings, engine_host_environment, gateway_environment
 from llmaas.tasks import for_ever
+from llmaas.worker import serve_engines, serve_gateway
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_S = 60.0

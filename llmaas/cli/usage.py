@@ -22,7 +22,7 @@ from llmaas.domain.values import printable
 from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 _TOKEN_TYPE = "token-type"
 _GROUPINGS = (*Grouping, _TOKEN_TYPE)

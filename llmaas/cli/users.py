@@ -15,7 +15,7 @@ from llmaas.domain.users import User, valid_email
 from llmaas.errors import NotFound
 
 if TYPE_CHECKING:
-    from llmaas.installation import Installation
+    from llmaas.datadir import Installation
 
 commands = typer.Typer(help="People who sign in: create, list, disable, reset-password.", no_args_is_help=True)
 EmailArgument = Annotated[str, typer.Argument(metavar="EMAIL", help="The address that the person signs in with.")]

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from llmaas.app import GatewayWorker
 from llmaas.domain import keys
 from llmaas.domain.keys import Permission
 from llmaas.web.routes import Route
+from llmaas.worker import GatewayWorker
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
 from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, Service, error_of
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import schemathesis
 
-from llmaas.app import GatewayWorker
 from llmaas.errors import InvalidRequest, Loading
 from llmaas.protocol.answers import AnswerHead, StreamWriter, WholeAnswer
 from llmaas.protocol.pieces import Piece
 from llmaas.protocol.usage import usage_json
 from llmaas.v1.errors import render
+from llmaas.worker import GatewayWorker
 from tests.service import CHAT, COMPLETIONS, EMBEDDINGS, Service, chunks
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llmaas.datadir import Installation
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.keys import Key
-from llmaas.installation import Installation
 from llmaas.settings import load
 from tests.cli.running import Cli, Start, finish
 

@@ -14,7 +14,7 @@ from llmaas.cli.program import run
 from tests.cli.ledgers import record, usage_row
 from tests.cli.running import COMMANDS, Cli, Start, finish
 
-HEAVY = {"sqlalchemy", "alembic", "cryptography", "structlog", "granian", "huggingface_hub", "llmaas.app"}
+HEAVY = {"sqlalchemy", "alembic", "cryptography", "structlog", "granian", "huggingface_hub", "llmaas.worker"}
 MOST_MODULES = 340
 
 

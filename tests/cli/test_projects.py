@@ -8,7 +8,7 @@ from pathlib import Path
 import argon2
 import pytest
 
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.settings import load
 from tests.cli.ledgers import record, usage_row
 from tests.cli.running import Cli

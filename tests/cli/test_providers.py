@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.settings import load
 from tests.cli.peer import Peer
 from tests.cli.running import Cli, Start, finish

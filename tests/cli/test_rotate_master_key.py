@@ -7,8 +7,8 @@ import base64
 
 import pytest
 
+from llmaas.datadir import Installation
 from llmaas.domain import keys as keys_domain
-from llmaas.installation import Installation
 from llmaas.settings import load
 from tests.cli.running import Cli
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from llmaas import settings
+from llmaas.datadir import Installation
 from llmaas.domain import keys as keys_domain
 from llmaas.domain.usage import UsageFilter, UsageRow
-from llmaas.installation import Installation
 from llmaas.storage.spool import Spool
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmaas import settings
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.pulse import STOPS
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection

@@ -6,8 +6,8 @@ import asyncio
 
 import argon2
 
+from llmaas.datadir import Installation
 from llmaas.domain.users import User
-from llmaas.installation import Installation
 from llmaas.settings import load
 from tests.cli.running import Cli
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from llmaas.datadir import Installation
 from llmaas.domain.alerts import Channel, ChannelKind
 from llmaas.domain.audit import SYSTEM
 from llmaas.domain.credit import CreditEntry, CreditKind
@@ -23,7 +24,6 @@ from llmaas.domain.projects import Project
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import UsageRow
 from llmaas.domain.users import User
-from llmaas.installation import Installation
 from llmaas.storage.ledger import Ledger
 from llmaas.storage.row_store import SHARED
 from llmaas.storage.spool import Spool

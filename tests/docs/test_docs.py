@@ -13,9 +13,9 @@ import pytest
 import typer
 
 from llmaas import errors, settings
-from llmaas.app import GatewayWorker
 from llmaas.cli.fleet import read_fleet, write_fleet
 from llmaas.cli.program import program
+from llmaas.datadir import Installation
 from llmaas.domain.fleet import NOUNS, Fleet, Noun
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import (
@@ -32,8 +32,8 @@ from llmaas.domain.prices import NANO, Price
 from llmaas.domain.tiers import Tier
 from llmaas.domain.usage import FREE, BillingReason, Outcome
 from llmaas.errors import LlmaasError
-from llmaas.installation import Installation
 from llmaas.v1.errors import TABLE
+from llmaas.worker import GatewayWorker
 from tests.docs.tables import DOCS, GENERATED, with_table
 
 ROOT = DOCS.parent

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llmaas import settings
+from llmaas.datadir import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.limits import Limits
 from llmaas.domain.models import Model, ModelKind
 from llmaas.domain.prices import NANO, Price
 from llmaas.domain.usage import UsageFilter, UsageRow
-from llmaas.installation import Installation
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
 from tests.hosting.serving import Serving

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llmaas.datadir import database_lock
 from llmaas.domain.keys import Permission
 from llmaas.domain.limits import Limits
-from llmaas.installation import database_lock
 from llmaas.storage.file_locks import FileLock
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.raw_http import RawConnection

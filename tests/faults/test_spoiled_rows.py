@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llmaas.datadir import Installation
 from llmaas.domain.keys import Key
-from llmaas.installation import Installation
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess, fleet_of
 from tests.waiting import until

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 import llmaas
 from llmaas import settings
-from llmaas.app import GatewayWorker
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.net.asgi import Message
+from llmaas.worker import GatewayWorker
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.faults.caller import chat

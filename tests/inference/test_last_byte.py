@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 
 import llmaas
 from llmaas import settings
-from llmaas.app import GatewayWorker
+from llmaas.datadir import Installation
 from llmaas.domain.limits import Limits
 from llmaas.domain.models import Deployment, Model, ModelKind, ProviderKind
 from llmaas.domain.usage import FREE, UsageFilter, UsageRow
-from llmaas.installation import Installation
+from llmaas.worker import GatewayWorker
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from llmaas import settings
-from llmaas.app import GatewayWorker
+from llmaas.datadir import Installation
 from llmaas.domain.fleet import Fleet
 from llmaas.domain.models import ModelKind, ProviderKind
 from llmaas.domain.projects import Project
-from llmaas.installation import Installation
+from llmaas.worker import GatewayWorker
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import fleet_of
 from tests.service import KINDS

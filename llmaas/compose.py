@@ -9,7 +9,7 @@ from llmaas.control.status.models import Live
 from llmaas.control.status.process import System
 from llmaas.control.status.public import Platform
 from llmaas.control.status.settings import SettingLine
-from llmaas.installation import Installation
+from llmaas.datadir import Installation
 from llmaas.net.asgi import ASGIApp
 from llmaas.storage.standing import hold_to
 from llmaas.storage.workers import SqlWorkerStore

@@ -13,10 +13,11 @@ from functools import partial
 
 import structlog
 
-from llmaas.administration import admin_api
+from llmaas.compose import admin_api
 from llmaas.control.status.models import Live
 from llmaas.control.status.process import System
 from llmaas.control.status.settings import setting_lines
+from llmaas.datadir import Installation, database_lock
 from llmaas.domain.addresses import Proxies
 from llmaas.domain.catalogue import Catalogue
 from llmaas.domain.models import ProviderKind
@@ -33,7 +34,6 @@ from llmaas.ids import IdSource
 from llmaas.inference.attempts import Attempts
 from llmaas.inference.service import LAST_WORDS_S, CatalogueHolder, InferenceService
 from llmaas.inference.settlement import Books
-from llmaas.installation import Installation, database_lock
 from llmaas.metrics import Metrics
 from llmaas.net.asgi import ASGIApp
 from llmaas.net.bodies import Bodies
@@ -72,7 +72,7 @@ from llmaas.web.cors import Cors
 from llmaas.web.gateway import Gateway
 from llmaas.web.routes import Route, RouteTable
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.app")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.worker")
 
 _BODIES_SHARE = 16
 """A body takes about four times its size while it is worked on."""
