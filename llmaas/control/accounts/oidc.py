@@ -167,24 +167,27 @@ class OpenIdConnect:
         raise _refused() from failure
 
     def _identity(self, claims: dict[str, Any], nonce: str) -> Identity:
-        now_s = self._clock.now_ms() / 1000
-        audience = claims.get("aud")
-        audiences = audience if isinstance(audience, list) else [audience]
-        expires, issued, subject = claims.get("exp"), claims.get("iat"), claims.get("sub")
-        good = (
-            claims.get("iss") == self.config.issuer
-            and self.config.client_id in audiences
-            and (len(audiences) == 1 or claims.get("azp") == self.config.client_id)
-            and isinstance(expires, int | float)
-            and expires > now_s - _LEEWAY_S
-            and isinstance(issued, int | float)
-            and issued < now_s + _LEEWAY_S
-            and isinstance(claims.get("nonce"), str)
-            and hmac.compare_digest(str(claims["nonce"]).encode(), nonce.encode())
-            and isinstance(subject, str)
-            and 0 < len(subject) <= 255
+        expected = jwt.JWTClaimsRegistry(
+            now=self._clock.now_ms() // 1000,
+            leeway=_LEEWAY_S,
+            iss={"essential": True, "value": self.config.issuer},
+            aud={"essential": True, "value": self.config.client_id},
+            exp={"essential": True},
+            iat={"essential": True},
+            sub={"essential": True},
+            nonce={"essential": True, "value": nonce},
         )
-        if not good:
+        try:
+            expected.validate(claims)
+        except JoseError as error:
+            raise _refused() from error
+        audience, subject = claims["aud"], claims["sub"]
+        for_others = isinstance(audience, list) and len(audience) > 1
+        if (
+            (for_others and claims.get("azp") != self.config.client_id)
+            or not isinstance(subject, str)
+            or len(subject) > 255
+        ):
             raise _refused()
         email, name = claims.get("email"), claims.get("name")
         trusted = (
@@ -193,7 +196,7 @@ class OpenIdConnect:
             and email.rpartition("@")[2].lower() in self.config.email_domains
         )
         shown = name if isinstance(name, str) and name.isprintable() else ""
-        return Identity(self.config.issuer, str(subject), str(email).lower() if trusted else "", shown[:200])
+        return Identity(self.config.issuer, subject, str(email).lower() if trusted else "", shown[:200])
 
     async def _discover(self) -> _Metadata:
         """Callers who come together share one call: anybody may come, and the provider may be slow."""
