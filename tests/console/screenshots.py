@@ -1,4 +1,4 @@
-"""Photographs of every page of the demo, for the documents: light on a desk, dark on a phone."""
+"""Photographs of every page of the demo: light on a desk, dark on a phone. Those that documents show go beside them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from tests.console.places import SPOTS
 from tests.fakes.upstream import FakeUpstream
 from tests.gateway import GatewayProcess
 
-FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
+ROOT = Path(__file__).parents[2]
+SHOWN = ("overview", "keys", "usage", "models", "fleet", "playground")
+"""Pages whose picture on a desk a document shows. Only these are kept in the repository."""
 VIEWS: tuple[tuple[int, Theme, str], ...] = ((DESKTOP, "light", ""), (PHONE, "dark", "-phone"))
+
+
+def file_of(picture: str) -> Path:
+    return ROOT / ("docs" if picture in SHOWN else ".cache") / "screenshots" / f"{picture}.png"
 
 
 async def take(console: Console, names: Sequence[str]) -> None:
@@ -24,12 +30,13 @@ async def take(console: Console, names: Sequence[str]) -> None:
         for width, theme, suffix in VIEWS if not names or spot.name in names else ():
             async with console.tab(spot.reader, width=width, theme=theme) as tab:
                 await tab.go(spot.path)
-                await tab.page.screenshot(path=FOLDER / f"{spot.name}{suffix}.png", full_page=True)
+                await tab.page.screenshot(path=file_of(f"{spot.name}{suffix}"), full_page=True)
         print(spot.name)
 
 
 async def photograph(names: Sequence[str]) -> None:
-    FOLDER.mkdir(exist_ok=True)
+    for picture in (*SHOWN, "others"):
+        file_of(picture).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         async with async_playwright() as playwright, FakeUpstream() as upstream:
             answer_slowly(upstream)
