@@ -205,3 +205,13 @@ def _keys_of_a_fleet() -> Iterator[tuple[str, str]]:
 def _anchors(page: Path) -> set[str]:
     headings = _HEADING.findall(_FENCED.sub("", page.read_text()))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_list_of_checks_says_which_have_tests() -> None:
+    rows = re.findall(r"^\| ([ABF]\d\d) \| .* \| (.*) \|$", (DOCS / "checks.md").read_text(), re.MULTILINE)
+    tested = {
+        found
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for found in re.findall(r"def test_([ABF]\d\d)_", path.read_text())
+    }
+    assert {check for check, promise in rows if "no test" not in promise} == tested
