@@ -167,7 +167,7 @@ def test_a_mistake_keeps_what_was_typed() -> None:
 def _refusals() -> list[str]:
     """What errors of the control plane say, with `{}` for what varies."""
     found: dict[str, None] = {}
-    for folder in ("console", "domain", "storage"):
+    for folder in ("admin_api", "console", "control", "domain", "storage"):
         for path in sorted((CONSOLE.parent / folder).rglob("*.py")):
             if path.name in _OF_COMMANDS:
                 continue
