@@ -18,8 +18,8 @@ from llmaas.domain.fleet import Fleet
 from llmaas.domain.keys import Permission
 from llmaas.domain.models import Backend, Deployment, Model, ModelKind, Provider, ProviderKind
 from llmaas.domain.usage import UsageFilter, UsageRow
-from llmaas.hosting.local.probe import free_port
 from tests.fakes.raw_http import RawConnection, RawResponse
+from tests.ports import free_port
 from tests.schema import write_schema
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from llmaas.hosting.local.probe import free_port
 from llmaas.storage.database import prepare
+from tests.ports import free_port
 
 _TEMPLATE = "llmaas_template"
 _START_S = 30.0

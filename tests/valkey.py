@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmaas.hosting.local.probe import free_port
+from tests.ports import free_port
 
 _START_S = 20.0
 

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from llmaas.domain.models import ProviderKind
-from llmaas.hosting.local.probe import free_port
 from tests.fakes.raw_http import Incomplete, RawConnection, RawResponse, request_bytes
 from tests.gateway import ROOT, GatewayProcess, fleet_of
+from tests.ports import free_port
 from tests.service import CHAT, COMPLETIONS, chunks, error_of, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

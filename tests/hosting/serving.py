@@ -12,8 +12,8 @@ import termios
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmaas.hosting.local.probe import free_port
 from tests.fakes.raw_http import RawConnection, RawResponse, request_bytes
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0

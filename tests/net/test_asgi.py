@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from llmaas.errors import InvalidRequest
-from llmaas.hosting.local.probe import free_port
 from llmaas.net.asgi import AsgiChannel, Receive, Scope, Send
 from tests.fakes.raw_http import RawConnection
+from tests.ports import free_port
 
 
 class Application:

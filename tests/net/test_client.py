@@ -14,12 +14,12 @@ import pytest
 
 from llmaas.domain.addresses import AddressRules
 from llmaas.errors import ClientGone, EngineFailed, EngineTimeout, Unavailable, forget_frames
-from llmaas.hosting.local.probe import free_port
 from llmaas.net import client as http
 from llmaas.net.client import Exchange, HttpTransport, Origin, Timeouts, build_post
 from llmaas.settings import Secret
 from tests.fakes.behaviour import Behaviour, Position
 from tests.fakes.upstream import FakeUpstream
+from tests.ports import free_port
 from tests.waiting import until
 
 PATIENT = Timeouts(5, 5, 5, 5)
