@@ -1,1 +1,3 @@
-"""The verbs of the control plane. Takes an actor and plain values, raises the errors of `llmaas.errors`."""
+"""What the surfaces of the control plane share: accounts, the state of models and processes, spans of time, and the services that
+handlers are given.
+"""

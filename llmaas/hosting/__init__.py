@@ -1,1 +1,1 @@
-"""Running llama.cpp ourselves: the manifest of models, the store and its pulls, one supervised child process a model."""
+"""Running llama.cpp ourselves: `models` brings and keeps model files, `local` supervises one child process a model."""

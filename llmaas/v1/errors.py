@@ -12,33 +12,20 @@ from llmaas import errors
 from llmaas.domain.ports import Standing
 from llmaas.errors import LlmaasError, Loading, MethodNotAllowed
 from llmaas.v1.standing import standing_headers
+from llmaas.web.errors import TABLE as SHARED
 
 _BAD = "invalid_request_error"
 _SERVER = "server_error"
 
 TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
-    errors.LlmaasError: (500, _SERVER, "internal_error"),
-    errors.InvalidRequest: (400, _BAD, None),
+    **SHARED,
     errors.ContextTooLong: (400, _BAD, "context_length_exceeded"),
-    errors.BodyTooLarge: (413, _BAD, "body_too_large"),
-    errors.UnsupportedMediaType: (415, _BAD, "unsupported_media_type"),
     errors.NotAuthenticated: (401, _BAD, "invalid_api_key"),
-    errors.NotAllowed: (403, "permission_error", "permission_denied"),
-    errors.NotFound: (404, _BAD, "not_found"),
-    errors.UnknownModel: (404, _BAD, "model_not_found"),
-    errors.UnknownPath: (404, _BAD, "unknown_path"),
-    errors.MethodNotAllowed: (405, _BAD, "method_not_allowed"),
-    errors.Conflict: (409, _BAD, "conflict"),
-    errors.Outdated: (412, _BAD, "outdated"),
-    errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
-    errors.QuotaExceeded: (429, "insufficient_quota", "insufficient_quota"),
-    errors.Unavailable: (503, _SERVER, "unavailable"),
     errors.NoBackend: (503, _SERVER, "no_backend"),
     errors.Loading: (503, _SERVER, "loading"),
     errors.Draining: (503, _SERVER, "draining"),
     errors.Saturated: (503, _SERVER, "saturated"),
     errors.LedgerUnavailable: (503, _SERVER, "ledger_unavailable"),
-    errors.EngineError: (502, _SERVER, "engine_error"),
     errors.EngineFailed: (502, _SERVER, "engine_failed"),
     errors.EngineTimeout: (504, _SERVER, "engine_timeout"),
     errors.EngineRefused: (400, _BAD, "engine_refused"),
@@ -46,6 +33,7 @@ TABLE: dict[type[LlmaasError], tuple[int, str, str | None]] = {
     errors.ClientGone: (499, _BAD, "client_gone"),
     errors.ConfigurationError: (500, _SERVER, "configuration"),
 }
+"""What the admin API has too, and what only a request for inference meets."""
 _RETRY_AFTER_S = 1.0
 _json = msgspec.json.Encoder()
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("llmaas.v1")
