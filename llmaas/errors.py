@@ -29,7 +29,7 @@
     ├── ClientGone                the caller hung up; nobody reads an answer
     └── ConfigurationError        settings, fleet file or schema; `problems` lists every mistake
 
-No HTTP status and no wire format here: each surface renders the tree from one table (`api/errors.py`).
+No HTTP status and no wire format here: the surfaces render the tree from one table (`web/errors.py`, to which `v1/errors.py` adds).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def with_one(request: GenerationRequest) -> GenerationRequest:
 
 
 class WithoutAlternatives:
-    """Implements `base.Generation`."""
+    """Implements `contract.Generation`."""
 
     complete = False
 

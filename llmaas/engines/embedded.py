@@ -1,4 +1,4 @@
-"""Where an embedded engine listens: known to its launcher, once it runs. Its language is llama.cpp's, see `openai.py`."""
+"""Where an embedded engine listens: known to its launcher, once it runs. Its language is llama.cpp's, see `openai/wire.py`."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _moved(schema: Any, root: str) -> Any:
 
 
 class ForcedCalls:
-    """Implements `base.Generation`: an engine's answer by the schema, as calls of these tools."""
+    """Implements `contract.Generation`: an engine's answer by the schema, as calls of these tools."""
 
     complete = False
 

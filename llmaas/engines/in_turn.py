@@ -11,7 +11,7 @@ from llmaas.protocol.usage import add_usage, for_all, later_usage, or_pieces, ti
 
 
 class InTurn:
-    """Implements `base.Generation`. Choices get the indexes that the whole request gives them; usage is the running sum."""
+    """Implements `contract.Generation`. Choices get the indexes that the whole request gives them; usage is the running sum."""
 
     complete = False
 

@@ -1,4 +1,4 @@
-"""The one renderer of errors for `/v1`: class -> status, type and code; the body is always `{"error": {…}}` with four keys."""
+"""The one renderer of errors for `/v1`; the body is always `{"error": {…}}` with four keys."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What answers look like, for the OpenAPI document: the wire contract as types. Answers themselves are built elsewhere
-(`protocol/answers.py`, `api/models.py`, …); tests hold the two together.
+(`protocol/answers.py`, `v1/models.py`, …); tests hold the two together.
 """
 
 from __future__ import annotations

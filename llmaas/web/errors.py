@@ -1,4 +1,4 @@
-"""The one renderer of errors for the admin API: class -> status, type and code, in the same envelope as `/v1` has."""
+"""The errors of both surfaces: class -> status, type and code; and how the admin API renders them, in the same envelope as `/v1`."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def _image(part: ImagePart) -> str:
 
 
 class _Lines:
-    """Newline-delimited JSON as `base.Generation`. The line with `done` is the end, and there is no other sign of it."""
+    """Newline-delimited JSON as `contract.Generation`. The line with `done` is the end, and there is no other sign of it."""
 
     complete = False
     heard: Sequence[EngineAnswer] = ()
