@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmaas.domain.ports import BudgetStore, BudgetWant
+from llmaas.errors import Unavailable
 from llmaas.state.leases import Answer, Ask
 
 
@@ -26,11 +27,20 @@ class BudgetLeases:
         }
         partial = [ask for ask in asks if answers[ask.rule.id].granted < ask.least]
         if partial:
-            standing = await self._store.standing([ask.rule.id for ask in partial])
-            for ask in partial:
-                answer = answers[ask.rule.id]
-                answer.elsewhere = max(0, standing[ask.rule.id].leased_nano - ask.leased - answer.granted)
-            wanted = [ask.rule.id for ask in partial if answers[ask.rule.id].elsewhere]
-            if wanted:
-                await self._store.call_back(wanted)
+            try:
+                await self._look_elsewhere(partial, answers)
+            except Unavailable:
+                # What was granted is heard all the same, or it would be nobody's. Nobody knows what others hold, so it may be something.
+                for ask in partial:
+                    answers[ask.rule.id].elsewhere = 1
         return [answers[ask.rule.id] for ask in asks]
+
+    async def _look_elsewhere(self, partial: Sequence[Ask], answers: Mapping[str, Answer]) -> None:
+        """Raises Unavailable."""
+        standing = await self._store.standing([ask.rule.id for ask in partial])
+        for ask in partial:
+            answer = answers[ask.rule.id]
+            answer.elsewhere = max(0, standing[ask.rule.id].leased_nano - ask.leased - answer.granted)
+        wanted = [ask.rule.id for ask in partial if answers[ask.rule.id].elsewhere]
+        if wanted:
+            await self._store.call_back(wanted)

@@ -8,20 +8,23 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Self
 
 import pytest
+from typing_extensions import override
 
 from llmaas.clock import ManualClock, SystemClock
 from llmaas.domain.limits import Limits
-from llmaas.domain.ports import Claim, Used
+from llmaas.domain.ports import BudgetStanding, Claim, Used
 from llmaas.errors import QuotaExceeded, RateLimited, Unavailable
 from llmaas.state.budgets import BudgetLeases
-from llmaas.state.leases import SharedCounters
+from llmaas.state.leases import Lease, SharedCounters
 from llmaas.state.limiter import CountingLimiter
-from tests.state.worlds import NOTHING, ONE, Money, caller, shared_limiter
+from llmaas.state.rules import Kind, Rule
+from tests.state.worlds import NOTHING, ONE, Money, MoneyDoor, caller, shared_limiter
 from tests.valkey import ValkeyServer
 from tests.waiting import until
 
@@ -199,6 +202,24 @@ async def test_B01_what_others_hold_idle_comes_before_the_last_of_a_budget_is_re
     for loop in loops:
         loop.cancel()
     await asyncio.wait(loops)
+
+
+async def test_F11_what_was_leased_is_heard_although_the_rest_cannot_be_read() -> None:
+    """The budget has less than is wanted, and the database goes away between the lease and the look at what others hold."""
+
+    class Away(MoneyDoor):
+        @override
+        async def standing(self, budget_ids: Sequence[str]) -> dict[str, BudgetStanding]:
+            raise Unavailable("The database does not answer.")
+
+    money, lease = Money(), Lease(Rule("key:k1:total", Kind.MONEY, 10, "key:k1", ""), None, None)  # type: ignore[arg-type]
+    lease.needs.append(25)
+    ask = lease.ask(0, reports=False)
+    assert ask is not None
+    (answer,) = await BudgetLeases(Away(money)).exchange([replace(ask, useful=1)])
+    lease.hear(ask, answer)
+    assert (answer.granted, answer.net, answer.elsewhere) == (10, 10, 1)
+    assert (lease.leased, lease.net, money.leased["key:k1:total"]) == (10, 10, 10)
 
 
 async def test_F11_money_of_calls_that_nobody_knows_the_end_of_goes_back(
